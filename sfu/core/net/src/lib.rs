@@ -1,0 +1,1 @@
+//! Sockets, clock and the packet pump around `callyard-proto`.

@@ -1,0 +1,7 @@
+//! The SFU as a state machine: datagrams, commands and time in; datagrams, events and the next deadline out.
+//!
+//! Nothing here opens a socket, starts a thread or reads a clock; `Cargo.toml` proves it.
+
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod ids;

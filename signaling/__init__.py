@@ -1,0 +1,1 @@
+"""The control plane: who may join which room, and what each participant is told. Never sees a packet."""
