@@ -4,4 +4,6 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod command;
+pub mod event;
 pub mod ids;
