@@ -1,0 +1,1 @@
+"""HTTP interfaces: health, metrics, RoomService, calls. Each translates; none decides."""

@@ -1,0 +1,152 @@
+"""What `callyard doctor` looks at: can this machine, with these settings, run a server well?
+
+Each check gives a verdict and a sentence with the cure. It opens sockets for a moment and changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from signaling.errors import SettingsError
+from signaling.http_server import listen
+from signaling.settings import DEV_SECRET, SECRET_MIN_CHARACTERS, Settings
+from signaling.settings_sources import LoadedSettings, value_at
+
+_UDP_SEGMENT = 103
+"""linux/udp.h; the socket module does not name it."""
+_OPEN_FILES_MIN = 4096
+_RECEIVE_BUFFER_MIN_BYTES = 5_000_000
+"""Half a second of 10 000 packets/s of 1 kB: what a worker may have to wait for the processor."""
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    verdict: Verdict
+    sentence: str
+
+
+def examine(loaded: LoadedSettings) -> Iterator[Finding]:
+    """Run every check, in order of what a beginner meets first."""
+    settings = loaded.settings
+    yield from _keys(settings)
+    yield _tcp_port(settings)
+    yield _state_dir(settings.state_dir)
+    yield _open_files()
+    yield _receive_buffer()
+    yield _segmentation()
+    yield _core()
+
+
+def effective(loaded: LoadedSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield path, value and origin of every setting; secrets are masked."""
+    for path, origin in loaded.origins.items():
+        yield path, _shown(value_at(loaded.settings, path)), origin
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "(set)" if value.get_secret_value() else ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items())
+    if isinstance(value, (tuple, list, frozenset)):
+        return ", ".join(_shown(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    for key, secret in settings.keyring.items():
+        if secret == DEV_SECRET:
+            verdict = Verdict.WARNING if not settings.is_public else Verdict.FAILURE
+            yield Finding("keys", verdict, f"`{key}` has the published development secret: for local use only.")
+        elif len(secret) < SECRET_MIN_CHARACTERS:
+            sentence = f"The secret of `{key}` has {len(secret)} characters; `openssl rand -hex 32` makes a better one."
+            yield Finding("keys", Verdict.WARNING, sentence)
+        elif len(set(secret)) < 10:
+            sentence = f"The secret of `{key}` repeats few characters; `openssl rand -hex 32` makes a better one."
+            yield Finding("keys", Verdict.WARNING, sentence)
+        else:
+            yield Finding("keys", Verdict.OK, f"`{key}` has a secret of {len(secret)} characters.")
+
+
+def _tcp_port(settings: Settings) -> Finding:
+    try:
+        listen(settings.bind, settings.port, 1).close()
+    except SettingsError as error:
+        return Finding("http port", Verdict.FAILURE, error.message)
+    return Finding("http port", Verdict.OK, f"{settings.bind} port {settings.port} is free.")
+
+
+def _state_dir(directory: Path) -> Finding:
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        sentence = f"{existing} cannot be written to ({error.strerror}); set CALLYARD_STATE_DIR."
+        return Finding("state directory", Verdict.FAILURE, sentence)
+    free_mib = (usage := os.statvfs(existing)).f_bavail * usage.f_frsize // 1_048_576
+    if free_mib < 100:
+        return Finding("state directory", Verdict.WARNING, f"Only {free_mib} MiB are free at {existing}.")
+    return Finding("state directory", Verdict.OK, f"{directory} can be written to, {free_mib} MiB free.")
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _OPEN_FILES_MIN:
+        sentence = f"{soft} open files are allowed (at most {hard}); each participant needs one: `ulimit -n 65536`."
+        return Finding("open files", Verdict.WARNING, sentence)
+    return Finding("open files", Verdict.OK, f"{soft} open files are allowed.")
+
+
+def _receive_buffer() -> Finding:
+    try:
+        limit = int(Path("/proc/sys/net/core/rmem_max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return Finding("receive buffer", Verdict.WARNING, "The kernel's limit of receive buffers cannot be read.")
+    if limit < _RECEIVE_BUFFER_MIN_BYTES:
+        sentence = (
+            f"The kernel allows {limit} bytes; bursts may be lost under load: "
+            f"`sysctl -w net.core.rmem_max={_RECEIVE_BUFFER_MIN_BYTES}`."
+        )
+        return Finding("receive buffer", Verdict.WARNING, sentence)
+    return Finding("receive buffer", Verdict.OK, f"The kernel allows {limit} bytes.")
+
+
+def _segmentation() -> Finding:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 1200)
+        except OSError:
+            sentence = (
+                "The kernel has no UDP segmentation (GSO, Linux 4.18); sending costs about twice the processor time."
+            )
+            return Finding("udp segmentation", Verdict.WARNING, sentence)
+    return Finding("udp segmentation", Verdict.OK, "The kernel segments UDP (GSO).")
+
+
+def _core() -> Finding:
+    try:
+        core = importlib.import_module("sfu._core")
+    except ImportError as error:
+        return Finding(
+            "media core", Verdict.FAILURE, f"The compiled core cannot be loaded ({error}); run `make setup`."
+        )
+    return Finding("media core", Verdict.OK, f"Version {core.__version__}.")

@@ -1,0 +1,128 @@
+"""The HTTP and WebSocket listener: uvicorn with limits that hold against slow and oversize senders.
+
+What uvicorn lacks and stands here: a time limit for the request head, request lines longer than 8 kB on WebSocket
+upgrades, and signals left to `app.py`, which drains first. Not here: routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import h11
+import uvicorn
+import websockets.http11
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from signaling.errors import SettingsError
+from signaling.settings import HttpSettings
+
+_GRACE_SECONDS = 3
+"""How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
+
+
+def listen(bind: str, port: int, backlog: int) -> socket.socket:
+    """Open the listening socket. Raises `SettingsError` with a sentence when the address cannot be had."""
+    host = bind.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise SettingsError(f"The bind address `{bind}` cannot be resolved: {error.strerror}.") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        hints = {
+            "EADDRINUSE": "another program listens there; choose another with --port or CALLYARD_PORT",
+            "EACCES": "ports below 1024 need a privilege; choose another with --port or CALLYARD_PORT",
+            "EADDRNOTAVAIL": "this machine does not have that address; see --bind",
+        }
+        reason = hints.get(errno.errorcode.get(error.errno or 0, ""), error.strerror)
+        raise SettingsError(f"Cannot listen on {host} port {port}: {reason}.") from None
+    listener.setblocking(False)
+    return listener
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn that leaves SIGTERM and SIGINT to its owner; `stop` ends it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self, *, at_once: bool = False) -> None:
+        self.force_exit = self.force_exit or at_once
+        self.should_exit = True
+
+
+def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
+    """Return a server for `app`; `serve(sockets=[listen(…)])` runs it."""
+    # Read at parse time by the handshake's parser, which knows no other way to be told.
+    websockets.http11.MAX_LINE_LENGTH = settings.request_head_max_bytes
+
+    class Protocol(_BoundedHead):
+        head_timeout_seconds = settings.request_head_timeout_seconds
+
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            http=Protocol,
+            ws=WebSocketsSansIOProtocol,
+            ws_max_size=settings.websocket_message_max_bytes,
+            ws_per_message_deflate=False,
+            ws_ping_interval=10.0,
+            ws_ping_timeout=20.0,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=settings.connections_max,
+            backlog=settings.backlog,
+            timeout_keep_alive=settings.keep_alive_seconds,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            h11_max_incomplete_event_size=settings.request_head_max_bytes,
+        )
+    )
+
+
+class _BoundedHead(H11Protocol):
+    """Closes a connection whose request head is not complete in time, however slowly its bytes come."""
+
+    head_timeout_seconds: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as its base does
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        head_is_pending = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if head_is_pending and self.transport.get_protocol() is self:
+            self._arm()
+        else:
+            self._disarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.abort)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -1,0 +1,280 @@
+"""All settings of a server: one frozen value, each field with unit, default, bounds and a sentence.
+
+Sections that belong to one part of the system are declared where that part lives and nested here. Not here: where a
+value comes from (`settings_sources.py`) and how it is documented (`settings_reference.py`). Nobody else reads the
+environment or the file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+DEV_KEY = "devkey"
+DEV_SECRET = "secret"  # noqa: S105 - the published development secret, refused on public addresses
+SECRET_MIN_CHARACTERS = 32
+"""RFC 7518 §3.2: an HS256 key of at least 256 bits."""
+
+
+class Section(BaseModel):
+    """Base of every group of settings: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogSettings(Section):
+    format: LogFormat = Field(
+        LogFormat.AUTO,
+        description="`json`: one object a line. `console`: for people. `auto`: console on a terminal, json elsewhere.",
+    )
+    level: LogLevel = Field(LogLevel.INFO, description="The least severe event that is written.")
+    addresses: bool = Field(
+        False,
+        description="Write clients' IP addresses. Off, each is replaced by `[ip]`; switch on only while you look for "
+        "a network fault, as addresses are personal data.",
+    )
+
+
+class HttpSettings(Section):
+    request_head_max_bytes: int = Field(
+        131_072,
+        ge=65_536,
+        le=1_048_576,
+        description="Longest request line and headers together. LiveKit clients put a whole join request into the "
+        "URL; raise it when clients with very large attributes get 400.",
+    )
+    request_head_timeout_seconds: float = Field(
+        5.0,
+        ge=0.5,
+        le=60,
+        description="How long a connection may take to send one complete request head; then it is closed. Raise it "
+        "only for clients on very slow links: it bounds what a slow-sending attacker can hold open.",
+    )
+    request_body_timeout_seconds: float = Field(
+        10.0,
+        ge=0.5,
+        le=300,
+        description="How long a request body may take to arrive. Raise it when coordinators send large bodies over "
+        "slow links.",
+    )
+    keep_alive_seconds: int = Field(
+        30,
+        ge=1,
+        le=3600,
+        description="How long an idle connection is kept for the next request. Raise it to spare coordinators new "
+        "connections; costs one file descriptor each.",
+    )
+    body_max_bytes: int = Field(
+        1_048_576,
+        ge=65_536,
+        le=67_108_864,
+        description="Largest request body of the HTTP interfaces. Raise it when SendData or UpdateRoomMetadata with "
+        "large payloads get 413.",
+    )
+    websocket_message_max_bytes: int = Field(
+        524_288,
+        ge=65_536,
+        le=8_388_608,
+        description="Largest signal message; a longer one closes the connection (1009). It must hold two session "
+        "descriptions; raise it when clients with hundreds of tracks are closed on resume.",
+    )
+    connections_max: int = Field(
+        20_000,
+        ge=10,
+        le=1_000_000,
+        description="Connections served at once, WebSockets included; more get 503. Raise it together with the "
+        "process's open file limit.",
+    )
+    backlog: int = Field(
+        2048,
+        ge=16,
+        le=65_535,
+        description="Connections the kernel holds until they are accepted. Raise it, with net.core.somaxconn, when "
+        "thousands reconnect within a second.",
+    )
+
+
+class WebhookSettings(Section):
+    urls: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="Where events are sent, in LiveKit's webhook format. Every URL gets every event. They are yours, "
+        "so private addresses are allowed.",
+    )
+    key: str = Field(
+        "",
+        max_length=256,
+        description="Which API key signs the events. Empty: the first key.",
+    )
+    timeout_seconds: float = Field(
+        5.0,
+        ge=0.1,
+        le=60,
+        description="How long one delivery may take. Raise it for slow receivers; events of the same room wait.",
+    )
+    attempts_max: int = Field(
+        12,
+        ge=1,
+        le=100,
+        description="Deliveries tried before an event is given up. With the back-off below, 12 last about 20 minutes; "
+        "raise it when receivers are down for longer.",
+    )
+    backoff_first_seconds: float = Field(
+        0.5,
+        ge=0.01,
+        le=60,
+        description="Pause after the first failure; each further one doubles it.",
+    )
+    backoff_max_seconds: float = Field(
+        300.0,
+        ge=0.1,
+        le=3600,
+        description="Longest pause between two tries. Raise it to spare a receiver that is down for hours.",
+    )
+    queue_max_events: int = Field(
+        10_000,
+        ge=100,
+        le=1_000_000,
+        description="Events that wait for delivery, all rooms together. When it is full the oldest room's oldest "
+        "event is given up and counted. Costs about 4 KiB of disk and 1 KiB of memory each.",
+    )
+    concurrency: int = Field(
+        64,
+        ge=1,
+        le=1000,
+        description="Deliveries in flight at once, at most one for a room and URL. Raise it when the queue grows "
+        "although receivers are quick.",
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _http_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"`{url}` is not an http:// or https:// URL")
+        return urls
+
+
+class DrainSettings(Section):
+    deadline_seconds: float = Field(
+        120.0,
+        ge=0,
+        le=86_400,
+        description="After SIGTERM the server refuses new rooms and lets running ones end by themselves for this long; "
+        "then clients are told to go and it stops. Raise it where calls must not be cut by a deployment; your "
+        "supervisor's stop time-out must be longer.",
+    )
+    leave_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        description="At the deadline, how long clients get to read that the server is going before it stops.",
+    )
+
+
+class Settings(Section):
+    """Everything a server can be told. `settings_sources.load` makes one."""
+
+    dev: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="1: development mode, with key `devkey` and secret `secret` unless others are given. 2: the same, "
+        "also on a public address. Never use it in production.",
+    )
+    bind: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address that HTTP and WebSocket clients connect to. `0.0.0.0` for every interface; put a TLS "
+        "proxy in front when it is reachable from the internet.",
+    )
+    port: int = Field(
+        7880, ge=0, le=65_535, description="TCP port of HTTP and WebSocket. 0 lets the system choose a free one."
+    )
+    public_url: str = Field(
+        "",
+        max_length=2048,
+        description="How browsers reach this server (`https://calls.example.org`), for the links it prints. Empty: "
+        "from bind address and port.",
+    )
+    key: str = Field(
+        "", max_length=256, description="API key that tokens name as `iss`. Required unless `keys` or `dev` is set."
+    )
+    secret: SecretStr = Field(
+        SecretStr(""),
+        description=f"Secret of `key`, at least {SECRET_MIN_CHARACTERS} characters (RFC 7518 §3.2); "
+        "`openssl rand -hex 32` makes one.",
+    )
+    keys: dict[str, SecretStr] = Field(
+        {},
+        description="Further API keys with their secrets, for rotation or several coordinators: `{key: secret, …}`.",
+    )
+    state_dir: Path = Field(
+        Path("var"),
+        description="Directory for what must survive a restart: the workers' sockets, waiting webhooks, the database.",
+    )
+    drain: DrainSettings = DrainSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+
+    @cached_property
+    def keyring(self) -> dict[str, str]:
+        """Every usable key with its secret; the first one signs what the server itself signs."""
+        ring = {self.key: self.secret.get_secret_value()} if self.key else {}
+        return ring | {key: secret.get_secret_value() for key, secret in self.keys.items()}
+
+    @property
+    def is_public(self) -> bool:
+        """True when the bind address can be reached from other machines."""
+        try:
+            return not ipaddress.ip_address(self.bind.strip("[]")).is_loopback
+        except ValueError:
+            return self.bind != "localhost"
+
+    @model_validator(mode="after")
+    def _keys_are_usable(self) -> Self:
+        if bool(self.key) != bool(self.secret.get_secret_value()):
+            raise ValueError("`key` and `secret` are given together or not at all")
+        if not self.keyring:
+            raise ValueError(
+                "no API key: set `key` and `secret` (CALLYARD_KEY, CALLYARD_SECRET), or use --dev to try things out"
+            )
+        if self.webhooks.key and self.webhooks.key not in self.keyring:
+            raise ValueError(f"`webhooks.key` names `{self.webhooks.key}`, which is not among the API keys")
+        return self
+
+    @model_validator(mode="after")
+    def _development_keys_stay_home(self) -> Self:
+        published = self.keyring.get(DEV_KEY) == DEV_SECRET
+        if published and self.is_public and self.dev < 2:
+            raise ValueError(
+                f"the development key is public knowledge, so it is refused on {self.bind}: "
+                "set `key` and `secret`, bind to 127.0.0.1, or say --dev twice"
+            )
+        if not self.dev:
+            for key, secret in self.keyring.items():
+                if len(secret) < SECRET_MIN_CHARACTERS:
+                    raise ValueError(
+                        f"the secret of key `{key}` has {len(secret)} characters; "
+                        f"at least {SECRET_MIN_CHARACTERS} are needed (`openssl rand -hex 32`)"
+                    )
+        return self

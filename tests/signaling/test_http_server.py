@@ -1,0 +1,147 @@
+"""Over real sockets on loopback: the limits are about bytes on a wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import websockets
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from signaling.errors import SettingsError
+from signaling.http_server import http_server, listen
+from signaling.settings import HttpSettings
+
+
+async def _length(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(request.query_params.get("q", ""))))
+
+
+async def _echo_length(socket_: WebSocket) -> None:
+    await socket_.accept()
+    await socket_.send_text(str(len(socket_.query_params["q"])))
+    with contextlib.suppress(Exception):
+        await socket_.send_text(str(len(await socket_.receive_bytes())))
+
+
+APP = Starlette(routes=[Route("/length", _length), WebSocketRoute("/ws", _echo_length)])
+
+
+@contextlib.asynccontextmanager
+async def running(settings: HttpSettings) -> AsyncIterator[int]:
+    listener = listen("127.0.0.1", 0, 16)
+    server = http_server(APP, settings)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.stop(at_once=True)
+        await task
+
+
+def connected(port: int, q: str) -> websockets.connect:
+    return websockets.connect(f"ws://127.0.0.1:{port}/ws?q={q}")
+
+
+async def _until_closed(reader: asyncio.StreamReader) -> bytes:
+    with contextlib.suppress(ConnectionResetError):
+        return await reader.read()
+    return b""
+
+
+async def test_a_request_line_of_64_kilobytes_passes_and_a_longer_head_is_refused() -> None:
+    async with running(HttpSettings(request_head_max_bytes=100_000)) as port:
+        for size, passes in ((65_536, True), (600_000, False)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /length?q=" + b"x" * size + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            # What was not read makes the kernel reset the connection, so the refusal itself may be lost.
+            assert (b"200 OK" in await _until_closed(reader)) is passes
+            writer.close()
+
+
+async def test_a_websocket_upgrade_with_a_long_request_line_passes() -> None:
+    async with running(HttpSettings()) as port, connected(port, "x" * 65_536) as client:
+        assert await client.recv() == "65536"
+
+
+async def test_an_oversize_signal_message_closes_the_connection() -> None:
+    async with running(HttpSettings(websocket_message_max_bytes=65_536)) as port:
+        for size in (65_536, 65_537):
+            async with connected(port, "x") as client:
+                await client.recv()
+                await client.send(b"x" * size)
+                if size == 65_536:
+                    assert await client.recv() == "65536"
+                else:
+                    with pytest.raises(websockets.ConnectionClosedError) as closed:
+                        await client.recv()
+                    assert closed.value.rcvd is not None
+                    assert closed.value.rcvd.code == 1009
+
+
+async def test_fragments_count_together() -> None:
+    settings = HttpSettings(websocket_message_max_bytes=65_536)
+    async with running(settings) as port, connected(port, "x") as client:
+        await client.recv()
+        with contextlib.suppress(websockets.ConnectionClosedError):
+            await client.send([b"x" * 1000] * 100)
+        with pytest.raises(websockets.ConnectionClosedError):
+            await client.recv()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /leng", b"GET /length HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_connection_without_a_complete_head_is_closed(sent: bytes) -> None:
+    async with running(HttpSettings(request_head_timeout_seconds=0.5)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        assert await asyncio.wait_for(_until_closed(reader), 10) == b""
+        writer.close()
+
+
+async def test_a_head_that_trickles_in_is_closed_although_bytes_keep_coming() -> None:
+    async with running(HttpSettings(request_head_timeout_seconds=0.5)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def trickle() -> None:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(600):
+                    writer.write(b"a")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+
+        sender = asyncio.create_task(trickle())
+        assert await asyncio.wait_for(_until_closed(reader), 10) == b""
+        sender.cancel()
+        writer.close()
+
+
+async def test_a_kept_alive_connection_outlives_the_head_timeout() -> None:
+    async with running(HttpSettings(request_head_timeout_seconds=0.5)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(b"GET /length?q=abc HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in await reader.readline()
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(1) == b"3"
+            await asyncio.sleep(0.8)
+        writer.close()
+
+
+def test_a_taken_port_is_said_in_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SettingsError, match="another program listens there; choose another with --port"):
+            listen("127.0.0.1", taken.getsockname()[1], 16)
+
+
+def test_a_foreign_address_is_said_in_a_sentence() -> None:
+    with pytest.raises(SettingsError, match="does not have that address"):
+        listen("192.0.2.1", 7880, 16)
