@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator;
 pub mod command;
 pub mod event;
 pub mod ids;
