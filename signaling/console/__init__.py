@@ -1,0 +1,1 @@
+"""The web pages for people: the built-in call page (and, later, the operators' console). Server side only routes."""
