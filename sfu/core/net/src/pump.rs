@@ -1,0 +1,262 @@
+//! One pass of a worker: commands and datagrams in, the engine, datagrams and events out.
+//!
+//! The pump knows when to look and when to sleep; what the bytes mean it does not know. Nothing is allocated between
+//! receive and send once the buffers have grown to their size.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::counters::NetCounters;
+use crate::machine::{Datagram, Destination, Machine};
+use crate::shared::Shared;
+use crate::tcp::{ConnectionId, Receiver, Tcp, TcpOptions};
+use crate::tick::Tick;
+use crate::udp::{Outgoing, UdpOptions, UdpSocket};
+
+/// How the pump is set up.
+#[derive(Clone, Debug)]
+pub struct PumpOptions {
+    pub udp: UdpOptions,
+    /// `None`: no ICE-TCP. The port is that of the UDP socket whatever stands here.
+    pub tcp: Option<TcpOptions>,
+    /// How long packets may wait for each other under load; zero: every packet wakes the thread.
+    pub tick: Duration,
+}
+
+pub struct Pump<M: Machine> {
+    machine: M,
+    udp: UdpSocket,
+    tcp: Option<Tcp>,
+    shared: Arc<Shared<M::Counters>>,
+    clock: Clock,
+    tick: Tick,
+    counters: NetCounters,
+    /// Kept for its allocation; empty between batches.
+    datagrams: Vec<Datagram<'static>>,
+    /// The last batch was full: look again before sleeping.
+    more: bool,
+}
+
+/// Receive batches taken before commands, timers and TCP get their turn again.
+const BATCHES_PER_PASS: usize = 8;
+/// Commands applied before packets get their turn again: a join storm must not hold up forwarding.
+const COMMANDS_PER_PASS: usize = 128;
+/// Longest sleep without any deadline.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+impl<M: Machine> Pump<M> {
+    /// Binds the sockets. `machine` is made afterwards, so that it can be told the port.
+    pub fn bind(
+        options: PumpOptions,
+        shared: Arc<Shared<M::Counters>>,
+        machine: impl FnOnce(SocketAddr, Instant, Duration) -> M,
+    ) -> io::Result<Self> {
+        let clock = Clock;
+        let now = clock.now();
+        let udp = UdpSocket::bind(&options.udp)?;
+        let local = udp.local_address();
+        let tcp = options
+            .tcp
+            .map(|tcp| Tcp::bind(TcpOptions { bind: SocketAddr::new(tcp.bind.ip(), local.port()), ..tcp }, now))
+            .transpose()?;
+        Ok(Self {
+            machine: machine(local, now, clock.wall()),
+            udp,
+            tcp,
+            shared,
+            clock,
+            tick: Tick::new(options.tick, now),
+            counters: NetCounters::default(),
+            datagrams: Vec::new(),
+            more: false,
+        })
+    }
+
+    pub fn local_address(&self) -> SocketAddr {
+        self.udp.local_address()
+    }
+
+    /// Until the shared state says stop.
+    pub fn run(&mut self) {
+        while !self.shared.stopping() {
+            self.wait();
+            self.run_once();
+        }
+        self.publish();
+    }
+
+    /// Sleeps until there is something to do: a datagram, a command, a deadline.
+    pub fn wait(&mut self) {
+        if self.more || self.shared.has_commands() {
+            return;
+        }
+        let now = self.clock.now();
+        let deadline = [self.machine.deadline(), self.tcp.as_ref().and_then(Tcp::deadline)].into_iter().flatten().min();
+        let until_deadline = deadline.map_or(IDLE_WAIT, |deadline| deadline.saturating_duration_since(now));
+        self.counters.wakes += 1;
+        if let Some(pause) = self.tick.pause(now) {
+            // Not even looking at the sockets: what arrives meanwhile shares the next wake.
+            self.counters.ticks += 1;
+            poll(&mut [], pause.min(until_deadline));
+            return;
+        }
+        let tcp = self.tcp.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let mut descriptors = [
+            libc::pollfd { fd: self.udp.as_raw_fd(), events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: self.shared.command_wake().as_raw_fd(), events: libc::POLLIN, revents: 0 },
+            // A negative descriptor is ignored.
+            libc::pollfd { fd: tcp, events: libc::POLLIN, revents: 0 },
+        ];
+        poll(&mut descriptors, until_deadline.min(IDLE_WAIT));
+        if descriptors[1].revents != 0 {
+            self.shared.command_wake().clear();
+        }
+    }
+
+    /// Does all that is to be done now, without sleeping.
+    pub fn run_once(&mut self) {
+        let started = self.clock.now();
+        self.apply_commands(started);
+        let received = self.receive_datagrams();
+        self.service_tcp();
+        let now = self.clock.now();
+        if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
+            self.machine.timeout(now);
+        }
+        self.send(now);
+        self.push_events();
+        let ended = self.clock.now();
+        self.tick.note(ended, received);
+        let pass = ended.saturating_duration_since(started).as_micros() as u64;
+        self.counters.longest_pass_microseconds = self.counters.longest_pass_microseconds.max(pass);
+        if self.shared.take_counters_request() {
+            self.publish();
+        }
+    }
+
+    fn apply_commands(&mut self, now: Instant) {
+        if self.shared.command_wake().is_pending() {
+            self.shared.command_wake().clear();
+        }
+        for _ in 0..COMMANDS_PER_PASS {
+            let Some(command) = self.shared.next_command() else { return };
+            self.counters.commands += 1;
+            self.machine.apply(now, command);
+        }
+    }
+
+    /// Number of datagrams taken. Each batch is answered before the next is received.
+    fn receive_datagrams(&mut self) -> usize {
+        let mut received = 0;
+        for _ in 0..BATCHES_PER_PASS {
+            let now = self.clock.now();
+            self.more = self.udp.receive(&self.clock, now, &mut self.counters);
+            let mut datagrams = emptied(std::mem::take(&mut self.datagrams));
+            for (arrival, bytes) in self.udp.arrivals() {
+                let (source, received) = (arrival.source, arrival.received);
+                let payloads = bytes.chunks_mut(arrival.segment_size);
+                datagrams.extend(payloads.map(|payload| Datagram { source, payload, received }));
+            }
+            received += datagrams.len();
+            if !datagrams.is_empty() {
+                self.machine.receive(now, &mut datagrams);
+            }
+            self.datagrams = emptied(datagrams);
+            if !self.more {
+                break;
+            }
+            self.send(now);
+        }
+        received
+    }
+
+    fn service_tcp(&mut self) {
+        let Some(tcp) = &mut self.tcp else { return };
+        let now = self.clock.now();
+        let mut engine = Framed { machine: &mut self.machine, now };
+        tcp.service(now, &mut engine, &mut self.counters);
+        tcp.sweep(now, &mut engine, &mut self.counters);
+    }
+
+    fn send(&mut self, now: Instant) {
+        let counters = &mut self.counters;
+        let machine = &mut self.machine;
+        let over_udp = machine.transmits().filter_map(|transmit| match transmit.destination {
+            Destination::Udp(destination) => {
+                Some(Outgoing { destination, bytes: transmit.bytes, segment_size: transmit.segment_size })
+            }
+            Destination::Tcp(_) => None,
+        });
+        self.udp.send_all(over_udp, counters);
+        if let Some(tcp) = &mut self.tcp {
+            for transmit in machine.transmits() {
+                if let Destination::Tcp(connection) = transmit.destination {
+                    tcp.queue(now, connection, transmit.bytes, transmit.segment_size, counters);
+                }
+            }
+            machine.clear_transmits();
+            tcp.flush(&mut Framed { machine, now }, counters);
+        } else {
+            machine.clear_transmits();
+        }
+    }
+
+    fn push_events(&mut self) {
+        let mut any = false;
+        while let Some(event) = self.machine.poll_event() {
+            any = true;
+            self.counters.events += 1;
+            self.counters.events_dropped += u64::from(!self.shared.push_event(event));
+        }
+        if any {
+            self.shared.event_wake().kick();
+        }
+    }
+
+    fn publish(&mut self) {
+        self.counters.cpu_microseconds = thread_cpu().as_micros() as u64;
+        self.shared.publish(self.counters, self.machine.counters().clone());
+        self.counters.longest_pass_microseconds = 0;
+    }
+}
+
+struct Framed<'a, M> {
+    machine: &'a mut M,
+    now: Instant,
+}
+
+impl<M: Machine> Receiver for Framed<'_, M> {
+    fn frame(&mut self, connection: ConnectionId, peer: SocketAddr, frame: &mut [u8]) {
+        self.machine.receive_tcp(self.now, connection, peer, frame);
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        self.machine.tcp_closed(self.now, connection);
+    }
+}
+
+/// The same allocation with another lifetime: collecting an emptied vector of equal layout reuses it in place.
+fn emptied<'a>(mut datagrams: Vec<Datagram<'_>>) -> Vec<Datagram<'a>> {
+    datagrams.clear();
+    datagrams.into_iter().map(|_| unreachable!("the vector was cleared")).collect()
+}
+
+fn poll(descriptors: &mut [libc::pollfd], timeout: Duration) {
+    let timeout =
+        libc::timespec { tv_sec: timeout.as_secs() as libc::time_t, tv_nsec: timeout.subsec_nanos() as libc::c_long };
+    // SAFETY: a live slice with its length and a live timespec. Every outcome means "look again".
+    unsafe {
+        libc::ppoll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, &raw const timeout, std::ptr::null());
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,321 @@
+//! ICE-TCP (RFC 6544): a passive listener and its connections, frames of RFC 4571 in and out.
+//!
+//! Nothing here trusts a peer: connections are counted and limited, one that does not pass a check in time is closed,
+//! frames and queues are bounded. Who the peer is, the engine says by answering it.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::counters::NetCounters;
+use crate::framing::{Deframer, MAX_FRAME_LEN};
+
+/// How the listener is set up.
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    pub bind: SocketAddr,
+    pub max_connections: usize,
+    /// A connection on which no check was answered for this long after it opened is closed.
+    pub unauthenticated_timeout: Duration,
+    /// Bytes waiting for a slow reader, at most; frames beyond are dropped, as a full UDP path would.
+    pub max_queue_bytes: usize,
+}
+
+/// Names a connection for the worker's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What the engine must hear about connections.
+pub(crate) trait Receiver {
+    fn frame(&mut self, connection: ConnectionId, peer: SocketAddr, frame: &mut [u8]);
+    fn closed(&mut self, connection: ConnectionId);
+}
+
+/// The listener with all its connections, behind one pollable descriptor.
+pub(crate) struct Tcp {
+    epoll: OwnedFd,
+    listener: TcpListener,
+    options: TcpOptions,
+    connections: HashMap<u64, Connection>,
+    next_id: u64,
+    /// Connections with something new to write.
+    unflushed: Vec<u64>,
+    scratch: Box<[u8]>,
+    /// No accepting before this moment: the process had no descriptor left.
+    paused_until: Option<Instant>,
+    next_sweep: Instant,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    deframer: Deframer,
+    out: Vec<u8>,
+    /// Of `out`, already written.
+    written: usize,
+    opened: Instant,
+    /// When the engine last sent something here; it answers nobody who has not passed a check.
+    answered: Option<Instant>,
+    wants_write: bool,
+}
+
+const LISTENER: u64 = 0;
+const BACKLOG: libc::c_int = 256;
+/// Accepted in one pass, so that a flood of connections cannot hold up the packets.
+const ACCEPTS_PER_PASS: usize = 32;
+const EVENTS_PER_PASS: usize = 64;
+const READ_LEN: usize = 1 << 16;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// ICE consent checks come every 5 s (RFC 7675 §5.1) and are answered; six missed in a row and the peer is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+impl Tcp {
+    pub(crate) fn bind(options: TcpOptions, now: Instant) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(options.bind), Type::STREAM, Some(Protocol::TCP))?;
+        if options.bind.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // A worker that takes the place of a dead one must not wait for its old connections to time out.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&options.bind.into())?;
+        socket.listen(BACKLOG)?;
+        // SAFETY: no pointers; the result is checked before it is owned.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if epoll < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let tcp = Self {
+            // SAFETY: a fresh descriptor that nobody else owns.
+            epoll: unsafe { OwnedFd::from_raw_fd(epoll) },
+            listener: socket.into(),
+            options,
+            connections: HashMap::new(),
+            next_id: LISTENER + 1,
+            unflushed: Vec::new(),
+            scratch: vec![0; READ_LEN].into_boxed_slice(),
+            paused_until: None,
+            next_sweep: now + SWEEP_INTERVAL,
+        };
+        tcp.watch(libc::EPOLL_CTL_ADD, tcp.listener.as_raw_fd(), LISTENER, libc::EPOLLIN)?;
+        Ok(tcp)
+    }
+
+    /// When [`Self::sweep`] has work to do; `None` without connections.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (!self.connections.is_empty() || self.paused_until.is_some()).then_some(self.next_sweep)
+    }
+
+    /// Accepts, reads and writes what is ready. Level-triggered: what is left over is ready again next time.
+    pub(crate) fn service(&mut self, now: Instant, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_PASS];
+        // SAFETY: the array is live and its length is given.
+        let count =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_PER_PASS as libc::c_int, 0) };
+        for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
+            let (id, flags) = (event.u64, event.events as libc::c_int);
+            if id == LISTENER {
+                self.accept(now, counters);
+                continue;
+            }
+            if flags & libc::EPOLLOUT != 0 {
+                self.flush_one(id, receiver, counters);
+            }
+            if flags & (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP) != 0 {
+                self.read(id, receiver, counters);
+            }
+        }
+    }
+
+    /// Closes what has been silent for too long, and takes up accepting again.
+    pub(crate) fn sweep(&mut self, now: Instant, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP_INTERVAL;
+        if self.paused_until.is_some_and(|until| until <= now)
+            && self.watch(libc::EPOLL_CTL_ADD, self.listener.as_raw_fd(), LISTENER, libc::EPOLLIN).is_ok()
+        {
+            self.paused_until = None;
+        }
+        let limit = self.options.unauthenticated_timeout;
+        let silent: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| match connection.answered {
+                None => now.saturating_duration_since(connection.opened) >= limit,
+                Some(answered) => now.saturating_duration_since(answered) >= SILENCE_LIMIT,
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in silent {
+            counters.tcp_idle_closed += 1;
+            self.close(id, receiver, counters);
+        }
+    }
+
+    /// Queues datagrams for a connection: `bytes` is one, or a run of `segment_size` each. Goes out with
+    /// [`Self::flush`].
+    pub(crate) fn queue(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        bytes: &[u8],
+        segment_size: usize,
+        counters: &mut NetCounters,
+    ) {
+        let Some(entry) = self.connections.get_mut(&connection.0) else {
+            counters.tcp_send_dropped += bytes.len().div_ceil(segment_size.max(1)) as u64;
+            return;
+        };
+        if entry.answered.is_none_or(|last| last < now) {
+            entry.answered = Some(now);
+        }
+        if entry.out.len() == entry.written {
+            self.unflushed.push(connection.0);
+        }
+        for frame in bytes.chunks(segment_size.max(1)) {
+            let waiting = entry.out.len() - entry.written;
+            let Ok(len) = u16::try_from(frame.len()) else { continue };
+            if waiting + 2 + frame.len() > self.options.max_queue_bytes {
+                counters.tcp_send_dropped += 1;
+                continue;
+            }
+            entry.out.extend_from_slice(&len.to_be_bytes());
+            entry.out.extend_from_slice(frame);
+            counters.tcp_sent_frames += 1;
+            counters.tcp_sent_bytes += frame.len() as u64;
+        }
+    }
+
+    pub(crate) fn flush(&mut self, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        while let Some(id) = self.unflushed.pop() {
+            self.flush_one(id, receiver, counters);
+        }
+    }
+
+    fn accept(&mut self, now: Instant, counters: &mut NetCounters) {
+        for _ in 0..ACCEPTS_PER_PASS {
+            let (stream, peer) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    // The pending connection keeps the listener readable: stop looking, or this becomes a busy loop.
+                    _ = self.watch(libc::EPOLL_CTL_DEL, self.listener.as_raw_fd(), LISTENER, 0);
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
+                    self.next_sweep = self.next_sweep.max(now + ACCEPT_PAUSE);
+                    return;
+                }
+                // The peer left again before we looked.
+                Err(_) => continue,
+            };
+            if self.connections.len() >= self.options.max_connections {
+                counters.tcp_refused += 1;
+                continue;
+            }
+            let id = self.next_id;
+            // Media must not wait for a full segment; without the option it is late, not broken.
+            _ = stream.set_nodelay(true);
+            if stream.set_nonblocking(true).is_err()
+                || self.watch(libc::EPOLL_CTL_ADD, stream.as_raw_fd(), id, READ_INTEREST).is_err()
+            {
+                counters.tcp_refused += 1;
+                continue;
+            }
+            if self.connections.is_empty() {
+                self.next_sweep = now + SWEEP_INTERVAL;
+            }
+            self.next_id += 1;
+            counters.tcp_accepted += 1;
+            counters.tcp_connections += 1;
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            self.connections.insert(
+                id,
+                Connection {
+                    stream,
+                    peer,
+                    deframer: Deframer::default(),
+                    out: Vec::new(),
+                    written: 0,
+                    opened: now,
+                    answered: None,
+                    wants_write: false,
+                },
+            );
+        }
+    }
+
+    fn read(&mut self, id: u64, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let len = match connection.stream.read(&mut self.scratch) {
+            Ok(0) => return self.close(id, receiver, counters),
+            Ok(len) => len,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Err(_) => return self.close(id, receiver, counters),
+        };
+        counters.tcp_received_bytes += len as u64;
+        let peer = connection.peer;
+        let intact = connection.deframer.push(&mut self.scratch[..len], |frame| {
+            counters.tcp_received_frames += 1;
+            receiver.frame(ConnectionId(id), peer, frame);
+        });
+        if intact.is_err() {
+            counters.tcp_malformed += 1;
+            self.close(id, receiver, counters);
+        }
+    }
+
+    fn flush_one(&mut self, id: u64, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        while connection.written < connection.out.len() {
+            match connection.stream.write(&connection.out[connection.written..]) {
+                Ok(0) => return self.close(id, receiver, counters),
+                Ok(len) => connection.written += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return self.close(id, receiver, counters),
+            }
+        }
+        connection.out.drain(..connection.written);
+        connection.written = 0;
+        let wants_write = !connection.out.is_empty();
+        if wants_write != connection.wants_write {
+            connection.wants_write = wants_write;
+            let interest = if wants_write { READ_INTEREST | libc::EPOLLOUT } else { READ_INTEREST };
+            let fd = connection.stream.as_raw_fd();
+            if self.watch(libc::EPOLL_CTL_MOD, fd, id, interest).is_err() {
+                self.close(id, receiver, counters);
+            }
+        }
+    }
+
+    fn close(&mut self, id: u64, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+        // Closing the descriptor takes it out of the epoll set.
+        if self.connections.remove(&id).is_some() {
+            counters.tcp_connections -= 1;
+            receiver.closed(ConnectionId(id));
+        }
+    }
+
+    fn watch(&self, operation: libc::c_int, fd: RawFd, id: u64, interest: libc::c_int) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: id };
+        // SAFETY: two open descriptors and a live event.
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &raw mut event) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl AsRawFd for Tcp {
+    /// Readable when [`Tcp::service`] has something to do.
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
+const READ_INTEREST: libc::c_int = libc::EPOLLIN | libc::EPOLLRDHUP;
+const _: () = assert!(READ_LEN > MAX_FRAME_LEN);
