@@ -1,10 +1,20 @@
 //! `sfu._core`: conversion between Python and the core, nothing else.
 
+mod border;
+mod config;
+mod machine;
+mod worker;
+
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _core {
     use super::*;
+
+    #[pymodule_export]
+    use super::border::{reencode_command, reencode_event};
+    #[pymodule_export]
+    use super::worker::Worker;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

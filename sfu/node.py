@@ -1,0 +1,564 @@
+"""The workers of one node: started, watched, re-attached after a restart of signaling, replaced when they die.
+
+Workers are processes of their own session: they survive this one, and the run directory holds what is needed to find
+them again. Which room goes where is decided by `place`, a pure function; what a room is, nobody here knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ifaddr
+import msgspec
+
+from sfu import border, control
+from sfu.settings import NodeSettings
+from sfu.worker import Launch
+
+log = logging.getLogger("sfu.node")
+
+_ATTACH_TIMEOUT_SECONDS = 2.0
+_START_POLL_SECONDS = 0.02
+_REPLY_TIMEOUT_SECONDS = 5.0
+_BACKOFF_FIRST_SECONDS = 0.1
+_OLD_WORKER_DRAIN_SECONDS = 3600.0
+_SETTLED_SECONDS = 60.0
+"""A worker that lived this long did not die at its start: the next one is not held back."""
+_MAX_SOCKET_PATH_BYTES = 107
+
+
+class NodeError(Exception):
+    """A worker could not be started or does not answer."""
+
+
+class WorkerHandle:
+    """One live worker. `alive` turns false once, just before `on_lost`; what is sent after that goes nowhere."""
+
+    def __init__(self, node: Node, controller: control.Controller, info: control.Welcome, process: Process) -> None:
+        self.info = info
+        self.alive = True
+        self.loop_lag_seconds = 0.0
+        self._node = node
+        self._controller = controller
+        self._process = process
+        self._requests = 0
+        self._pending: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._recalls: list[tuple[asyncio.Future[dict[str, bytes]], dict[str, bytes]]] = []
+        self._attached_at = self._last_pong = asyncio.get_running_loop().time()
+
+    @property
+    def id(self) -> str:
+        """Unique for the process: a worker started in its place has another."""
+        return self.info.worker
+
+    @property
+    def index(self) -> int:
+        return self.info.index
+
+    @property
+    def candidates(self) -> list[tuple[str, str, int]]:
+        """(protocol, ip, port), the preferred first."""
+        return [(candidate.protocol, candidate.ip, candidate.port) for candidate in self.info.candidates]
+
+    def send(self, *commands: border.AnyCommand) -> None:
+        """In order, without waiting; a refusal comes back as a `Rejected` event."""
+        self._controller.send(commands)
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Leaves `value` with the worker, so that a restarted signaling process finds it."""
+        self._controller.send([control.Remember(key=key, value=value)])
+
+    def forget(self, key: str) -> None:
+        self._controller.send([control.Forget(key=key)])
+
+    async def recall(self) -> dict[str, bytes]:
+        """All that is remembered. `NodeError` if the worker does not answer."""
+        future: asyncio.Future[dict[str, bytes]] = asyncio.get_running_loop().create_future()
+        self._recalls.append((future, {}))
+        self._controller.send([control.Recall()])
+        memory: dict[str, bytes] = await self._answer(future)
+        return memory
+
+    async def counters(self) -> control.Counters:
+        """`NodeError` if the worker does not answer."""
+        request, future = self._request("counters")
+        self._controller.send([control.GetCounters(request=request)])
+        counters: control.Counters = await self._answer(future)
+        return counters
+
+    async def room_stats(self, room: int) -> border.RoomStats:
+        """`NodeError` if the worker does not answer."""
+        request, future = self._request("room_stats")
+        self._controller.send([border.GetRoomStats(request=request, room=room)])
+        stats: border.RoomStats = await self._answer(future)
+        return stats
+
+    def drain(self, deadline_seconds: float) -> None:
+        """Exit when empty, or at the deadline."""
+        self._controller.send([control.Drain(deadline_seconds=deadline_seconds)])
+
+    def _request(self, kind: str) -> tuple[int, asyncio.Future[Any]]:
+        self._requests += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[kind, self._requests] = future
+        return self._requests, future
+
+    async def _answer(self, future: asyncio.Future[Any]) -> Any:
+        if not self.alive:
+            raise NodeError(f"worker {self.id} is gone")
+        try:
+            async with asyncio.timeout(_REPLY_TIMEOUT_SECONDS):
+                return await future
+        except TimeoutError:
+            raise NodeError(f"worker {self.id} did not answer in {_REPLY_TIMEOUT_SECONDS:g} s") from None
+
+    def _received(self, message: control.Upward) -> None:
+        match message:
+            case control.Pong(loop_lag_seconds=lag):
+                self._last_pong = asyncio.get_running_loop().time()
+                self.loop_lag_seconds = lag
+            case control.Counters(request=request):
+                self._resolve("counters", request, message)
+            case border.RoomStats(request=request):
+                self._resolve("room_stats", request, message)
+            case control.Memory(items=items, last=last):
+                self._take_memory(items, last)
+            case control.Fault(code=code, message=text):
+                log.warning("worker_fault", extra={"worker": self.id, "code": code, "reason": text})
+            case control.Welcome():
+                pass
+            case event:
+                self._node._event(self, event)
+
+    def _take_memory(self, items: Sequence[control.MemoryItem], last: bool) -> None:
+        if not self._recalls:
+            return
+        future, gathered = self._recalls[0]
+        gathered.update({item.key: item.value for item in items})
+        if last:
+            del self._recalls[0]
+            if not future.done():
+                future.set_result(gathered)
+
+    def _resolve(self, kind: str, request: int, message: object) -> None:
+        future = self._pending.pop((kind, request), None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _fail_pending(self) -> None:
+        futures = [*self._pending.values(), *(future for future, _ in self._recalls)]
+        self._pending.clear()
+        self._recalls.clear()
+        for future in futures:
+            if not future.done():
+                future.set_exception(NodeError(f"worker {self.id} is gone"))
+                # Whoever asked may have stopped waiting.
+                future.exception()
+
+
+EventCallback: TypeAlias = Callable[[WorkerHandle, border.AnyEvent], None]
+LostCallback: TypeAlias = Callable[[WorkerHandle], None]
+
+
+class Process:
+    """A worker's process, ours or one left by a predecessor: watched and signalled by pidfd, so never a stranger."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self._child = child
+        self._fd = os.pidfd_open(pid)
+
+    def watch(self, exited: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            loop.remove_reader(self._fd)
+            if self._child is not None:
+                self._child.poll()
+            exited()
+
+        loop.add_reader(self._fd, readable)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    async def wait(self) -> None:
+        """Until the process is gone and, if it was our child, reaped."""
+        exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.watch(lambda: None if exited.done() else exited.set_result(None))
+        await exited
+
+
+class Node:
+    """All workers of this machine that belong to this signaling process.
+
+    Callbacks run on the event loop and must not block. `on_lost` is called once per worker, and after it no event of
+    that worker; a replacement is started by itself and announced by `on_started`.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        on_event: EventCallback,
+        on_lost: LostCallback,
+        on_started: Callable[[WorkerHandle], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.count = settings.workers or len(os.sched_getaffinity(0))
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._on_started = on_started
+        self._workers: dict[int, WorkerHandle] = {}
+        self._failures: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._run_directory = settings.run_directory or default_run_directory(settings.udp_port)
+        addresses = own_addresses()
+        self._addresses = announced_addresses(settings, addresses)
+        self._core_config = core_config(settings, pin_source=len(addresses) > 1)
+        self._digest = configuration_digest(settings, self.count, self._addresses)
+
+    @property
+    def workers(self) -> list[WorkerHandle]:
+        """Those alive now, by index."""
+        return [self._workers[index] for index in sorted(self._workers)]
+
+    async def start(self) -> list[WorkerHandle]:
+        """Attaches to workers that a predecessor left, starts the rest. `NodeError` if one does not come up."""
+        prepare_run_directory(self._run_directory)
+        await self._adopt()
+        missing = [index for index in range(self.count) if index not in self._workers]
+        results = await asyncio.gather(*map(self._launch, missing), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await self.stop(0)
+            raise failures[0]
+        self._spawn(self._heartbeat_forever())
+        return self.workers
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Drains every worker and kills those that are not empty at the deadline."""
+        self._stopping = True
+        self._cancel_tasks()
+        workers = self.workers
+        for worker in workers:
+            worker.drain(deadline_seconds)
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(self._await_exit(worker, deadline_seconds))
+
+    async def detach(self) -> None:
+        """Lets go of the workers: they forward on, and the next node with these settings finds them."""
+        self._stopping = True
+        self._cancel_tasks()
+        for worker in self.workers:
+            self._drop(worker, "detached")
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    async def _adopt(self) -> None:
+        for path in sorted(self._run_directory.glob("*.sock")):
+            try:
+                async with asyncio.timeout(_ATTACH_TIMEOUT_SECONDS):
+                    controller, info = await self._attach(path)
+                process = Process(info.pid, None)
+            except (OSError, control.ControlError, TimeoutError) as error:
+                log.info("stale_worker_socket", extra={"path": path.name, "reason": str(error)})
+                _remove_traces(path)
+                continue
+            if info.configuration == self._digest and info.index < self.count and info.index not in self._workers:
+                self._take(controller, info, process)
+                log.info("worker_adopted", extra={"worker": info.worker, "pid": info.pid})
+            else:
+                # It serves its rooms to their end under the old settings; new ones go to its successor.
+                controller.send([control.Drain(deadline_seconds=_OLD_WORKER_DRAIN_SECONDS)])
+                controller.listen(lambda _: None, lambda _: None)
+                process.close()
+                log.info("worker_outdated", extra={"worker": info.worker, "pid": info.pid})
+
+    async def _launch(self, index: int) -> WorkerHandle:
+        worker = f"{index}-{secrets.token_hex(4)}"
+        socket = self._run_directory / f"{worker}.sock"
+        cores = sorted(os.sched_getaffinity(0))
+        launch = Launch(
+            worker=worker,
+            index=index,
+            socket=str(socket),
+            configuration=self._digest,
+            addresses=self._addresses,
+            udp_port=self.settings.udp_port + index if self.settings.udp_port else 0,
+            port_step=self.count,
+            core=self._core_config,
+            cpu=cores[index % len(cores)] if self.settings.pin_cpu else None,
+            memory_max_bytes=self.settings.memory_max_bytes,
+            controller_max_queue_bytes=self.settings.controller_max_queue_bytes,
+            orphan_timeout_seconds=self.settings.orphan_timeout_seconds,
+            idle_orphan_timeout_seconds=self.settings.idle_orphan_timeout_seconds,
+        )
+        launch_file = socket.with_suffix(".json")
+        launch_file.write_bytes(msgspec.json.encode(launch))
+        # ASYNC220: it returns at once, and the exit is watched by pidfd. S603: the arguments are all ours.
+        child = subprocess.Popen(  # noqa: ASYNC220, S603
+            [sys.executable, "-m", "sfu.worker", str(launch_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        socket.with_suffix(".pid").write_text(f"{child.pid}\n", encoding="ascii")
+        process = Process(child.pid, child)
+        try:
+            async with asyncio.timeout(self.settings.start_timeout_seconds):
+                controller, info = await self._attach_when_up(socket, child)
+        except (TimeoutError, control.ControlError, NodeError) as error:
+            process.kill()
+            process.close()
+            _remove_traces(socket)
+            reason = str(error) or f"no answer in {self.settings.start_timeout_seconds:g} s"
+            raise NodeError(f"worker {index} did not start: {reason}") from error
+        return self._take(controller, info, process)
+
+    async def _attach_when_up(
+        self, path: Path, child: subprocess.Popen[bytes]
+    ) -> tuple[control.Controller, control.Welcome]:
+        while True:
+            status = child.poll()
+            if status is not None:
+                raise NodeError(f"its process ended with status {status}, see its log")
+            try:
+                return await self._attach(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(_START_POLL_SECONDS)
+
+    async def _attach(self, path: Path) -> tuple[control.Controller, control.Welcome]:
+        return await control.attach(path, f"signaling {os.getpid()}", self.settings.controller_max_queue_bytes)
+
+    def _take(self, controller: control.Controller, info: control.Welcome, process: Process) -> WorkerHandle:
+        worker = WorkerHandle(self, controller, info, process)
+        self._workers[info.index] = worker
+        process.watch(lambda: self._lose(worker, "its process ended"))
+        controller.listen(worker._received, lambda reason: self._disconnected(worker, controller, reason))
+        return worker
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+
+    def _event(self, worker: WorkerHandle, event: border.AnyEvent) -> None:
+        if worker.alive:
+            self._on_event(worker, event)
+
+    def _disconnected(self, worker: WorkerHandle, controller: control.Controller, reason: str) -> None:
+        if worker.alive and not self._stopping and worker._controller is controller:
+            self._spawn(self._reattach(worker, reason))
+
+    async def _reattach(self, worker: WorkerHandle, reason: str) -> None:
+        """The connection broke; if the process lives, so do its calls. A snapshot makes good what was missed."""
+        path = self._run_directory / f"{worker.id}.sock"
+        try:
+            async with asyncio.timeout(_ATTACH_TIMEOUT_SECONDS):
+                controller, _ = await self._attach(path)
+        except (OSError, control.ControlError, TimeoutError):
+            self._lose(worker, reason)
+            return
+        if not worker.alive:
+            controller.close("the worker is gone")
+            return
+        log.warning("worker_reattached", extra={"worker": worker.id, "reason": reason})
+        worker._controller = controller
+        controller.listen(worker._received, lambda reason: self._disconnected(worker, controller, reason))
+        worker.send(border.TakeSnapshot())
+
+    def _lose(self, worker: WorkerHandle, reason: str) -> None:
+        """Once per worker. Killed for good measure: a worker that comes back to life must not forward as well."""
+        if not worker.alive:
+            return
+        log.error("worker_lost", extra={"worker": worker.id, "pid": worker.info.pid, "reason": reason})
+        worker._process.kill()
+        self._drop(worker, reason)
+        _remove_traces(self._run_directory / f"{worker.id}.sock")
+        if not self._stopping:
+            self._on_lost(worker)
+            self._spawn(self._replace(worker))
+
+    def _drop(self, worker: WorkerHandle, reason: str) -> None:
+        worker.alive = False
+        worker._process.close()
+        worker._controller.close(reason)
+        worker._fail_pending()
+        if self._workers.get(worker.index) is worker:
+            del self._workers[worker.index]
+
+    async def _replace(self, lost: WorkerHandle) -> None:
+        lived = asyncio.get_running_loop().time() - lost._attached_at
+        index = lost.index
+        if lived >= _SETTLED_SECONDS:
+            self._failures.pop(index, None)
+        while not self._stopping and index not in self._workers:
+            failures = self._failures.get(index, 0)
+            self._failures[index] = failures + 1
+            await asyncio.sleep(backoff_seconds(failures, self.settings.restart_backoff_max_seconds))
+            try:
+                worker = await self._launch(index)
+            except NodeError as error:
+                log.error("worker_restart_failed", extra={"index": index, "reason": str(error)})
+            else:
+                if self._on_started is not None:
+                    self._on_started(worker)
+
+    async def _heartbeat_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        request = 0
+        while True:
+            before = loop.time()
+            await asyncio.sleep(self.settings.heartbeat_interval_seconds)
+            now = loop.time()
+            # If this loop was held up, unread answers are waiting: that is no silence of the worker's.
+            own_lag = now - before - self.settings.heartbeat_interval_seconds
+            request += 1
+            for worker in self.workers:
+                if own_lag > self.settings.heartbeat_interval_seconds:
+                    worker._last_pong = max(worker._last_pong, now - self.settings.heartbeat_interval_seconds)
+                elif now - worker._last_pong > self.settings.heartbeat_timeout_seconds:
+                    self._lose(worker, "it does not answer")
+                    continue
+                worker._controller.send([control.Ping(request=request)])
+
+    # --- stopping ----------------------------------------------------------------------------------------------------
+
+    async def _await_exit(self, worker: WorkerHandle, deadline_seconds: float) -> None:
+        process = worker._process
+        try:
+            async with asyncio.timeout(deadline_seconds + 2 * _START_POLL_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        self._drop(worker, "stopped")
+        _remove_traces(self._run_directory / f"{worker.id}.sock")
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+# --- pure --------------------------------------------------------------------------------------------------------
+
+
+def place(room: str, loads: Mapping[str, float]) -> str:
+    """The worker for a new room: the least loaded; among equals one that follows from the room's name.
+
+    loads: by worker id; any measure that grows with use, the same for all. `ValueError` if there is no worker.
+    """
+    if not loads:
+        raise ValueError("no worker is alive")
+    return min(loads, key=lambda worker: (loads[worker], hashlib.sha256(f"{worker}/{room}".encode()).digest()))
+
+
+def backoff_seconds(failures: int, limit_seconds: float) -> float:
+    """0.1 s doubled for each failure before, up to the limit."""
+    return float(min(_BACKOFF_FIRST_SECONDS * 2 ** min(failures, 32), limit_seconds))
+
+
+def announced_addresses(settings: NodeSettings, interfaces: Sequence[str]) -> tuple[str, ...]:
+    """What clients are told: the setting, or the address bound to, or those of the interfaces that they may reach.
+
+    Loopback stands in only where nothing else would: clients never offer it, but reach it from their own addresses.
+    """
+    if settings.node_ip:
+        return tuple(map(str, settings.node_ip))
+    if not settings.bind.is_unspecified:
+        return (str(settings.bind),)
+    families = {4} if settings.bind.version == 4 else {4, 6}
+    usable = [
+        text
+        for text in interfaces
+        if (ip := ipaddress.ip_address(text)).version in families and not ip.is_loopback and not ip.is_link_local
+    ]
+    # IPv4 first: the more of clients can use it.
+    return tuple(sorted(usable, key=lambda text: ipaddress.ip_address(text).version)) or ("127.0.0.1",)
+
+
+def core_config(settings: NodeSettings, *, pin_source: bool) -> dict[str, Any]:
+    """The core's configuration map (`sfu/core/py/src/config.rs`), without the port."""
+    return {
+        "bind": str(settings.bind),
+        "receive_buffer_bytes": settings.receive_buffer_bytes,
+        "send_buffer_bytes": settings.send_buffer_bytes,
+        "pin_source": pin_source and settings.bind.is_unspecified,
+        "tick_microseconds": settings.tick_microseconds,
+        "queue_capacity": settings.queue_capacity,
+        "tcp": settings.tcp,
+        "tcp_max_connections": settings.tcp_max_connections,
+        "tcp_unauthenticated_timeout_ms": round(settings.tcp_unauthenticated_timeout_seconds * 1000),
+        "tcp_max_queue_bytes": settings.tcp_max_queue_bytes,
+    }
+
+
+def configuration_digest(settings: NodeSettings, count: int, addresses: Sequence[str]) -> str:
+    """Equal for two nodes exactly if they would start the same workers."""
+    described = [settings.model_dump_json(exclude={"run_directory"}), str(count), *addresses, _build()]
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()
+
+
+# --- the machine -------------------------------------------------------------------------------------------------
+
+
+def own_addresses() -> list[str]:
+    """Addresses of this machine's interfaces, in their order, without scopes."""
+    found = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return list(dict.fromkeys(found))
+
+
+def default_run_directory(udp_port: int) -> Path:
+    """Of this user and media port. Without a fixed port nothing tells nodes apart: then of this process."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    name = f"callyard-{os.getuid()}" if "XDG_RUNTIME_DIR" not in os.environ else "callyard"
+    return base / name / (str(udp_port) if udp_port else f"process-{os.getpid()}")
+
+
+def prepare_run_directory(path: Path) -> None:
+    """Makes it ours alone. `NodeError` if it is not: whoever can write there commands the workers."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    parent, about = path.parent.stat(), path.lstat()
+    if parent.st_uid not in {os.getuid(), 0} or parent.st_mode & 0o1002 == 0o0002:
+        raise NodeError(f"{path.parent}, where the run directory lies, belongs to, or is writable by, others")
+    if about.st_uid != os.getuid() or about.st_mode & 0o022 or path.is_symlink():
+        raise NodeError(f"the run directory {path} belongs to, or is writable by, others")
+    if len(os.fsencode(path)) + len("/999-01234567.sock") > _MAX_SOCKET_PATH_BYTES:
+        raise NodeError(f"the run directory {path} is too long for a socket's path; set a shorter one")
+
+
+def _remove_traces(socket: Path) -> None:
+    for suffix in (".sock", ".json", ".pid"):
+        socket.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _build() -> str:
+    from sfu import _core  # placement and settings must be usable without the compiled core
+
+    return _core.__version__
