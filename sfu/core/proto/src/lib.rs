@@ -6,5 +6,11 @@
 
 pub mod allocator;
 pub mod command;
+pub mod demux;
+pub mod drop_reason;
 pub mod event;
 pub mod ids;
+pub mod rtp;
+pub mod srtp;
+#[cfg(test)]
+mod testing;
