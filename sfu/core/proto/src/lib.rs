@@ -11,6 +11,7 @@ pub mod drop_reason;
 pub mod event;
 pub mod ids;
 pub mod rtp;
+pub mod sdp;
 pub mod srtp;
 #[cfg(test)]
 mod testing;

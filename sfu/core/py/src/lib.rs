@@ -3,6 +3,7 @@
 mod border;
 mod config;
 mod machine;
+mod sdp;
 mod worker;
 
 use pyo3::prelude::*;
@@ -13,6 +14,8 @@ mod _core {
 
     #[pymodule_export]
     use super::border::{reencode_command, reencode_event};
+    #[pymodule_export]
+    use super::sdp::{sdp_agree, sdp_matching, sdp_parse, sdp_supported, sdp_write};
     #[pymodule_export]
     use super::worker::Worker;
 

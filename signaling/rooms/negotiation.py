@@ -1,0 +1,536 @@
+"""The sections of one peer connection, over its life: which carries what, and what each description says.
+
+`ClientOffered`: the client makes the offers (publisher connection; the only one in single mode; WHIP and WHEP).
+`ServerOffered`: we do (subscriber connection in dual mode). Both keep a downtrack on its section until it goes, and
+leave a freed section inactive for one round, because a browser tells its page of a new track only when a section
+starts to receive. No I/O, no clock, no SDP text: `sfu.sdp` reads and writes. RFC 8829 §5, 8839 §4, 8842 §5, 9143 §7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from sfu import sdp
+from sfu.border import CodecSpec, DtlsRole, ExtensionSpec, Fingerprint, IceCredentials, Kind, Remote
+from sfu.sdp import Codec, Direction, Media, Session, Setup
+from signaling.rooms.transport import (
+    Accepted,
+    Address,
+    Answer,
+    LocalTransport,
+    Missing,
+    Offer,
+    Publishing,
+    ReceivedSection,
+    SendParameters,
+    Wanted,
+)
+
+SCTP_PORT = 5000
+"""RFC 8841 §5.1: the port every implementation uses."""
+
+MAX_MESSAGE_BYTES = 65535
+"""What LiveKit clients expect; SDKs cut their messages far below."""
+
+_KINDS = ("audio", "video")
+
+
+class ClientOffered:
+    """Answers a client's offers. `mimes`: the only codecs to accept (empty: all we support)."""
+
+    def __init__(
+        self,
+        local: LocalTransport,
+        *,
+        new_credentials: Callable[[], IceCredentials],
+        mimes: Sequence[str] = (),
+    ) -> None:
+        self._local = local
+        self._new_credentials = new_credentials
+        self._mimes = tuple(mimes)
+        self._version = 0
+        self._remote: Remote | None = None
+        self._mid_of: dict[int, str] = {}
+        self._cid_of: dict[str, tuple[str, str]] = {}
+        self._idle: dict[str, str] = {}
+        self._unsupported: frozenset[int] = frozenset()
+
+    @property
+    def local(self) -> LocalTransport:
+        """Our side as of the last answer."""
+        return self._local
+
+    def answer(
+        self,
+        offer_sdp: bytes | str,
+        wanted: Sequence[Wanted] = (),
+        publishing: Mapping[str, Publishing] | None = None,
+    ) -> Answer:
+        """Answer an offer and place `wanted` on the sections it has free; raises `SdpError`, then nothing has changed.
+
+        `publishing`: by cid, what the client said about the tracks it sends.
+        """
+        offer = sdp.parse(offer_sdp)
+        bundled = _bundled(offer)
+        remote = _remote_of(offer, bundled)
+        restart = self._remote is not None and self._remote.ice != remote.ice
+        local = replace(self._local, ice=self._new_credentials()) if restart else self._local
+        setup = Setup.PASSIVE if remote.role is DtlsRole.SERVER else Setup.ACTIVE
+        agreed = {
+            mid: sdp.agree(media, mimes=self._mimes)
+            for mid, media in bundled.items()
+            if media.kind in _KINDS and not media.rejected
+        }
+        placed, unsupported = self._place(bundled, agreed, wanted)
+
+        cid_of = dict(self._cid_of)
+        received = []
+        sections = []
+        idle: dict[str, str] = {}
+        data_channels = False
+        for media in offer.media:
+            mid = media.mid or ""
+            if bundled.get(mid) is not media or media.rejected:
+                sections.append(_rejected(media))
+            elif media.kind == "application" and "SCTP" in media.protocol:
+                data_channels = True
+                sections.append(_with_transport(_data_section(media), local, setup))
+            elif mid not in agreed or not agreed[mid].codecs:
+                sections.append(_rejected(media))
+            else:
+                if media.direction.sends:
+                    cid_of[mid] = _msid_of(media)
+                heard = _heard(mid, media, agreed[mid], cid_of.get(mid))
+                hints = (publishing or {}).get(heard.cid) if heard is not None and heard.active else None
+                lines = _preferred(agreed[mid].lines, hints) if hints is not None else agreed[mid].lines
+                if heard is not None:
+                    received.append(_reordered(heard, lines))
+                section = _answering(media, agreed[mid], lines, placed.get(mid))
+                sections.append(_with_transport(section, local, setup))
+                if media.direction.receives and mid not in placed:
+                    idle[mid] = media.kind
+
+        version = self._version + 1
+        text = sdp.write(_session(_with_candidates(sections, local.addresses), offer=offer, version=version))
+        self._local, self._remote, self._version = local, remote, version
+        self._cid_of, self._idle, self._unsupported = cid_of, idle, frozenset(unsupported)
+        self._mid_of = {want.downtrack_id: mid for mid, want in placed.items()}
+        return Answer(
+            sdp=text,
+            mid_to_track_id={mid: want.track_sid for mid, want in placed.items()},
+            received=tuple(received),
+            bound={want.downtrack_id: _send_parameters(mid, agreed[mid], want) for mid, want in placed.items()},
+            unsupported=unsupported,
+            missing=self.missing(wanted),
+            local=local,
+            remote=remote,
+            ice_restart=restart,
+            data_channels=data_channels,
+        )
+
+    def missing(self, wanted: Sequence[Wanted]) -> Missing:
+        """Return what the client must add to carry `wanted`, judged by its last offer."""
+        settled = self._unsupported | self._mid_of.keys()
+        waiting = [want for want in wanted if want.downtrack_id not in settled]
+        gone = self._mid_of.keys() - {want.downtrack_id for want in wanted}
+        idle = list(self._idle.values())
+
+        def short_of(kind: Kind) -> int:
+            return max(0, sum(want.kind is kind for want in waiting) - idle.count(kind))
+
+        return Missing(audio=short_of(Kind.AUDIO), video=short_of(Kind.VIDEO), again=bool(waiting or gone))
+
+    def _place(
+        self, offered: Mapping[str, Media], agreed: Mapping[str, sdp.Agreed], wanted: Sequence[Wanted]
+    ) -> tuple[dict[str, Wanted], tuple[int, ...]]:
+        """Keep what has a section, then give free ones in their order; a section that is freed now rests this round."""
+        taking = {mid for mid, media in offered.items() if media.direction.receives and mid in agreed}
+        resting = set(self._mid_of.values())
+        placed: dict[str, Wanted] = {}
+        left = []
+        for want in wanted:
+            mid = self._mid_of.get(want.downtrack_id)
+            if mid in taking and _carries(agreed[mid], want):
+                placed[mid] = want
+            else:
+                left.append(want)
+        unsupported = []
+        for want in left:
+            kin = [mid for mid in offered if mid in taking and offered[mid].kind == want.kind]
+            fit = [mid for mid in kin if _carries(agreed[mid], want)]
+            free = [mid for mid in fit if mid not in placed and mid not in resting]
+            if free:
+                placed[free[0]] = want
+            elif kin and not fit:
+                unsupported.append(want.downtrack_id)
+        return placed, tuple(unsupported)
+
+
+@dataclass
+class _Slot:
+    """A media section of our own offers. `rested`: it was inactive in the last agreed description."""
+
+    mid: str
+    kind: Kind
+    want: Wanted | None
+    rested: bool = False
+    rejected: bool = False
+
+
+class ServerOffered:
+    """Makes the offers on a connection that only carries tracks, and our data channels, to the client."""
+
+    def __init__(self, local: LocalTransport, *, new_credentials: Callable[[], IceCredentials]) -> None:
+        self._local = local
+        self._new_credentials = new_credentials
+        self._slots: list[_Slot] = []
+        self._last_id = 0
+        self._outstanding: tuple[int, dict[str, Media]] | None = None
+        self._needs_offer = True
+        self._restarting = False
+
+    @property
+    def local(self) -> LocalTransport:
+        """Our side as of the last offer."""
+        return self._local
+
+    @property
+    def needs_offer(self) -> bool:
+        """Something waits to be offered: `offer` again as soon as nothing is outstanding."""
+        return self._needs_offer
+
+    @property
+    def outstanding(self) -> bool:
+        return self._outstanding is not None
+
+    def restart_ice(self) -> None:
+        """Take new credentials with the next offer. An offer that is out is given up: its answer will be stale."""
+        self._restarting = self._needs_offer = True
+        self._outstanding = None
+
+    def offer(self, wanted: Sequence[Wanted]) -> Offer | None:
+        """Offer to carry exactly `wanted`. None while an answer is awaited: ask again after `accept`."""
+        if self._outstanding is not None:
+            self._needs_offer = True
+            return None
+        restart = self._restarting
+        if restart:
+            self._local = replace(self._local, ice=self._new_credentials())
+            self._restarting = False
+        self._needs_offer = False
+        self._place(wanted)
+        self._last_id += 1
+
+        data = Media(
+            kind="application",
+            protocol="UDP/DTLS/SCTP",
+            formats=("webrtc-datachannel",),
+            mid="0",
+            sctp_port=SCTP_PORT,
+            max_message_size=MAX_MESSAGE_BYTES,
+        )
+        sections = [_with_transport(data, self._local, Setup.ACTPASS)]
+        sections += [_offered_section(slot, self._local) for slot in self._slots]
+        text = sdp.write(_session(_with_candidates(sections, self._local.addresses), offer=None, version=self._last_id))
+        self._outstanding = (self._last_id, {section.mid: section for section in sections if section.mid is not None})
+        return Offer(
+            sdp=text,
+            id=self._last_id,
+            mid_to_track_id={slot.mid: slot.want.track_sid for slot in self._slots if slot.want is not None},
+            local=self._local,
+            ice_restart=restart,
+        )
+
+    def accept(self, answer_sdp: bytes | str, offer_id: int = 0) -> Accepted | None:
+        """Take the answer to the outstanding offer; None if it answers another. Id 0: from a client without ids.
+
+        Raises `SdpError` if it cannot be used; the offer then stays outstanding.
+        """
+        if self._outstanding is None or offer_id not in (0, self._outstanding[0]):
+            return None
+        offered = self._outstanding[1]
+        answer = sdp.parse(answer_sdp)
+        answered = {media.mid: media for media in answer.media if media.mid is not None}
+        if set(answered) != set(offered):
+            raise sdp.SdpError("answer_mismatch", "the answer's sections are not those of the offer")
+        bundled = {mid: media for mid, media in answered.items() if not media.rejected}
+        remote = _remote_of(answer, bundled)
+        bound: dict[int, SendParameters] = {}
+        unsupported = []
+        for slot in self._slots:
+            media = answered[slot.mid]
+            slot.rejected = media.rejected
+            slot.rested = slot.want is None
+            if slot.want is None:
+                continue
+            agreed = sdp.agree(media)
+            if media.rejected or not media.direction.receives or not _carries(agreed, slot.want):
+                unsupported.append(slot.want.downtrack_id)
+            else:
+                bound[slot.want.downtrack_id] = _send_parameters(slot.mid, agreed, slot.want)
+        self._outstanding = None
+        return Accepted(
+            remote=remote,
+            bound=bound,
+            unsupported=tuple(unsupported),
+            data_channels="0" in bundled,
+        )
+
+    def _place(self, wanted: Sequence[Wanted]) -> None:
+        """Give every wanted track a slot: its own, else a rested one, else a new one."""
+        by_id = {want.downtrack_id: want for want in wanted}
+        placed = set()
+        for slot in self._slots:
+            want = by_id.get(slot.want.downtrack_id) if slot.want is not None else None
+            if want is None or slot.rejected:
+                slot.rested = slot.rested and slot.want is None
+                slot.want = None
+            else:
+                slot.want = want
+                placed.add(want.downtrack_id)
+        for want in wanted:
+            if want.downtrack_id in placed:
+                continue
+            free = (
+                slot
+                for slot in self._slots
+                if slot.want is None and slot.rested and not slot.rejected and slot.kind is want.kind
+            )
+            reused = next(free, None)
+            if reused is not None:
+                reused.want = want
+                reused.rested = False
+            else:
+                self._slots.append(_Slot(mid=str(len(self._slots) + 1), kind=want.kind, want=want))
+
+
+# --- sections -------------------------------------------------------------------------------------------------------
+
+
+def _offered_section(slot: _Slot, local: LocalTransport) -> Media:
+    section = msgspec.structs.replace(
+        sdp.supported(slot.kind),
+        mid=slot.mid,
+        direction=Direction.SENDONLY if slot.want is not None else Direction.INACTIVE,
+        rtcp_mux=True,
+        rtcp_rsize=True,
+        extmap_allow_mixed=True,
+    )
+    if slot.rejected:
+        return _rejected(section)
+    if slot.want is not None:
+        section = _carrying(section, slot.want)
+    return _with_transport(section, local, Setup.ACTPASS)
+
+
+def _answering(media: Media, agreed: sdp.Agreed, lines: tuple[Codec, ...], want: Wanted | None) -> Media:
+    section = Media(
+        kind=media.kind,
+        protocol=media.protocol,
+        mid=media.mid,
+        direction=Direction.of(sends=want is not None, receives=media.direction.sends),
+        rtcp_mux=True,
+        rtcp_rsize=media.rtcp_rsize,
+        extmap_allow_mixed=media.extmap_allow_mixed,
+        codecs=lines,
+        extensions=agreed.extension_lines,
+        rids=tuple(sdp.Rid(id=rid, direction="recv") for rid in agreed.rids),
+        simulcast=_received_simulcast(media, agreed.rids),
+    )
+    return section if want is None else _carrying(section, want)
+
+
+def _data_section(offered: Media) -> Media:
+    return Media(
+        kind="application",
+        protocol=offered.protocol,
+        formats=offered.formats,
+        mid=offered.mid,
+        sctp_port=SCTP_PORT,
+        max_message_size=MAX_MESSAGE_BYTES,
+    )
+
+
+def _rejected(offered: Media) -> Media:
+    """RFC 8829 §5.3.1: the same kind, protocol and formats, port 0."""
+    return Media(
+        kind=offered.kind,
+        port=0,
+        protocol=offered.protocol,
+        formats=offered.formats,
+        mid=offered.mid,
+        direction=Direction.INACTIVE,
+        codecs=tuple(msgspec.structs.replace(codec, feedback=()) for codec in offered.codecs),
+    )
+
+
+def _carrying(section: Media, want: Wanted) -> Media:
+    """Name the track a section carries, in `a=msid` and, for clients that look there, per source."""
+    msid = sdp.Msid(stream=want.stream_id, track=want.track_sid)
+    ssrcs = [want.ssrc] if want.rtx_ssrc is None else [want.ssrc, want.rtx_ssrc]
+    return msgspec.structs.replace(
+        section,
+        msids=(msid,),
+        ssrcs=tuple(sdp.Ssrc(ssrc=ssrc, cname=want.stream_id, msid=msid) for ssrc in ssrcs),
+        ssrc_groups=(sdp.SsrcGroup(semantics="FID", ssrcs=tuple(ssrcs)),) if len(ssrcs) > 1 else (),
+    )
+
+
+def _with_transport(section: Media, local: LocalTransport, setup: Setup) -> Media:
+    return msgspec.structs.replace(
+        section,
+        ice_ufrag=local.ice.ufrag,
+        ice_pwd=local.ice.pwd,
+        fingerprints=(local.fingerprint,),
+        setup=setup,
+    )
+
+
+def _with_candidates(sections: Sequence[Media], addresses: Sequence[Address]) -> list[Media]:
+    """Put our candidates into the section that stands for the bundle (RFC 9143 §7.1.2); they are all we will have."""
+    live = next((index for index, section in enumerate(sections) if not section.rejected), None)
+    candidates = tuple(_candidate(rank, address) for rank, address in enumerate(addresses))
+    return [
+        msgspec.structs.replace(section, candidates=candidates, end_of_candidates=True)
+        if index == live and candidates
+        else section
+        for index, section in enumerate(sections)
+    ]
+
+
+def _candidate(rank: int, address: Address) -> sdp.Candidate:
+    """RFC 8445 §5.1.2: UDP before TCP, earlier addresses before later ones."""
+    is_tcp = address.protocol == "tcp"
+    local_preference = (8191 if is_tcp else 65535) - rank
+    return sdp.Candidate(
+        foundation=str(rank + 1),
+        component=1,
+        protocol=address.protocol,
+        priority=(126 << 24) | (local_preference << 8) | 255,
+        address=address.ip,
+        port=address.port,
+        type="host",
+        tcp_type="passive" if is_tcp else None,
+    )
+
+
+def _session(sections: Sequence[Media], *, offer: Session | None, version: int) -> Session:
+    mids = tuple(section.mid for section in sections if section.mid is not None and not section.rejected)
+    has_bundle = offer is None or any(group.semantics == "BUNDLE" for group in offer.groups)
+    return Session(
+        origin=sdp.Origin(session_id=1, session_version=version),
+        groups=(sdp.Group(semantics="BUNDLE", mids=mids),) if has_bundle else (),
+        ice_lite=True,
+        extmap_allow_mixed=offer is None or offer.extmap_allow_mixed,
+        msid_semantic="WMS *",
+        media=tuple(sections),
+    )
+
+
+def _received_simulcast(offered: Media, rids: Sequence[str]) -> sdp.Simulcast | None:
+    if offered.simulcast is None or not rids:
+        return None
+    in_offer = [rid for stream in offered.simulcast.send for rid in stream.rids if rid in rids]
+    return sdp.Simulcast(recv=tuple(sdp.SimulcastStream(rids=(rid,)) for rid in in_offer))
+
+
+def _preferred(lines: Sequence[Codec], hints: Publishing) -> tuple[Codec, ...]:
+    """Put the wanted codec first, with its RTX; leave RED out if it is not wanted; ask for stereo and DTX."""
+    name = hints.mime.partition("/")[2].lower() if hints.mime is not None else None
+    kept = [line for line in lines if hints.red or line.name.lower() != "red"]
+    if name == "red":
+        name = "red" if any(line.name.lower() == "red" for line in kept) else "opus"
+    first = {str(line.pt) for line in kept if line.name.lower() == name}
+
+    def comes_later(line: Codec) -> bool:
+        repairs = line.fmtp.removeprefix("apt=") if line.name.lower() == "rtx" else ""
+        return str(line.pt) not in first and repairs not in first
+
+    return tuple(_tuned(line, hints) for line in sorted(kept, key=comes_later))
+
+
+def _tuned(line: Codec, hints: Publishing) -> Codec:
+    """RFC 7587 §7.1: `stereo` and `usedtx` say what we would like to receive."""
+    if line.name.lower() != "opus":
+        return line
+    extra = [*(["stereo=1"] if hints.stereo else []), *(["usedtx=1"] if hints.dtx else [])]
+    present = line.fmtp.split(";") if line.fmtp else []
+    return msgspec.structs.replace(line, fmtp=";".join(present + [word for word in extra if word not in present]))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _bundled(offer: Session) -> dict[str, Media]:
+    """Return the sections that share the transport, by mid. Without BUNDLE only the first usable one can be served."""
+    members = {mid for group in offer.groups if group.semantics == "BUNDLE" for mid in group.mids}
+    if members:
+        return {media.mid: media for media in offer.media if media.mid is not None and media.mid in members}
+    first = next((media for media in offer.media if not media.rejected), None)
+    return {} if first is None else {first.mid if first.mid is not None else "": first}
+
+
+def _remote_of(session: Session, bundled: Mapping[str, Media]) -> Remote:
+    """Return the transport's parameters: the first live section's, else the session's (RFC 9143 §7.2)."""
+    parts: list[Media | Session] = [*(media for media in bundled.values() if not media.rejected), session]
+
+    def credentials() -> IceCredentials:
+        for part in parts:
+            if part.ice_ufrag is not None and part.ice_pwd is not None:
+                return IceCredentials(ufrag=part.ice_ufrag, pwd=part.ice_pwd)
+        raise sdp.SdpError("no_ice", "the description has no ICE credentials")
+
+    def fingerprints() -> tuple[Fingerprint, ...]:
+        for part in parts:
+            if part.fingerprints:
+                return part.fingerprints
+        raise sdp.SdpError("no_fingerprint", "the description has no DTLS fingerprint")
+
+    setup = next((part.setup for part in parts if part.setup is not None), Setup.ACTPASS)
+    role = DtlsRole.CLIENT if setup is Setup.PASSIVE else DtlsRole.SERVER
+    return Remote(ice=credentials(), fingerprints=fingerprints(), role=role)
+
+
+def _msid_of(media: Media) -> tuple[str, str]:
+    """Return stream and track id of what a section sends; the track id is empty where the client gives none."""
+    named = [*media.msids, *(ssrc.msid for ssrc in media.ssrcs if ssrc.msid is not None)]
+    for msid in named:
+        if msid.track is not None:
+            return msid.stream, msid.track
+    return (named[0].stream, "") if named else ("", "")
+
+
+def _heard(mid: str, media: Media, agreed: sdp.Agreed, msid: tuple[str, str] | None) -> ReceivedSection | None:
+    """Describe what a section brings us, or used to; None if the client never sent on it."""
+    if msid is None:
+        return None
+    return ReceivedSection(
+        mid=mid,
+        kind=Kind(media.kind),
+        cid=msid[1],
+        stream_id=msid[0],
+        codecs=agreed.codecs,
+        extensions=agreed.extensions,
+        rids=agreed.rids,
+        ssrcs=agreed.ssrcs,
+        active=media.direction.sends,
+    )
+
+
+def _reordered(heard: ReceivedSection, lines: Sequence[Codec]) -> ReceivedSection:
+    rank = {line.pt: index for index, line in enumerate(lines)}
+    kept = [codec for codec in heard.codecs if codec.pt in rank]
+    return replace(heard, codecs=tuple(sorted(kept, key=lambda codec: rank[codec.pt])))
+
+
+def _carries(agreed: sdp.Agreed, want: Wanted) -> bool:
+    return bool(sdp.matching(agreed.codecs, want.codecs))
+
+
+def _send_parameters(mid: str, agreed: sdp.Agreed, want: Wanted) -> SendParameters:
+    codecs: tuple[CodecSpec, ...] = sdp.matching(agreed.codecs, want.codecs)
+    extensions: tuple[ExtensionSpec, ...] = agreed.extensions
+    return SendParameters(mid=mid, codecs=codecs, extensions=extensions)
