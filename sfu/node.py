@@ -196,6 +196,11 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
+    def kill_and_reap(self) -> None:
+        """For a process that nobody waits for: what is left of it goes when it is gone."""
+        self.kill()
+        self.watch(self.close)
+
     def close(self) -> None:
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
@@ -273,6 +278,7 @@ class Node:
         self._cancel_tasks()
         for worker in self.workers:
             self._drop(worker, "detached")
+            worker._process.close()
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -331,8 +337,7 @@ class Node:
             async with asyncio.timeout(self.settings.start_timeout_seconds):
                 controller, info = await self._attach_when_up(socket, child)
         except (TimeoutError, control.ControlError, NodeError) as error:
-            process.kill()
-            process.close()
+            process.kill_and_reap()
             _remove_traces(socket)
             reason = str(error) or f"no answer in {self.settings.start_timeout_seconds:g} s"
             raise NodeError(f"worker {index} did not start: {reason}") from error
@@ -392,7 +397,7 @@ class Node:
         if not worker.alive:
             return
         log.error("worker_lost", extra={"worker": worker.id, "pid": worker.info.pid, "reason": reason})
-        worker._process.kill()
+        worker._process.kill_and_reap()
         self._drop(worker, reason)
         _remove_traces(self._run_directory / f"{worker.id}.sock")
         if not self._stopping:
@@ -401,7 +406,6 @@ class Node:
 
     def _drop(self, worker: WorkerHandle, reason: str) -> None:
         worker.alive = False
-        worker._process.close()
         worker._controller.close(reason)
         worker._fail_pending()
         if self._workers.get(worker.index) is worker:
@@ -453,6 +457,7 @@ class Node:
             process.kill()
             await process.wait()
         self._drop(worker, "stopped")
+        process.close()
         _remove_traces(self._run_directory / f"{worker.id}.sock")
 
     def _spawn(self, coroutine: Any) -> None:
