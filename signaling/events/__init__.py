@@ -1,0 +1,1 @@
+"""What the outside is told: webhooks. Delivers; never decides what happened."""
