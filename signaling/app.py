@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute
 from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
 from signaling.console.routes import call_page_routes
+from signaling.console.routes import call_page_routes
 from signaling.http_server import HttpServer, http_server
 from signaling.settings import Settings
 
@@ -67,6 +68,7 @@ class Server:
         routes: list[BaseRoute] = [
             *health_routes(self.not_ready),
             *metrics_routes(self.metrics.registry),
+            *call_page_routes(self.settings.keyring),
             *call_page_routes(self.settings.keyring),
         ]
         return Starlette(routes=routes)

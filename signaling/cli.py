@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from signaling import doctor as doctor_checks
 from signaling import structured_logs
+from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
 from signaling.settings_sources import LoadedSettings, load
 
@@ -28,6 +30,9 @@ app = typer.Typer(
 
 USAGE_EXIT_CODE = 2
 
+_DEMO_ROOM = "demo"
+_INVITE_SECONDS = 7 * 86_400
+
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 DevOption = Annotated[
     int,
@@ -37,6 +42,14 @@ DevOption = Annotated[
 ]
 BindOption = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 PortOption = Annotated[int | None, typer.Option(help="TCP port of HTTP and WebSocket.", show_default="7880")]
+UdpPortOption = Annotated[
+    int | None,
+    typer.Option(help="Media port (UDP and TCP) of the first worker; the others take the next.", show_default="7882"),
+]
+NodeIpOption = Annotated[
+    list[str] | None, typer.Option(help="Address told to clients, behind NAT; may be repeated.", show_default=False)
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Worker processes.", show_default="one per core")]
 KeyOption = Annotated[str | None, typer.Option(help="API key.", show_default=False)]
 SecretOption = Annotated[
     str | None, typer.Option(help="Its secret; better in CALLYARD_SECRET, where `ps` does not show it.")
@@ -48,6 +61,9 @@ def serve(
     dev: DevOption = 0,
     bind: BindOption = None,
     port: PortOption = None,
+    udp_port: UdpPortOption = None,
+    node_ip: NodeIpOption = None,
+    workers: WorkersOption = None,
     key: KeyOption = None,
     secret: SecretOption = None,
     webhook_url: Annotated[list[str] | None, typer.Option(help="Where events are sent; may be repeated.")] = None,
@@ -59,9 +75,12 @@ def serve(
             "dev": dev or None,
             "bind": bind,
             "port": port,
+            "node.udp_port": udp_port,
+            "node.node_ip": node_ip or None,
+            "node.workers": workers,
             "key": key,
             "secret": secret,
-            "webhooks.urls": webhook_url,
+            "webhooks.urls": webhook_url or None,
         },
         config,
     )
@@ -83,12 +102,27 @@ def doctor(
     dev: DevOption = 0,
     bind: BindOption = None,
     port: PortOption = None,
+    udp_port: UdpPortOption = None,
+    node_ip: NodeIpOption = None,
+    workers: WorkersOption = None,
     key: KeyOption = None,
     secret: SecretOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Check ports, limits and keys; show every effective setting and where it came from."""
-    loaded = _load({"dev": dev or None, "bind": bind, "port": port, "key": key, "secret": secret}, config)
+    loaded = _load(
+        {
+            "dev": dev or None,
+            "bind": bind,
+            "port": port,
+            "node.udp_port": udp_port,
+            "node.node_ip": node_ip or None,
+            "node.workers": workers,
+            "key": key,
+            "secret": secret,
+        },
+        config,
+    )
     console = Console()
     table = Table("setting", "value", "from", box=None, pad_edge=False)
     for row in doctor_checks.effective(loaded):
@@ -119,13 +153,16 @@ def _load(options: Mapping[str, Any], config: Path | None) -> LoadedSettings:
 
 def _greet(loaded: LoadedSettings, port: int) -> None:
     settings = loaded.settings
-    host = "localhost" if not settings.is_public else settings.bind
-    url = settings.public_url or f"http://{host}:{port}"
     if not settings.dev:
         return
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"\n  [bold]Callyard[/] for development\n\n  URL     {url.replace('http', 'ws', 1)}")
-    console.print(f"  key     {next(iter(settings.keyring))}\n  secret  {next(iter(settings.keyring.values()))}\n")
+    host = settings.bind if settings.is_public else "localhost"
+    url = (settings.public_url or f"http://{host}:{port}").rstrip("/")
+    key, secret = next(iter(settings.keyring.items()))
+    invite = mint_invite(key, secret, room=_DEMO_ROOM, now=time.time(), ttl_seconds=_INVITE_SECONDS)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print("\n  Callyard, for development\n", style="bold")
+    console.print(f"  URL     {url.replace('http', 'ws', 1)}\n  key     {key}\n  secret  {secret}\n")
+    console.print(f"  Open this in two tabs to be in a call:\n  {url}/call#invite={invite}\n")
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

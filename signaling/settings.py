@@ -15,6 +15,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from sfu.settings import NodeSettings
+
 DEV_KEY = "devkey"
 DEV_SECRET = "secret"  # noqa: S105 - the published development secret, refused on public addresses
 SECRET_MIN_CHARACTERS = 32
@@ -229,11 +231,12 @@ class Settings(Section):
     )
     state_dir: Path = Field(
         Path("var"),
-        description="Directory for what must survive a restart: the workers' sockets, waiting webhooks, the database.",
+        description="Directory for what must survive a restart: waiting webhooks, the database.",
     )
     drain: DrainSettings = DrainSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    node: NodeSettings = NodeSettings()
     webhooks: WebhookSettings = WebhookSettings()
 
     @cached_property

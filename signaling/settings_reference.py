@@ -26,7 +26,7 @@ SAMPLE = ROOT / "config.sample.yaml"
 _UNITS = {
     "seconds": "seconds",
     "ms": "milliseconds",
-    "us": "microseconds",
+    "microseconds": "microseconds",
     "bytes": "bytes",
     "bps": "bits per second",
     "characters": "characters",
@@ -123,10 +123,10 @@ def _yaml(value: Any) -> str:
         value = value.get_secret_value()
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, Path):
-        value = str(value)
     if isinstance(value, (tuple, frozenset)):
         value = list(value)
+    if value is not None and not isinstance(value, (bool, int, float, str, list, dict)):
+        value = str(value)
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 

@@ -125,3 +125,9 @@ def test_own_keys_win_over_development_mode() -> None:
 def test_development_mode_from_a_variable_switched_off() -> None:
     with pytest.raises(SettingsError, match="No API key"):
         load(options={}, environ={"CALLYARD_DEV": "0"})
+
+
+def test_the_workers_settings_are_nested() -> None:
+    environ = KEYS | {"CALLYARD_NODE_NODE_IP": "203.0.113.1, 2001:db8::1", "CALLYARD_NODE_WORKERS": "3"}
+    node = load(options={"node.udp_port": 9000}, environ=environ).settings.node
+    assert ([str(ip) for ip in node.node_ip], node.workers, node.udp_port) == (["203.0.113.1", "2001:db8::1"], 3, 9000)
