@@ -5,6 +5,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod allocator;
+pub mod bwe;
 pub mod command;
 pub mod demux;
 pub mod drop_reason;

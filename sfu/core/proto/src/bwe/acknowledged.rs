@@ -1,0 +1,59 @@
+//! Bitrate that the other end confirms, on its own clock: what the link has carried, whatever was sent.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Long enough for a rate from frames at 10 a second, short enough to follow a step down within a round trip or two.
+const WINDOW: Duration = Duration::from_millis(500);
+/// Less than this says nothing about a rate.
+const MIN_SPAN: Duration = Duration::from_millis(150);
+
+#[derive(Default)]
+pub(super) struct AcknowledgedBitrate {
+    arrivals: VecDeque<(Duration, u32)>,
+    bytes: u64,
+}
+
+impl AcknowledgedBitrate {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn add(&mut self, received: Duration, bytes: u32) {
+        let newest = self.arrivals.back().map_or(received, |(at, _)| (*at).max(received));
+        self.arrivals.push_back((received, bytes));
+        self.bytes += u64::from(bytes);
+        while let Some((at, bytes)) = self.arrivals.front().copied()
+            && newest.saturating_sub(at) > WINDOW
+        {
+            self.arrivals.pop_front();
+            self.bytes -= u64::from(bytes);
+        }
+    }
+
+    pub(super) fn bitrate_bps(&self) -> Option<u64> {
+        let (first, last) = (self.arrivals.front()?, self.arrivals.back()?);
+        let span = last.0.saturating_sub(first.0);
+        // The first packet opens the interval: its bytes arrived before it.
+        (span >= MIN_SPAN).then(|| ((self.bytes - u64::from(first.1)) as f64 * 8.0 / span.as_secs_f64()) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_follows_the_rate_within_its_window() {
+        let mut acknowledged = AcknowledgedBitrate::new();
+        assert_eq!(acknowledged.bitrate_bps(), None);
+        for index in 0..100u64 {
+            acknowledged.add(Duration::from_millis(index * 10), 1250);
+        }
+        assert_eq!(acknowledged.bitrate_bps(), Some(1_000_000));
+        for index in 0..60u64 {
+            acknowledged.add(Duration::from_millis(1000 + index * 10), 625);
+        }
+        assert_eq!(acknowledged.bitrate_bps(), Some(500_000));
+    }
+}

@@ -1,0 +1,263 @@
+//! Send-side bandwidth estimation for one subscriber transport: transport-wide feedback in, bits a second out.
+//!
+//! Delay-based control after draft-ietf-rmcat-gcc-02 with the trend-line filter of its deployed successor, an
+//! acknowledged bitrate, probe clusters, and a loss controller that asks for queueing before it believes loss is
+//! congestion. REMB replaces the feedback where a client knows nothing better. It does not pace or choose layers.
+//! Prose and the origin of each constant: `docs/concepts/bandwidth-estimation.md`.
+
+mod acknowledged;
+mod delay;
+mod history;
+mod loss;
+mod probe;
+mod rate_control;
+
+use std::time::{Duration, Instant};
+
+pub use history::{Arrival, Sent};
+pub use probe::ProbeCluster;
+
+use acknowledged::AcknowledgedBitrate;
+use delay::{DelaySignal, Usage};
+use history::SendHistory;
+use loss::LossControl;
+use probe::Prober;
+use rate_control::RateControl;
+
+/// Settings of the estimator.
+#[derive(Clone, Copy, Debug)]
+pub struct BweConfig {
+    /// First guess, before anything is known. Raise it where nearly every client has a fast line: a first picture is
+    /// then larger at once; on a slow line it costs a queue in the first second.
+    pub start_bps: u64,
+    /// Never below: the audio of a small room and RTCP.
+    pub min_bps: u64,
+    /// Never above: what one subscriber may take of the node. Raise it for wall-sized 4K views.
+    pub max_bps: u64,
+}
+
+impl Default for BweConfig {
+    fn default() -> Self {
+        Self { start_bps: 600_000, min_bps: 50_000, max_bps: 50_000_000 }
+    }
+}
+
+/// Why the estimate is what it is: a label of the trace and the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    Start,
+    /// Grown as far as what is sent allows to know.
+    Growth,
+    Delay,
+    Loss,
+    Probe,
+    Remb,
+    /// No feedback at all: RFC 8083's circuit breaker.
+    Silence,
+}
+
+impl Limit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Limit::Start => "start",
+            Limit::Growth => "growth",
+            Limit::Delay => "delay",
+            Limit::Loss => "loss",
+            Limit::Probe => "probe",
+            Limit::Remb => "remb",
+            Limit::Silence => "silence",
+        }
+    }
+}
+
+/// Feedback is expected several times a second; without any for this long the path is taken to carry nothing.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// Each further silent interval halves the rate (RFC 8083 §4.3 asks to cease; consent checks do that soon after).
+const SILENCE_STEP: Duration = Duration::from_millis(1000);
+/// A window of overuse this recent makes loss count as congestion.
+const QUEUE_MEMORY: Duration = Duration::from_secs(2);
+
+/// The estimator of one transport.
+pub struct Estimator {
+    config: BweConfig,
+    history: SendHistory,
+    acknowledged: AcknowledgedBitrate,
+    delay: DelaySignal,
+    rate: RateControl,
+    loss: LossControl,
+    prober: Prober,
+    limit: Limit,
+    estimate_bps: u64,
+    remb_bps: Option<u64>,
+    rtt: Duration,
+    last_feedback: Option<Instant>,
+    last_sent: Option<Instant>,
+    silenced: Option<Instant>,
+    last_queueing: Option<Instant>,
+}
+
+impl Estimator {
+    pub fn new(config: BweConfig) -> Self {
+        Self {
+            config,
+            history: SendHistory::new(),
+            acknowledged: AcknowledgedBitrate::new(),
+            delay: DelaySignal::new(),
+            rate: RateControl::new(config.start_bps),
+            loss: LossControl::new(),
+            prober: Prober::new(),
+            limit: Limit::Start,
+            estimate_bps: config.start_bps,
+            remb_bps: None,
+            rtt: Duration::from_millis(200),
+            last_feedback: None,
+            last_sent: None,
+            silenced: None,
+            last_queueing: None,
+        }
+    }
+
+    /// Bits a second the link is believed to carry, everything included.
+    pub fn estimate_bps(&self) -> u64 {
+        self.estimate_bps
+    }
+
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// What the other end confirmed lately; `None` before there is enough of it.
+    pub fn acknowledged_bps(&self) -> Option<u64> {
+        self.acknowledged.bitrate_bps()
+    }
+
+    /// True while the link's queue is growing: the pacer then empties its own queue first.
+    pub fn overusing(&self) -> bool {
+        self.delay.usage() == Usage::Over
+    }
+
+    pub fn rtt(&self) -> Duration {
+        self.rtt
+    }
+
+    /// Tells of a packet that leaves now under transport-wide number `packet.number`.
+    pub fn sent(&mut self, packet: Sent) {
+        self.last_sent = Some(packet.at);
+        self.prober.sent(&packet);
+        self.history.push(packet);
+    }
+
+    /// Tells of a round trip measured by RTCP.
+    pub fn round_trip(&mut self, rtt: Duration) {
+        self.rtt = if self.last_feedback.is_none() { rtt } else { (self.rtt * 7 + rtt) / 8 };
+    }
+
+    /// Takes one transport-wide feedback message. Reports on numbers never sent are ignored (a lying receiver).
+    pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) {
+        let mut newly_received = false;
+        for arrival in arrivals {
+            let Some(sent) = self.history.take(arrival) else { continue };
+            match arrival.received {
+                Some(received) => {
+                    newly_received = true;
+                    self.acknowledged.add(received, sent.bytes);
+                    self.delay.add(sent.at, received);
+                    self.loss.received(now, sent.bytes);
+                    self.prober.received(&sent, received);
+                }
+                None => self.loss.lost(now, sent.bytes),
+            }
+        }
+        if !newly_received {
+            return;
+        }
+        self.last_feedback = Some(now);
+        self.silenced = None;
+        if self.delay.usage() == Usage::Over || self.delay.standing_queue() > Duration::from_millis(60) {
+            self.last_queueing = Some(now);
+        }
+        self.update(now);
+    }
+
+    /// Takes a REMB: the estimate of clients that send no transport-wide feedback, an upper bound of others.
+    pub fn remb(&mut self, bitrate_bps: u64) {
+        self.remb_bps = Some(bitrate_bps);
+        if self.last_feedback.is_none() {
+            self.set(bitrate_bps, Limit::Remb);
+        }
+    }
+
+    /// What the subscriber could use: drives probing. `wanted_bps` is the sum of the next useful layers.
+    pub fn want(&mut self, now: Instant, wanted_bps: u64) {
+        let clean = self.delay.usage() == Usage::Normal && self.loss.clean();
+        self.prober.want(now, wanted_bps, self.estimate_bps, clean);
+    }
+
+    /// A cluster that should leave now, if any; the pacer sends it and marks its packets with `id`.
+    pub fn poll_probe(&mut self, now: Instant) -> Option<ProbeCluster> {
+        self.prober.poll(now)
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let silence = match (self.last_feedback, self.last_sent) {
+            (Some(feedback), Some(sent)) if sent > feedback => Some(self.silenced.unwrap_or(feedback + SILENCE)),
+            _ => None,
+        };
+        [silence, self.prober.deadline()].into_iter().flatten().min()
+    }
+
+    pub fn timeout(&mut self, now: Instant) {
+        if let (Some(feedback), Some(sent)) = (self.last_feedback, self.last_sent)
+            && sent > feedback
+            && now >= self.silenced.unwrap_or(feedback + SILENCE)
+        {
+            self.silenced = Some(now + SILENCE_STEP);
+            self.rate.set(self.estimate_bps / 2);
+            self.set(self.estimate_bps / 2, Limit::Silence);
+        }
+    }
+
+    fn update(&mut self, now: Instant) {
+        let acknowledged = self.acknowledged.bitrate_bps();
+        let mut limit = Limit::Growth;
+        if let Some(probed) = self.prober.result(now) {
+            // A probe speaks for more than what flows; it may raise the estimate, never lower it below what is acked.
+            if probed > self.estimate_bps && self.delay.usage() != Usage::Over {
+                self.rate.set(probed);
+                limit = Limit::Probe;
+            }
+        }
+        let usage = self.delay.usage();
+        let before = self.rate.bitrate_bps();
+        let rate = self.rate.update(now, usage, acknowledged, self.rtt);
+        if rate < before {
+            limit = Limit::Delay;
+            self.prober.failed(now);
+        }
+        let queueing = self.last_queueing.is_some_and(|at| now.saturating_duration_since(at) < QUEUE_MEMORY);
+        let mut result = rate;
+        if let Some(bound) = self.loss.bound(now, self.estimate_bps, acknowledged, queueing)
+            && bound < result
+        {
+            result = bound;
+            limit = Limit::Loss;
+            self.rate.set(bound);
+        }
+        if let Some(remb) = self.remb_bps
+            && remb < result
+        {
+            result = remb;
+            limit = Limit::Remb;
+        }
+        self.set(result, limit);
+    }
+
+    fn set(&mut self, bitrate_bps: u64, limit: Limit) {
+        self.estimate_bps = bitrate_bps.clamp(self.config.min_bps, self.config.max_bps);
+        self.limit = limit;
+    }
+}
+
+#[cfg(test)]
+mod tests;

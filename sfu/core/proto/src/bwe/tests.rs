@@ -1,0 +1,215 @@
+//! The estimator on a modelled link in virtual time: rate, propagation, a drop-tail queue, random loss.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Link {
+    rate_bps: f64,
+    propagation: Duration,
+    queue_limit: Duration,
+    loss: f64,
+    seed: u64,
+    free_at: Duration,
+}
+
+impl Link {
+    fn new(rate_bps: f64) -> Self {
+        Self {
+            rate_bps,
+            propagation: Duration::from_millis(20),
+            queue_limit: Duration::from_millis(300),
+            loss: 0.0,
+            seed: 7,
+            free_at: Duration::ZERO,
+        }
+    }
+
+    /// Arrival time of a packet handed in at `at`, `None` if it is lost.
+    fn carry(&mut self, at: Duration, bytes: u32) -> Option<Duration> {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = (self.seed >> 33) as f64 / f64::from(1u32 << 31);
+        if random < self.loss || self.free_at.saturating_sub(at) > self.queue_limit {
+            return None;
+        }
+        self.free_at = self.free_at.max(at) + Duration::from_secs_f64(f64::from(bytes) * 8.0 / self.rate_bps);
+        Some(self.free_at + self.propagation)
+    }
+
+    fn queue(&self, at: Duration) -> Duration {
+        self.free_at.saturating_sub(at)
+    }
+}
+
+/// A sender that sends what the estimate allows, but no more than it has, and probes for what it wants.
+struct Run {
+    origin: Instant,
+    estimator: Estimator,
+    link: Link,
+    now: Duration,
+    number: u64,
+    debt: f64,
+    pending: VecDeque<(u64, Option<Duration>, Duration)>,
+    media_bps: f64,
+    wanted_bps: u64,
+    worst_queue: Duration,
+}
+
+impl Run {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
+    fn new(link: Link, media_bps: f64) -> Self {
+        Self {
+            origin: Instant::now(),
+            estimator: Estimator::new(BweConfig::default()),
+            link,
+            now: Duration::ZERO,
+            number: 0,
+            debt: 0.0,
+            pending: VecDeque::new(),
+            media_bps,
+            wanted_bps: media_bps as u64,
+            worst_queue: Duration::ZERO,
+        }
+    }
+
+    fn send(&mut self, at: Duration, bytes: u32, probe: Option<u32>) {
+        self.estimator.sent(Sent { number: self.number, at: self.origin + at, bytes, probe });
+        let received = self.link.carry(at, bytes);
+        self.pending.push_back((self.number, received, at));
+        self.number += 1;
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        self.worst_queue = Duration::ZERO;
+        while self.now < end {
+            self.now += MS * 5;
+            let rate = self.media_bps.min(self.estimator.estimate_bps() as f64);
+            self.debt += rate * 0.005 / 8.0;
+            while self.debt >= 1200.0 {
+                self.debt -= 1200.0;
+                self.send(self.now, 1200, None);
+            }
+            let now = self.origin + self.now;
+            self.estimator.want(now, self.wanted_bps);
+            if let Some(cluster) = self.estimator.poll_probe(now) {
+                let bytes = cluster.packet_bytes();
+                let packets = cluster.min_packets.max(cluster.min_bytes.div_ceil(bytes));
+                for index in 0..packets {
+                    let gap = Duration::from_secs_f64(f64::from(bytes) * 8.0 / cluster.bitrate_bps as f64);
+                    self.send(self.now + gap * index, bytes, Some(cluster.id));
+                }
+            }
+            if self.now.as_millis().is_multiple_of(50) {
+                self.report();
+            }
+            if self.estimator.deadline().is_some_and(|deadline| deadline <= now) {
+                self.estimator.timeout(now);
+            }
+            self.worst_queue = self.worst_queue.max(self.link.queue(self.now));
+        }
+    }
+
+    /// Feedback every 50 ms, 20 ms on its way back; a loss is known once a later packet is in.
+    fn report(&mut self) {
+        let seen = self.now.saturating_sub(self.link.propagation);
+        let newest = self.pending.iter().rposition(|(_, received, _)| received.is_some_and(|at| at <= seen));
+        let Some(newest) = newest else { return };
+        let arrivals: Vec<Arrival> = self
+            .pending
+            .drain(..=newest)
+            .map(|(number, received, _)| Arrival {
+                number,
+                received: received.map(|at| at + Duration::from_secs(1000)),
+            })
+            .collect();
+        self.estimator.feedback(self.origin + self.now, &arrivals);
+    }
+
+    fn estimate_mbps(&self) -> f64 {
+        self.estimator.estimate_bps() as f64 / 1e6
+    }
+}
+
+#[test]
+fn it_climbs_to_what_is_wanted_within_seconds_on_a_wide_link() {
+    let mut run = Run::new(Link::new(20e6), 3e6);
+    run.run(Duration::from_secs(4));
+    assert!(run.estimate_mbps() >= 3.0, "{}", run.estimate_mbps());
+}
+
+#[test]
+fn it_settles_under_a_narrow_link_with_a_short_queue() {
+    let mut run = Run::new(Link::new(1e6), 5e6);
+    run.run(Duration::from_secs(10));
+    run.run(Duration::from_secs(30));
+    assert!((0.6..1.05).contains(&run.estimate_mbps()), "{}", run.estimate_mbps());
+    assert!(run.worst_queue < Duration::from_millis(200), "{:?}", run.worst_queue);
+}
+
+#[test]
+fn it_follows_a_step_down_at_once_and_up_within_seconds() {
+    let mut run = Run::new(Link::new(3e6), 2.5e6);
+    run.run(Duration::from_secs(15));
+    assert!(run.estimate_mbps() > 2.3, "{}", run.estimate_mbps());
+    run.link.rate_bps = 0.5e6;
+    run.run(Duration::from_millis(700));
+    assert!(run.estimate_mbps() < 0.75, "{}", run.estimate_mbps());
+    run.run(Duration::from_secs(20));
+    assert!((0.25..0.65).contains(&run.estimate_mbps()), "{}", run.estimate_mbps());
+    run.link.rate_bps = 3e6;
+    run.run(Duration::from_secs(4));
+    assert!(run.estimate_mbps() > 2.3, "{}", run.estimate_mbps());
+}
+
+#[test]
+fn loss_without_a_queue_costs_nothing() {
+    for loss in [0.01, 0.05, 0.10, 0.20] {
+        let mut run = Run::new(Link { loss, ..Link::new(10e6) }, 2e6);
+        run.run(Duration::from_secs(20));
+        assert!(run.estimate_mbps() >= 1.9, "{loss}: {}", run.estimate_mbps());
+    }
+}
+
+#[test]
+fn a_policer_that_never_queues_is_found_by_its_loss() {
+    let mut run = Run::new(Link { queue_limit: Duration::from_millis(12), ..Link::new(1e6) }, 3e6);
+    run.run(Duration::from_secs(30));
+    assert!(run.estimate_mbps() < 1.4, "{}", run.estimate_mbps());
+}
+
+#[test]
+fn without_feedback_the_rate_falls_to_the_floor() {
+    let mut run = Run::new(Link::new(5e6), 2e6);
+    run.run(Duration::from_secs(5));
+    run.link.loss = 1.0;
+    run.run(Duration::from_secs(8));
+    assert!(run.estimate_mbps() < 0.1, "{}", run.estimate_mbps());
+    assert_eq!(run.estimator.limit(), Limit::Silence);
+}
+
+#[test]
+fn a_receiver_that_reports_what_was_never_sent_moves_nothing() {
+    let mut run = Run::new(Link::new(5e6), 1e6);
+    run.run(Duration::from_secs(2));
+    let before = run.estimator.estimate_bps();
+    let lies: Vec<Arrival> =
+        (0..5000).map(|n| Arrival { number: 1 << 30 | n, received: Some(MS * n as u32) }).collect();
+    run.estimator.feedback(run.origin + run.now, &lies);
+    assert_eq!(run.estimator.estimate_bps(), before);
+}
+
+#[test]
+fn remb_serves_who_knows_nothing_better_and_bounds_the_others() {
+    let mut estimator = Estimator::new(BweConfig::default());
+    estimator.remb(1_200_000);
+    assert_eq!((estimator.estimate_bps(), estimator.limit()), (1_200_000, Limit::Remb));
+    let mut run = Run::new(Link::new(20e6), 3e6);
+    run.run(Duration::from_secs(5));
+    run.estimator.remb(800_000);
+    run.run(Duration::from_secs(1));
+    assert_eq!(run.estimator.estimate_bps(), 800_000);
+}
