@@ -437,3 +437,72 @@ fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: lib
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sockets() -> (UdpSocket, std::net::UdpSocket) {
+        let options = UdpOptions {
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            receive_buffer_bytes: 1 << 18,
+            send_buffer_bytes: 1 << 18,
+            pin_source: false,
+        };
+        let ours = UdpSocket::bind(&options).expect("a free port");
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        peer.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        (ours, peer)
+    }
+
+    fn receive(peer: &std::net::UdpSocket) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        let len = peer.recv(&mut buffer).expect("a datagram");
+        buffer[..len].to_vec()
+    }
+
+    #[test]
+    fn a_refused_run_is_sent_datagram_by_datagram() {
+        let (mut ours, peer) = sockets();
+        let mut counters = NetCounters::default();
+        let bytes: Vec<u8> = (0..250).map(|byte| byte as u8).collect();
+        let destination = peer.local_addr().expect("it is bound");
+        ours.queue(Outgoing { destination, bytes: &bytes, segment_size: 100 }, &mut counters);
+        ours.send.used = 0;
+        ours.send_split(0, &mut counters);
+        for expected in bytes.chunks(100) {
+            assert_eq!(receive(&peer), expected);
+        }
+        assert_eq!((counters.udp_sent_datagrams, counters.udp_sent_bytes), (3, 250));
+    }
+
+    #[test]
+    fn without_segmentation_runs_are_cut_before_they_are_queued() {
+        let (mut ours, peer) = sockets();
+        ours.segmentation = false;
+        let mut counters = NetCounters::default();
+        let bytes = [5; 250];
+        let destination = peer.local_addr().expect("it is bound");
+        ours.send_all([Outgoing { destination, bytes: &bytes, segment_size: 100 }].into_iter(), &mut counters);
+        let lengths: Vec<usize> = (0..3).map(|_| receive(&peer).len()).collect();
+        assert_eq!(lengths, [100, 100, 50]);
+        assert_eq!((counters.udp_sent_messages, counters.udp_segmentation_refused), (3, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_costs_itself_only() {
+        let (mut ours, peer) = sockets();
+        let mut counters = NetCounters::default();
+        let destination = peer.local_addr().expect("it is bound");
+        let unreachable = "[2001:db8::1]:9".parse().expect("a literal address");
+        // A socket bound to loopback cannot send to the world, an IPv4 socket not to IPv6, and port 0 is nobody.
+        let refused = ["192.0.2.1:9", "127.0.0.1:0"].map(|text| text.parse().expect("a literal address"));
+        let messages = [refused[0], destination, refused[1], unreachable, destination];
+        ours.send_all(
+            messages.into_iter().map(|destination| Outgoing { destination, bytes: b"x", segment_size: 1 }),
+            &mut counters,
+        );
+        assert_eq!([receive(&peer), receive(&peer)], [b"x", b"x"]);
+        assert_eq!((counters.udp_send_failed, counters.udp_sent_datagrams), (3, 2));
+    }
+}

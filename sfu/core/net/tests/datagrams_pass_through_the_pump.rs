@@ -1,0 +1,302 @@
+//! The pump over real loopback sockets, with a machine that sends every datagram back.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use callyard_net::{
+    ConnectionId, Datagram, Destination, Machine, PacketThread, Pump, PumpOptions, Shared, TcpOptions, Transmit,
+    UdpOptions,
+};
+use callyard_proto::command::Command;
+use callyard_proto::event::{Event, Snapshot};
+
+/// Sends each datagram back `copies` times as one run; answers a TCP frame unless it starts with `silent`.
+struct Echo {
+    copies: usize,
+    bytes: Vec<u8>,
+    runs: Vec<(Destination, std::ops::Range<usize>, usize)>,
+    events: Vec<Event>,
+    closed: u64,
+}
+
+impl Echo {
+    fn new(copies: usize) -> Self {
+        Self { copies, bytes: Vec::new(), runs: Vec::new(), events: Vec::new(), closed: 0 }
+    }
+
+    fn answer(&mut self, destination: Destination, payload: &[u8]) {
+        let start = self.bytes.len();
+        for _ in 0..self.copies {
+            self.bytes.extend_from_slice(payload);
+        }
+        self.runs.push((destination, start..self.bytes.len(), payload.len()));
+    }
+}
+
+impl Machine for Echo {
+    type Counters = u64;
+
+    fn apply(&mut self, _now: Instant, _command: Command) {
+        self.events.push(Event::Snapshot(Snapshot::default()));
+    }
+
+    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
+        for datagram in datagrams {
+            assert!(datagram.received <= now);
+            self.answer(Destination::Udp(datagram.source), datagram.payload);
+        }
+    }
+
+    fn receive_tcp(&mut self, _now: Instant, connection: ConnectionId, _peer: SocketAddr, frame: &mut [u8]) {
+        if !frame.starts_with(b"silent") {
+            self.answer(Destination::Tcp(connection), frame);
+        }
+    }
+
+    fn tcp_closed(&mut self, _now: Instant, _connection: ConnectionId) {
+        self.closed += 1;
+    }
+
+    fn timeout(&mut self, _now: Instant) {}
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
+        self.runs.iter().map(|(destination, range, segment_size)| Transmit {
+            destination: *destination,
+            bytes: &self.bytes[range.clone()],
+            segment_size: *segment_size,
+        })
+    }
+
+    fn clear_transmits(&mut self) {
+        self.bytes.clear();
+        self.runs.clear();
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    fn counters(&self) -> &u64 {
+        &self.closed
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn start(bind: &str, copies: usize, tick: Duration) -> PacketThread<u64> {
+    let bind: SocketAddr = bind.parse().expect("a literal address");
+    let options = PumpOptions {
+        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 20, send_buffer_bytes: 1 << 20, pin_source: true },
+        tcp: Some(TcpOptions {
+            bind,
+            max_connections: 2,
+            unauthenticated_timeout: Duration::from_millis(10),
+            max_queue_bytes: 1 << 16,
+        }),
+        tick,
+    };
+    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
+    let pump = Pump::bind(options, Arc::clone(&shared), |_, _, _| Echo::new(copies)).expect("the port is free");
+    PacketThread::start(pump, shared).expect("a thread is to be had")
+}
+
+fn client(server: &str, port: u16) -> UdpSocket {
+    let bind = if server.contains(':') { "[::1]:0" } else { "127.0.0.1:0" };
+    let socket = UdpSocket::bind(bind).expect("a free port");
+    socket.connect((server, port)).expect("a local address");
+    socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    socket
+}
+
+#[test]
+fn both_families_reach_one_socket_and_are_answered_from_the_address_they_asked() {
+    let thread = start("[::]:0", 1, Duration::ZERO);
+    // A connected socket drops answers from any other address, so each of these proves the pinned source.
+    for server in ["127.0.0.1", "127.0.0.3", "::1"] {
+        let socket = client(server, thread.local_address().port());
+        socket.send(server.as_bytes()).expect("loopback takes it");
+        let mut buffer = [0; 64];
+        let len = socket.recv(&mut buffer).expect("an answer from the address asked");
+        assert_eq!(&buffer[..len], server.as_bytes());
+    }
+}
+
+#[test]
+fn a_run_arrives_as_its_datagrams_in_order_whatever_its_length() {
+    // More segments than one send may have, so that runs are cut too.
+    let copies = 100;
+    let thread = start("127.0.0.1:0", copies, Duration::ZERO);
+    let socket = client("127.0.0.1", thread.local_address().port());
+    for len in [1, 100, 1200] {
+        let sent: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+        socket.send(&sent).expect("loopback takes it");
+        for _ in 0..copies {
+            let mut buffer = [0; 2048];
+            let received = socket.recv(&mut buffer).expect("a copy");
+            assert_eq!(&buffer[..received], &sent[..]);
+        }
+    }
+    let (net, _) = thread.shared().counters(PATIENCE);
+    assert_eq!(net.udp_sent_datagrams, 300);
+    assert_eq!(net.udp_received_datagrams, 3);
+    assert_eq!((net.udp_send_failed, net.udp_send_would_block, net.udp_receive_failed), (0, 0, 0));
+}
+
+#[test]
+fn under_load_with_ticks_nothing_is_lost_or_reordered() {
+    let thread = start("127.0.0.1:0", 1, Duration::from_millis(1));
+    let socket = client("127.0.0.1", thread.local_address().port());
+    // A window small enough for any socket buffer.
+    let (total, window) = (5_000_u32, 50);
+    let mut buffer = [0; 64];
+    for number in 0..total {
+        socket.send(&number.to_be_bytes()).expect("loopback takes it");
+        if number >= window {
+            let len = socket.recv(&mut buffer).expect("an echo");
+            assert_eq!(buffer[..len], (number - window).to_be_bytes());
+        }
+    }
+    for number in total - window..total {
+        let len = socket.recv(&mut buffer).expect("an echo");
+        assert_eq!(buffer[..len], number.to_be_bytes());
+    }
+}
+
+#[test]
+fn commands_come_back_as_events_with_one_kick() {
+    let thread = start("127.0.0.1:0", 1, Duration::ZERO);
+    for _ in 0..10 {
+        assert!(thread.shared().push_command(Command::Snapshot));
+    }
+    thread.shared().kick();
+    let (net, _) = thread.shared().counters(PATIENCE);
+    assert_eq!((net.commands, net.events, net.events_dropped), (10, 10, 0));
+    let events: Vec<Event> = std::iter::from_fn(|| thread.shared().pop_event()).collect();
+    assert_eq!(events, vec![Event::Snapshot(Snapshot::default()); 10]);
+}
+
+#[test]
+fn events_nobody_takes_are_counted_not_piled_up() {
+    let thread = start("127.0.0.1:0", 1, Duration::ZERO);
+    for _ in 0..3 {
+        while thread.shared().push_command(Command::Snapshot) {}
+        thread.shared().kick();
+        while thread.shared().command_capacity_left() < 64 {
+            std::thread::yield_now();
+        }
+    }
+    let (net, _) = thread.shared().counters(PATIENCE);
+    assert_eq!(net.events, net.commands);
+    assert_eq!(net.events_dropped, net.events - 64, "the queue holds 64");
+}
+
+#[test]
+fn tcp_frames_are_answered_on_the_same_port_and_strangers_are_closed() {
+    let thread = start("127.0.0.1:0", 1, Duration::ZERO);
+    let connect = || {
+        let stream = TcpStream::connect(thread.local_address()).expect("the listener is up");
+        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        stream
+    };
+    let mut answered = connect();
+    answered.write_all(b"\x00\x05hello").expect("the connection is open");
+    let mut frame = [0; 7];
+    answered.read_exact(&mut frame).expect("an answer");
+    assert_eq!(&frame, b"\x00\x05hello");
+
+    let mut stranger = connect();
+    stranger.write_all(b"\x00\x06silent").expect("the connection is open");
+    // The limit is two.
+    let mut third = connect();
+    assert_eq!(third.read(&mut frame).ok().unwrap_or(0), 0);
+    assert_eq!(stranger.read(&mut frame).expect("closed in an orderly way"), 0);
+
+    answered.write_all(b"\x00\x02ok").expect("the answered one is still open");
+    answered.read_exact(&mut frame[..4]).expect("an answer");
+    assert_eq!(&frame[..4], b"\x00\x02ok");
+    let (net, closed) = thread.shared().counters(PATIENCE);
+    assert_eq!((net.tcp_accepted, net.tcp_refused, net.tcp_idle_closed, net.tcp_connections), (2, 1, 1, 1));
+    assert_eq!(closed, 1);
+
+    answered.write_all(&[0xff, 0xff, 0, 0]).expect("the connection is open");
+    assert_eq!(answered.read(&mut frame).ok().unwrap_or(0), 0, "an impossible frame ends the connection");
+}
+
+#[test]
+fn a_reader_that_does_not_read_loses_frames_and_nothing_else() {
+    let thread = start("127.0.0.1:0", 1000, Duration::ZERO);
+    let mut slow = TcpStream::connect(thread.local_address()).expect("the listener is up");
+    let mut frame = vec![0x10, 0x00];
+    frame.extend_from_slice(&[7; 0x1000]);
+    for _ in 0..4 {
+        slow.write_all(&frame).expect("it is read");
+    }
+    let socket = client("127.0.0.1", thread.local_address().port());
+    loop {
+        // Others are served all the while.
+        socket.send(b"x").expect("loopback takes it");
+        socket.recv(&mut [0; 16]).expect("an echo");
+        let (net, _) = thread.shared().counters(PATIENCE);
+        if net.tcp_send_dropped > 0 {
+            assert_eq!(net.tcp_connections, 1);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_the_machine_is_told_not_swallowed() {
+    let thread = start("127.0.0.1:0", 1, Duration::ZERO);
+    assert_eq!(thread.failure(), None);
+    let other = start_panicking();
+    let wake = std::os::fd::AsRawFd::as_raw_fd(other.shared().event_wake());
+    let mut poll = libc::pollfd { fd: wake, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) }, 1);
+    assert_eq!(other.failure().as_deref(), Some("attempt to divide by zero"));
+}
+
+/// A machine that panics at the first command.
+fn start_panicking() -> PacketThread<u64> {
+    struct Broken(Echo);
+    impl Machine for Broken {
+        type Counters = u64;
+        fn apply(&mut self, _now: Instant, _command: Command) {
+            let zero = self.0.bytes.len();
+            self.0.closed = 1 / zero as u64;
+        }
+        fn receive(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) {}
+        fn receive_tcp(&mut self, _now: Instant, _id: ConnectionId, _peer: SocketAddr, _frame: &mut [u8]) {}
+        fn tcp_closed(&mut self, _now: Instant, _id: ConnectionId) {}
+        fn timeout(&mut self, _now: Instant) {}
+        fn deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
+            self.0.transmits()
+        }
+        fn clear_transmits(&mut self) {}
+        fn poll_event(&mut self) -> Option<Event> {
+            None
+        }
+        fn counters(&self) -> &u64 {
+            self.0.counters()
+        }
+    }
+    let bind: SocketAddr = "127.0.0.1:0".parse().expect("a literal address");
+    let options = PumpOptions {
+        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 16, send_buffer_bytes: 1 << 16, pin_source: false },
+        tcp: None,
+        tick: Duration::ZERO,
+    };
+    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
+    let pump = Pump::bind(options, Arc::clone(&shared), |_, _, _| Broken(Echo::new(1))).expect("the port is free");
+    assert!(shared.push_command(Command::Snapshot));
+    PacketThread::start(pump, shared).expect("a thread is to be had")
+}
