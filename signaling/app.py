@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute
 from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
 from signaling.console.routes import call_page_routes
-from signaling.console.routes import call_page_routes
 from signaling.http_server import HttpServer, http_server
 from signaling.settings import Settings
 
