@@ -286,7 +286,7 @@ async def test_either_case_is_read_and_unknown_fields_are_ignored(service: Servi
 
 
 ADMIN = {"roomAdmin": True, "room": "standup"}
-NEEDED = dict.fromkeys(METHODS, ADMIN) | {
+NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(METHODS, ADMIN) | {
     "CreateRoom": {"roomCreate": True},
     "DeleteRoom": {"roomCreate": True},
     "ListRooms": {"roomList": True},
@@ -361,7 +361,7 @@ async def test_a_fault_of_ours_is_internal_and_keeps_its_details(service: Servic
         ("ListRooms", "application/json", b'{"names": 4}', 400, "malformed"),
         ("ListRooms", "application/json", b"\xff", 400, "malformed"),
         ("ListRooms", "application/protobuf", b"\x0a\xff", 400, "malformed"),
-        ("CreateRoom", "application/json", b'{"egress":' * 60 + b"{}" + b"}" * 60, 400, "malformed"),
+        ("CreateRoom", "application/json", b'{"x":' * 9_000 + b"{}" + b"}" * 9_000, 400, "malformed"),
         ("CreateRoom", "application/json", b'{"name": "' + b"x" * 70_000 + b'"}', 429, "resource_exhausted"),
     ],
 )
