@@ -58,6 +58,8 @@ drop_reasons! {
     StunUnknownAttribute => "stun_unknown_attribute",
     /// The peer claims the controlled role, which is ours (answered with 487).
     IceRoleConflict => "ice_role_conflict",
+    /// A transaction id that was used from another path.
+    IceReplay => "ice_replay",
     /// One 5-tuple more than the bound on validated paths.
     IceTooManyPaths => "ice_too_many_paths",
     /// A frame longer than the bound, or of length zero (RFC 4571).

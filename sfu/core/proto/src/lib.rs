@@ -10,9 +10,13 @@ pub mod command;
 pub mod demux;
 pub mod drop_reason;
 pub mod event;
+pub mod framing;
+pub mod ice;
 pub mod ids;
+pub mod rtcp;
 pub mod rtp;
 pub mod sdp;
 pub mod srtp;
+pub mod stun;
 #[cfg(test)]
 mod testing;

@@ -10,6 +10,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cipher::HmacSha1;
 pub use inbound::{InboundSrtp, Unprotected};
 pub use outbound::{OutboundSrtp, OutboundStream, Payload};
 pub use replay::{REPLAY_WINDOW, ReplayWindow};
