@@ -63,9 +63,10 @@ pub(super) fn format(kind: &str, name: &str, clock_rate: u32, fmtp: &str) -> Opt
         ("video", 90_000) if is("VP8") => Some(Format::Vp8),
         // Profiles 1 and 3 (4:2:2, 4:4:4) are not sent by any browser.
         ("video", 90_000) if is("VP9") => number("profile-id", 0).filter(|id| [0, 2].contains(id)).map(Format::Vp9),
-        // Only non-interleaved mode: single-NAL mode cannot carry a frame of more than one packet.
+        // Only non-interleaved mode: single-NAL mode cannot carry a frame of more than one packet. An absent profile is
+        // taken for constrained baseline, as browsers do, and not for the baseline of RFC 6184 that nobody sends.
         ("video", 90_000) if is("H264") => (parameter(fmtp, "packetization-mode") == Some("1"))
-            .then(|| parameter(fmtp, "profile-level-id").map_or(Some(H264Profile::Baseline), h264_profile))
+            .then(|| parameter(fmtp, "profile-level-id").map_or(Some(H264Profile::ConstrainedBaseline), h264_profile))
             .flatten()
             .map(Format::H264),
         ("video", 90_000) if is("H265") => number("profile-id", 1).filter(|id| [1, 2].contains(id)).map(Format::H265),
