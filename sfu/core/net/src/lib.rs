@@ -11,6 +11,7 @@ mod counters;
 mod framing;
 mod machine;
 mod pins;
+mod priority;
 mod pump;
 mod shared;
 mod tcp;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::machine::Machine;
+use crate::priority::prefer_low_latency;
 use crate::pump::Pump;
 use crate::shared::Shared;
 
@@ -29,6 +30,7 @@ impl<C: Clone + Default + Send + 'static> PacketThread<C> {
         let thread = std::thread::Builder::new().name("packets".into()).spawn({
             let (shared, failure) = (Arc::clone(&shared), Arc::clone(&failure));
             move || {
+                prefer_low_latency();
                 // The engine isolates a transport's panic itself. What comes through here is a bug in the pump: the
                 // process must hear of it, and end.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pump.run())) {

@@ -1,0 +1,90 @@
+"""The parts of the worker process, and its reasons to exit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfu.node import Node
+from sfu.settings import NodeSettings
+from sfu.worker import Certificate, JsonLines, Memory
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("remember"), st.sampled_from("abcd"), st.binary(max_size=40)),
+        st.tuples(st.just("forget"), st.sampled_from("abcd"), st.just(b"")),
+    ),
+    max_size=60,
+)
+
+
+@given(OPERATIONS, st.integers(1, 50))
+def test_memory_keeps_what_it_took_within_its_bound(operations: list[tuple[str, str, bytes]], part_bytes: int) -> None:
+    memory, model = Memory(max_bytes=100), dict[str, bytes]()
+    for operation, key, value in operations:
+        if operation == "forget":
+            memory.forget(key)
+            model.pop(key, None)
+        elif memory.remember(key, value):
+            model[key] = value
+        else:
+            others = sum(len(k) + len(v) for k, v in model.items() if k != key)
+            assert others + len(key) + len(value) > 100, "refused only for want of room"
+        assert memory.size_bytes == sum(len(k) + len(v) for k, v in model.items()) <= 100
+    parts = memory.parts(part_bytes)
+    assert {item.key: item.value for part in parts for item in part.items} == model
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_the_certificate_is_an_ecdsa_p256_one_with_its_own_key_and_fingerprint() -> None:
+    made = Certificate()
+    certificate = x509.load_der_x509_certificate(made.certificate_der)
+    key = load_der_private_key(made.key_der, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert key.curve.name == "secp256r1"
+    assert certificate.public_key() == key.public_key()
+    assert made.fingerprint.value.replace(":", "").lower() == certificate.fingerprint(hashes.SHA256()).hex()
+    assert Certificate().fingerprint != made.fingerprint
+
+
+def test_log_lines_are_json_with_the_call_sites_fields() -> None:
+    record = logging.makeLogRecord({"msg": "worker_started", "levelname": "INFO", "worker": "0-a", "path": Path("/x")})
+    line = json.loads(JsonLines().format(record))
+    assert (line["event"], line["level"], line["worker"], line["path"]) == ("worker_started", "info", "0-a", "/x")
+
+
+async def exit_of(pid: int) -> None:
+    process = os.pidfd_open(pid)
+    exited = asyncio.Event()
+    asyncio.get_running_loop().add_reader(process, exited.set)
+    try:
+        async with asyncio.timeout(20):
+            await exited.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(process)
+        os.close(process)
+
+
+@pytest.mark.parametrize("way", ["orphaned", "terminated"])
+async def test_an_idle_worker_goes_when_nobody_needs_it(way: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
+        settings = NodeSettings(workers=1, udp_port=0, run_directory=Path(directory), idle_orphan_timeout_seconds=1)
+        node = Node(settings, lambda *_: None, lambda _: None)
+        [worker] = await node.start()
+        await node.detach()
+        if way == "terminated":
+            os.kill(worker.info.pid, signal.SIGTERM)
+        await exit_of(worker.info.pid)
