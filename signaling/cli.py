@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import jwt
 import typer
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from signaling import doctor as doctor_checks
 from signaling import structured_logs
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
+from signaling.room_service_client import RoomServiceClient
 from signaling.settings_sources import LoadedSettings, load
 
+rooms_app = typer.Typer(help="List, inspect and delete rooms of a running server.", no_args_is_help=True)
 app = typer.Typer(
     name="callyard",
     help="A media server for calls.",
@@ -28,7 +34,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(rooms_app, name="rooms")
+
 USAGE_EXIT_CODE = 2
+
+Answer = TypeVar("Answer")
 
 _DEMO_ROOM = "demo"
 _INVITE_SECONDS = 7 * 86_400
@@ -138,9 +148,123 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command()
+def token(
+    identity: Annotated[str, typer.Option(help="Who the token is for; empty for a coordinator's token.")] = "",
+    room: Annotated[str, typer.Option(help="The room it opens.")] = "",
+    name: Annotated[str, typer.Option(help="Display name.")] = "",
+    metadata: Annotated[str, typer.Option(help="The participant's metadata.")] = "",
+    attribute: Annotated[list[str] | None, typer.Option(help="`key=value`; may be repeated.")] = None,
+    valid_for: Annotated[int, typer.Option(min=1, help="Seconds until it expires.")] = 6 * 3600,
+    admin: Annotated[bool, typer.Option("--admin", help="May administer the room.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="May create and delete rooms.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="May list rooms.")] = False,
+    publish: Annotated[bool, typer.Option(help="May publish audio and video.")] = True,
+    publish_data: Annotated[bool, typer.Option(help="May publish data.")] = True,
+    subscribe: Annotated[bool, typer.Option(help="May subscribe.")] = True,
+    update_metadata: Annotated[bool, typer.Option(help="May change its own metadata.")] = False,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Is not seen by others.")] = False,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print an access token, signed with the configured key."""
+    settings = _load({"dev": dev or None, "key": key, "secret": secret}, config).settings
+    if bool(identity) != bool(room) and not (admin and room):
+        _fail("A token to join needs --identity and --room.", USAGE_EXIT_CODE)
+    if not (identity or admin or create or list_):
+        _fail("Say what the token is for: --identity and --room, --admin and --room, --create or --list.", 2)
+    attributes = dict(_pair(text) for text in attribute or ())
+    video: dict[str, object] = {}
+    if identity:
+        video |= {"roomJoin": True, "canPublish": publish, "canPublishData": publish_data, "canSubscribe": subscribe}
+        video |= {"canUpdateOwnMetadata": True} if update_metadata else {}
+        video |= {"hidden": True} if hidden else {}
+    video |= {"room": room} if room else {}
+    video |= {name: True for name, said in _coordinator_grants(admin, create, list_) if said}
+    now = int(time.time())
+    claims: dict[str, object] = {"sub": identity, "nbf": now - 5, "exp": now + valid_for, "video": video}
+    claims |= {field: value for field, value in (("name", name), ("metadata", metadata)) if value}
+    claims |= {"attributes": attributes} if attributes else {}
+    issuer, its_secret = next(iter(settings.keyring.items()))
+    typer.echo(jwt.encode(claims | {"iss": issuer}, its_secret, algorithm="HS256"))
+
+
+UrlOption = Annotated[str, typer.Option(help="The server's URL.")]
+_LOCAL = "http://127.0.0.1:7880"
+
+
+@rooms_app.command("list")
+def list_rooms(
+    url: UrlOption = _LOCAL,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List the rooms that are open."""
+    client = _room_service(url, dev, key, secret, config)
+    table = Table("room", "sid", "participants", "publishers", "metadata", box=None, pad_edge=False)
+    for room in _ask(client.list_rooms()):
+        counts = str(room.get("num_participants", 0)), str(room.get("num_publishers", 0))
+        table.add_row(escape(room["name"]), room["sid"], *counts, escape(room.get("metadata", "")))
+    Console().print(table)
+
+
+@rooms_app.command("inspect")
+def inspect_room(
+    room: str,
+    url: UrlOption = _LOCAL,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show who is in a room and what each publishes, as JSON."""
+    client = _room_service(url, dev, key, secret, config)
+    typer.echo(json.dumps(_ask(client.participants(room)), indent=2, ensure_ascii=False))
+
+
+@rooms_app.command("delete")
+def delete_room(
+    room: str,
+    url: UrlOption = _LOCAL,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """End a room; everybody in it is told to leave."""
+    _ask(_room_service(url, dev, key, secret, config).delete_room(room))
+
+
+def _room_service(url: str, dev: int, key: str | None, secret: str | None, config: Path | None) -> RoomServiceClient:
+    settings = _load({"dev": dev or None, "key": key, "secret": secret}, config).settings
+    return RoomServiceClient(url, *next(iter(settings.keyring.items())))
+
+
+def _ask(answer: Coroutine[Any, Any, Answer]) -> Answer:
+    try:
+        return asyncio.run(answer)
+    except CallyardError as error:
+        _fail(error.message)
+
+
 def main() -> None:
     """Entry point of the `callyard` command."""
     app()
+
+
+def _coordinator_grants(admin: bool, create: bool, list_: bool) -> list[tuple[str, bool]]:
+    return [("roomAdmin", admin), ("roomCreate", create), ("roomList", list_)]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        _fail(f"`{text}` is not key=value.", USAGE_EXIT_CODE)
+    return name, value
 
 
 def _load(options: Mapping[str, Any], config: Path | None) -> LoadedSettings:

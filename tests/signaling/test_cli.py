@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
+import jwt
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -70,5 +72,64 @@ def test_doctor_warns_of_development_keys() -> None:
 def test_help_names_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("serve", "doctor"):
+    for command in ("serve", "token", "rooms", "doctor"):
         assert command in result.stdout
+
+
+def claims(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.stderr
+    decoded: dict[str, Any] = jwt.decode(result.stdout.strip(), SECRET, algorithms=["HS256"])
+    return decoded
+
+
+KEYS = ("--key", "k", "--secret", SECRET)
+
+
+def test_a_token_to_join() -> None:
+    got = claims(
+        run("token", *KEYS, "--identity", "alice", "--room", "demo", "--name", "Alice", "--attribute", "team=a=b")
+    )
+    assert (got["iss"], got["sub"], got["name"], got["attributes"]) == ("k", "alice", "Alice", {"team": "a=b"})
+    assert got["video"] == {
+        "roomJoin": True,
+        "room": "demo",
+        "canPublish": True,
+        "canPublishData": True,
+        "canSubscribe": True,
+    }
+    assert got["exp"] - got["nbf"] == 6 * 3600 + 5
+
+
+def test_a_token_of_a_hidden_listener() -> None:
+    got = claims(run("token", *KEYS, "--identity", "x", "--room", "r", "--no-publish", "--no-publish-data", "--hidden"))
+    assert (got["video"]["canPublish"], got["video"]["canPublishData"], got["video"]["hidden"]) == (False, False, True)
+
+
+def test_a_coordinators_token_opens_no_room() -> None:
+    got = claims(run("token", *KEYS, "--create", "--list", "--valid-for", "60"))
+    assert got["video"] == {"roomCreate": True, "roomList": True}
+
+
+def test_an_administrators_token_names_its_room() -> None:
+    assert claims(run("token", *KEYS, "--admin", "--room", "demo"))["video"] == {"roomAdmin": True, "room": "demo"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say what the token is for"),
+        (["--identity", "alice"], "needs --identity and --room"),
+        (["--room", "demo"], "needs --identity and --room"),
+        (["--identity", "a", "--room", "r", "--attribute", "x"], "`x` is not key=value"),
+    ],
+)
+def test_a_token_for_nothing_is_refused(arguments: list[str], sentence: str) -> None:
+    result = run("token", *KEYS, *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_rooms_of_a_server_that_is_not_there() -> None:
+    result = run("rooms", "list", *KEYS, "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "callyard: http://127.0.0.1:1 cannot be reached" in result.stderr
