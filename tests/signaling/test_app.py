@@ -1,0 +1,98 @@
+"""The whole process, started as people start it: what it prints, answers and does when it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Process:
+    def __init__(self, state: Path, *arguments: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CALLYARD_")}
+        environment |= {"CALLYARD_STATE_DIR": str(state), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        options = ["serve", "--dev", "--port", str(self.port), "--udp-port", "0", "--workers", "1", *arguments]
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "signaling.cli", *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_started(self) -> None:
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            if "server_started" in line:
+                return
+        raise AssertionError("the process ended before it had started")
+
+    def get(self, path: str, accept: str = "*/*") -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+
+
+@contextlib.contextmanager
+def running(state: Path, *arguments: str) -> Iterator[Process]:
+    process = Process(state, *arguments)
+    try:
+        process.wait_started()
+        yield process
+    finally:
+        process.child.kill()
+        process.child.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with running(tmp_path_factory.mktemp("state")) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/", "OK"),
+        ("/healthz", "OK"),
+        ("/readyz", '"ready":true'),
+        ("/metrics", "callyard_build_info{"),
+        ("/call", "<"),
+    ],
+)
+def test_it_answers(path: str, content: str, server: Process) -> None:
+    status, text = server.get(path)
+    assert status == 200
+    assert content in text
+
+
+def test_a_browser_finds_the_call_page(server: Process) -> None:
+    assert '<a href="/call">' in server.get("/", accept="text/html")[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_prints_how_to_begin_and_stops_when_told(number: signal.Signals, tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        process.child.send_signal(number)
+        output, log = process.child.communicate(timeout=30)
+    assert process.child.returncode == 0, log
+    assert f"URL     ws://localhost:{process.port}" in output
+    assert "key     devkey" in output
+    assert "secret  secret" in output
+    assert re.search(rf"http://localhost:{process.port}/call#invite=[\w.-]+\n", output)
+    assert '"event": "server_stopped"' in log
+    assert "Traceback" not in log
