@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PYTHON ?= $(shell tools/prerequisites python 2>/dev/null)
 CARGO_MANIFEST := sfu/core/Cargo.toml
-RUST_SOURCES := $(shell find sfu/core -name target -prune -o -type f \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+RUST_SOURCES := $(shell find sfu/core \( -name target -o -name fuzz -o -name tests -o -name benches \) -prune -o -type f \( -name '*.rs' -o -name 'Cargo.*' \) -print)
 CORE := sfu/_core.abi3.so
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
@@ -76,7 +76,7 @@ bench: setup $(STAMPS)/test ## Measure CPU per packet, latency and memory beside
 	@$(BIN)/python -m bench
 
 fuzz: ## Fuzz every parser for some seconds each (FUZZ_SECONDS).
-	@bash sfu/core/fuzz/run.sh
+	@bash sfu/core/fuzz/run.sh "$${FUZZ_SECONDS:-60}"
 
 docs: setup ## Regenerate what is written from the settings.
 	@$(BIN)/python -m signaling.settings_reference
