@@ -102,8 +102,8 @@ fn srtp(c: &mut Criterion) {
 }
 
 fn control(c: &mut Criterion) {
-    // Two run-length chunks of 8 191 packets that never arrived: the most statuses for the fewest bytes.
-    let mut bomb = vec![0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0x3f, 0xfe, 0, 0, 0, 0, 0x1f, 0xff, 0x1f, 0xff];
+    // One run-length chunk of packets that never arrived: the most statuses for the fewest bytes.
+    let mut bomb = vec![0x8f, 205, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0];
     c.bench_function("rtcp/twcc_bomb", |b| b.iter(|| read_all(black_box(&bomb))));
     // As many of them as one datagram holds.
     bomb = bomb.repeat(rtcp::MAX_RTCP_LEN / bomb.len());

@@ -2,8 +2,8 @@
 
 use super::twcc::TwccFeedback;
 use super::{
-    APP, BYE, FMT_APPLICATION, FMT_FIR, FMT_NACK, FMT_PLI, FMT_TWCC, MAX_RTCP_LEN, PSFB, RR, RTPFB, SDES, SR, XR, be16,
-    be32,
+    APP, BYE, FMT_APPLICATION, FMT_FIR, FMT_NACK, FMT_PLI, FMT_TWCC, MAX_RTCP_LEN, MAX_TWCC_STATUSES, PSFB, RR, RTPFB,
+    SDES, SR, XR, be16, be32,
 };
 use crate::drop_reason::DropReason;
 use crate::ids::Ssrc;
@@ -74,7 +74,7 @@ pub struct ReportBlock {
 pub fn compound(bytes: &[u8]) -> Result<Compound<'_>, DropReason> {
     match bytes.len() {
         0 => Err(DropReason::RtcpTruncated),
-        1..=MAX_RTCP_LEN => Ok(Compound { rest: bytes }),
+        1..=MAX_RTCP_LEN => Ok(Compound { rest: bytes, statuses_left: MAX_TWCC_STATUSES }),
         _ => Err(DropReason::RtcpTooLong),
     }
 }
@@ -83,6 +83,8 @@ pub fn compound(bytes: &[u8]) -> Result<Compound<'_>, DropReason> {
 #[derive(Clone, Debug)]
 pub struct Compound<'a> {
     rest: &'a [u8],
+    /// What transport-wide feedback may still speak of: many small bombs are as bad as a large one.
+    statuses_left: usize,
 }
 
 impl<'a> Iterator for Compound<'a> {
@@ -92,7 +94,7 @@ impl<'a> Iterator for Compound<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let packet = self.take().and_then(|(head, body)| parse(head, body));
+        let packet = self.take().and_then(|(head, body)| parse(head, body)).and_then(|packet| self.charge(packet));
         if packet.is_err() {
             self.rest = &[];
         }
@@ -101,6 +103,14 @@ impl<'a> Iterator for Compound<'a> {
 }
 
 impl<'a> Compound<'a> {
+    fn charge(&mut self, packet: Packet<'a>) -> Result<Packet<'a>, DropReason> {
+        if let Packet::Twcc(feedback) = &packet {
+            let left = self.statuses_left.checked_sub(feedback.status_count.into());
+            self.statuses_left = left.ok_or(DropReason::TwccMalformed)?;
+        }
+        Ok(packet)
+    }
+
     /// The next packet's header word and its body without padding.
     fn take(&mut self) -> Result<([u8; 4], &'a [u8]), DropReason> {
         let (head, tail) = self.rest.split_first_chunk::<4>().ok_or(DropReason::RtcpTruncated)?;

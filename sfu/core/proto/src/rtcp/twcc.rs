@@ -6,10 +6,10 @@ use super::{be16, be32};
 use crate::drop_reason::DropReason;
 use crate::ids::{SeqNo, Ssrc};
 
-/// Most packets one feedback may speak of: 16 times what a receiver at 1 Gbit/s has to tell every 10 ms.
+/// Most packets the feedback in one datagram may speak of: 400 ms of 100 Mbit/s.
 ///
-/// Run-length chunks make 65 535 statuses of a few bytes; the bound keeps a feedback's cost under 50 µs.
-pub const MAX_TWCC_STATUSES: usize = 16_384;
+/// Run-length chunks make thousands of statuses of a few bytes; the bound keeps a datagram's cost under 50 µs.
+pub const MAX_TWCC_STATUSES: usize = 4096;
 
 /// Received deltas are in quarters of a millisecond.
 const TICK_US: i64 = 250;
