@@ -7,16 +7,24 @@
 pub mod allocator;
 pub mod bwe;
 pub mod command;
+pub mod config;
+pub mod counters;
 pub mod demux;
 pub mod drop_reason;
+pub mod dtls;
+pub mod entropy;
 pub mod event;
+pub mod extension_ids;
+pub mod fast_map;
 pub mod framing;
 pub mod ice;
 pub mod ids;
 pub mod rtcp;
 pub mod rtp;
+pub mod sctp;
 pub mod sdp;
 pub mod srtp;
 pub mod stun;
+pub mod transmit;
 #[cfg(test)]
 mod testing;

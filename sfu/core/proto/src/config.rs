@@ -1,0 +1,89 @@
+//! Every limit of the data plane, with its unit, default and the reason to raise it.
+//!
+//! Values only; bounds are enforced where settings are read (signaling). Zero never means "without limit".
+
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Transports on this worker. Raise it on machines with memory to spare; an idle one costs about 60 KB.
+    pub max_transports: usize,
+    /// A transport that has not finished ICE and DTLS by then is freed. Raise it for clients behind very slow links.
+    pub connect_timeout: Duration,
+    /// Life of an unfinished DTLS handshake. Raise it for links with round trips of seconds.
+    pub dtls_handshake_timeout: Duration,
+    /// Unfinished DTLS handshakes at once; each may hold some 64 KiB. Raise it if thousands join in one second.
+    pub max_dtls_handshakes: usize,
+    /// Streams (ssrcs) tracked per transport, RTX included. Raise it for clients that publish dozens of tracks.
+    pub max_ssrcs: usize,
+    /// Tracks (up and down) on one transport. Raise it for rooms where one client watches hundreds.
+    pub max_tracks: usize,
+
+    /// Largest data-channel message taken or sent. Clients are told it in SDP and cut above it.
+    pub max_message_bytes: usize,
+    /// Undelivered data of one association while messages are put together. At least one message.
+    pub sctp_receive_buffer_bytes: usize,
+    /// Open channels of one association. Raise it for applications with channels of their own.
+    pub max_channels: usize,
+    /// Unsent reliable data of one receiver before it counts as stalled. Raise it for bulk transfer to slow readers.
+    pub reliable_buffer_bytes: usize,
+    /// How long a reliable receiver may stay over its cap before its channel is reset.
+    pub reliable_stall: Duration,
+    /// Unsent lossy data of one receiver; the oldest messages give way. Raise it for bursts of large messages.
+    pub lossy_buffer_bytes: usize,
+
+    /// Packets of one stream kept for retransmission. 512 is about 2 s of a 2 Mbit/s layer. Raise it for long round trips.
+    pub history_packets: usize,
+    /// Least time between two key-frame requests to one stream. Lower it for faster joins, at the publisher's cost.
+    pub keyframe_interval: Duration,
+    /// How long a lower demand must last before the publisher is told (dynacast).
+    pub demand_dwell: Duration,
+    /// Time without packets after which a layer counts as not sent.
+    pub layer_timeout: Duration,
+    /// Time between connection-quality reports.
+    pub quality_interval: Duration,
+    /// Receiver estimated maximum bitrate told to publishers that negotiated only `goog-remb`.
+    pub remb_bps: u64,
+    /// Time between transport-wide feedback packets to a publisher.
+    pub twcc_interval: Duration,
+    /// Time between receiver reports, sender reports and their SDES.
+    pub report_interval: Duration,
+
+    /// Padding bytes that may be added to a packet so that a frame's packets form one segmented send.
+    pub max_segment_padding: u8,
+    /// Packets of one segmented send; the kernel takes 64 at most (`UDP_MAX_SEGMENTS`). 1 switches segmentation off.
+    pub max_segments: usize,
+
+    /// Lets commands damage transports on purpose. Only for tests of what such damage costs.
+    pub fault_injection: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_transports: 20_000,
+            connect_timeout: Duration::from_secs(15),
+            dtls_handshake_timeout: Duration::from_secs(10),
+            max_dtls_handshakes: 2_000,
+            max_ssrcs: 64,
+            max_tracks: 1_000,
+            max_message_bytes: 64 * 1024,
+            sctp_receive_buffer_bytes: 1024 * 1024,
+            max_channels: 64,
+            reliable_buffer_bytes: 1024 * 1024,
+            reliable_stall: Duration::from_secs(10),
+            lossy_buffer_bytes: 128 * 1024,
+            history_packets: 512,
+            keyframe_interval: Duration::from_millis(1_000),
+            demand_dwell: Duration::from_secs(3),
+            layer_timeout: Duration::from_millis(1_500),
+            quality_interval: Duration::from_secs(5),
+            remb_bps: 20_000_000,
+            twcc_interval: Duration::from_millis(100),
+            report_interval: Duration::from_secs(1),
+            max_segment_padding: 1,
+            max_segments: 64,
+            fault_injection: false,
+        }
+    }
+}
