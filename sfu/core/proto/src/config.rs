@@ -4,10 +4,14 @@
 
 use std::time::Duration;
 
-#[derive(Clone, Debug, PartialEq)]
+use crate::ice::IceConfig;
+
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Transports on this worker. Raise it on machines with memory to spare; an idle one costs about 60 KB.
     pub max_transports: usize,
+    /// Consent and paths.
+    pub ice: IceConfig,
     /// A transport that has not finished ICE and DTLS by then is freed. Raise it for clients behind very slow links.
     pub connect_timeout: Duration,
     /// Life of an unfinished DTLS handshake. Raise it for links with round trips of seconds.
@@ -62,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_transports: 20_000,
+            ice: IceConfig::default(),
             connect_timeout: Duration::from_secs(15),
             dtls_handshake_timeout: Duration::from_secs(10),
             max_dtls_handshakes: 2_000,

@@ -92,6 +92,12 @@ drop_reasons! {
     RtcpTruncated => "rtcp_truncated",
     /// RTCP padding count invalid.
     RtcpPadding => "rtcp_padding",
+    /// A stream that no section claims, or one beyond the bound on tracked streams.
+    UnclaimedStream => "unclaimed_stream",
+    /// A payload type that the section did not negotiate.
+    UnknownPayloadType => "unknown_payload_type",
+    /// A media packet that came before, or so late that it was given up.
+    Duplicate => "duplicate",
     /// Transport-wide feedback with a reserved symbol, or more statuses than the bound.
     TwccMalformed => "twcc_malformed",
 }

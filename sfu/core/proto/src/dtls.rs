@@ -128,15 +128,7 @@ impl DimplEngine {
         };
         let mut dtls = dimpl::Dtls::new_12(config, certificate, now);
         dtls.set_active(role == DtlsRole::Client);
-        Self {
-            dtls,
-            role,
-            fingerprints,
-            is_verified: false,
-            is_connected: false,
-            is_closed: false,
-            keys: None,
-        }
+        Self { dtls, role, fingerprints, is_verified: false, is_connected: false, is_closed: false, keys: None }
     }
 
     fn split_keys(&self, material: &[u8], profile: dimpl::SrtpProfile) -> Option<SrtpKeys> {

@@ -93,10 +93,7 @@ mod tests {
     #[test]
     fn timed_reliability_and_protocol_are_understood() {
         let bytes = b"\x03\x02\x01\0\0\0\x01\xf4\0\x01\0\x02ap1";
-        assert_eq!(
-            parse(bytes),
-            Some(Dcep::Open(Open { spec: spec("a", true, None), max_lifetime_ms: Some(500) }))
-        );
+        assert_eq!(parse(bytes), Some(Dcep::Open(Open { spec: spec("a", true, None), max_lifetime_ms: Some(500) })));
     }
 
     #[test]

@@ -32,11 +32,20 @@ const HARD_CAP_FACTOR: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SctpEvent {
-    ChannelOpen { label: String },
-    Message { label: String, payload: Vec<u8> },
+    ChannelOpen {
+        label: String,
+    },
+    Message {
+        label: String,
+        payload: Vec<u8>,
+    },
     /// A reliable reader stayed over its cap; the channel is gone.
-    Stalled { label: String },
-    ChannelClosed { label: String },
+    Stalled {
+        label: String,
+    },
+    ChannelClosed {
+        label: String,
+    },
     /// The association failed or was ended by the peer.
     Lost,
 }

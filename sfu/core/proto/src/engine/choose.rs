@@ -1,0 +1,118 @@
+//! From a subscriber's wish to the layer that it is sent, and from all wishes to what the publisher must send.
+//!
+//! The wish is an upper bound; bandwidth does not enter here.
+
+use std::time::Instant;
+
+use super::Engine;
+use crate::command::{LayerMode, LayerSpec, MediaKind, Want};
+use crate::event::Event;
+use crate::ids::{Spatial, UptrackId};
+
+impl Engine {
+    /// Chooses a downtrack's layer anew and asks for the key frame that it may need.
+    pub(super) fn retarget(&mut self, now: Instant, slot: usize) {
+        let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
+        let uptrack_slot = downtrack.uptrack;
+        let Some(uptrack) = self.uptracks.get(uptrack_slot) else { return };
+        let top = uptrack.top_spatial();
+        downtrack.max_spatial = (!downtrack.want.disabled).then(|| allowed(&uptrack.declared, &downtrack.want, top));
+        let target = match downtrack.max_spatial {
+            None => None,
+            Some(_) if uptrack.muted => None,
+            Some(max) if uptrack.mode == LayerMode::Simulcast => {
+                let live = |i: &u8| uptrack.layers.is_live(now, usize::from(*i));
+                Some((0..=max.0).rev().find(live).unwrap_or(max.0))
+            }
+            Some(_) => Some(0),
+        };
+        if uptrack.mode == LayerMode::Svc {
+            downtrack.selector.set_max_svc(downtrack.max_spatial.map_or(0, |s| s.0));
+        }
+        downtrack.selector.set_target(target);
+        if target.is_none() {
+            downtrack.reason = if uptrack.muted { "muted" } else { "disabled" };
+        }
+        let is_up = self.transports.get(downtrack.transport).is_some_and(|t| t.may_send());
+        if is_up && downtrack.selector.needs_keyframe() {
+            let spatial = downtrack.selector.target_spatial();
+            self.request_keyframe(now, uptrack_slot, spatial);
+        }
+        self.update_demand(now, uptrack_slot);
+    }
+
+    /// Tells the publisher's side what is needed, once that has changed for long enough.
+    pub(super) fn update_demand(&mut self, now: Instant, slot: usize) {
+        let dwell = self.config.demand_dwell;
+        let Some(uptrack) = self.uptracks.get_mut(slot) else { return };
+        if uptrack.kind != MediaKind::Video {
+            return;
+        }
+        let wanted = uptrack.downtracks.iter().filter_map(|&d| self.downtracks.get(d)?.max_spatial).max();
+        if let Some(max_spatial) = uptrack.demand.update(now, wanted, dwell) {
+            let id = uptrack.id;
+            self.emit(Event::UptrackDemand { uptrack: id, max_spatial });
+        }
+    }
+
+    pub(super) fn update_uptrack(&mut self, now: Instant, slot: usize, muted: bool, layers: Option<Vec<LayerSpec>>) {
+        let uptrack = &mut self.uptracks[slot];
+        uptrack.muted = muted;
+        if let Some(layers) = layers {
+            uptrack.declared = layers;
+        }
+        for downtrack in self.uptracks[slot].downtracks.clone() {
+            self.retarget(now, downtrack);
+        }
+    }
+
+    pub(super) fn forget_speaker(&mut self, room: crate::ids::RoomId, uptrack: UptrackId) {
+        let ended = self.rooms.get_mut(&room).and_then(|r| r.speakers.forget(uptrack));
+        if let Some(speaker) = ended {
+            self.emit(Event::Speakers { room, speakers: vec![speaker] });
+        }
+    }
+}
+
+/// The highest layer that a wish asks for: the smallest that covers the size, else by quality, else the top.
+fn allowed(declared: &[LayerSpec], want: &Want, top: Spatial) -> Spatial {
+    let has_sizes = declared.iter().any(|l| l.width > 0 && l.height > 0);
+    if want.width > 0 && want.height > 0 && has_sizes {
+        // A tile turned by a quarter asks for the same pixels.
+        let (long, short) = (want.width.max(want.height), want.width.min(want.height));
+        let covers = |l: &&LayerSpec| l.width.max(l.height) >= long && l.width.min(l.height) >= short;
+        let smallest = declared.iter().filter(covers).min_by_key(|l| u64::from(l.width) * u64::from(l.height));
+        return smallest.map_or(top, |l| l.spatial).min(top);
+    }
+    want.quality.map_or(top, |quality| Spatial(quality).min(top))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_wins_over_quality_and_both_are_bounded_by_what_there_is() {
+        let layers: Vec<LayerSpec> = [(320, 180), (640, 360), (1_280, 720)]
+            .into_iter()
+            .zip(0..)
+            .map(|((width, height), i)| LayerSpec { spatial: Spatial(i), width, height, bitrate_bps: 0 })
+            .collect();
+        let want = |width, height, quality| Want { width, height, quality, ..Want::default() };
+        let table = [
+            (want(0, 0, None), 2),
+            (want(0, 0, Some(0)), 0),
+            (want(0, 0, Some(1)), 1),
+            (want(0, 0, Some(9)), 2),
+            (want(320, 180, Some(2)), 0),
+            (want(321, 180, Some(0)), 1),
+            (want(180, 320, None), 0),
+            (want(4_000, 4_000, Some(0)), 2),
+        ];
+        for (want, spatial) in table {
+            assert_eq!(allowed(&layers, &want, Spatial(2)), Spatial(spatial), "{want:?}");
+        }
+        assert_eq!(allowed(&layers[..2], &want(0, 0, Some(2)), Spatial(1)), Spatial(1));
+        assert_eq!(allowed(&[], &want(100, 100, Some(1)), Spatial(2)), Spatial(1), "without sizes quality counts");
+    }
+}

@@ -1,0 +1,231 @@
+//! One subscriber's copy of an uptrack: what it wants, its selector and munger, and how its packets look on the wire.
+//!
+//! State and look-ups; packets are put through it by `forward`, feedback by `feedback`.
+
+use std::time::Instant;
+
+use super::up::Uptrack;
+use crate::command::{DowntrackSpec, MediaKind, Want};
+use crate::entropy::Entropy;
+use crate::extension_ids::ExtensionIds;
+use crate::ids::{DowntrackId, Pt, SeqNo, Spatial, Ssrc};
+use crate::registers::codec::Codec;
+use crate::registers::downtrack::{Munger, Selector, SentHistory};
+
+/// The mid rides along until the subscriber reports on the stream, or for so many packets (RFC 9143 §15).
+pub(super) const MID_PACKETS: u32 = 150;
+
+/// How one codec of the uptrack is sent on this downtrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SentAs {
+    pub pt: Pt,
+    pub rtx_pt: Option<Pt>,
+    pub clock_rate: u32,
+}
+
+/// What the subscriber reported last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reported {
+    pub fraction_lost: f32,
+    pub jitter_ms: f32,
+    pub at: Option<Instant>,
+}
+
+/// How much may be sent again: a share of what the stream itself takes, so that asking cannot multiply traffic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RepairBudget {
+    /// Bytes of the stream that were already credited.
+    credited: u64,
+    bytes: usize,
+}
+
+impl RepairBudget {
+    /// Enough for the first losses of a stream, and for a key frame's worth after a quiet time.
+    const BURST_BYTES: usize = 100_000;
+    const SHARE_PERCENT: u64 = 25;
+
+    /// `sent_bytes`: of the stream so far. False: too much was asked for.
+    pub fn take(&mut self, bytes: usize, sent_bytes: u64) -> bool {
+        let credit = (sent_bytes - self.credited) * Self::SHARE_PERCENT / 100;
+        if self.credited == 0 {
+            self.bytes = Self::BURST_BYTES;
+        }
+        self.credited = sent_bytes;
+        self.bytes = self.bytes.saturating_add(credit as usize).min(Self::BURST_BYTES);
+        match self.bytes.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+pub(super) struct Downtrack {
+    pub id: DowntrackId,
+    pub uptrack: usize,
+    pub transport: usize,
+    pub kind: MediaKind,
+    pub mid: String,
+    pub ssrc: Ssrc,
+    pub rtx_ssrc: Option<Ssrc>,
+    pub rtx_seq: SeqNo,
+    pub spec: DowntrackSpec,
+    pub extensions: ExtensionIds,
+    /// By the uptrack's codec index.
+    pub sent_as: Vec<Option<SentAs>>,
+    pub want: Want,
+    pub selector: Selector,
+    pub munger: Munger,
+    pub sent: SentHistory,
+    /// The highest layer that the subscriber's wish allows.
+    pub max_spatial: Option<Spatial>,
+    pub has_started: bool,
+    pub mid_left: u32,
+    pub active: Option<bool>,
+    pub reason: &'static str,
+    pub last_codec: Option<usize>,
+    pub last_sent: Option<Instant>,
+    pub packets: u64,
+    /// Payload bytes, as a sender report counts them.
+    pub octets: u64,
+    pub bytes: u64,
+    pub retransmitted: u64,
+    pub nacks: u64,
+    pub plis: u64,
+    pub reported: Reported,
+    pub budget: RepairBudget,
+}
+
+impl Downtrack {
+    pub fn new(
+        spec: DowntrackSpec,
+        transport: usize,
+        uptrack_slot: usize,
+        uptrack: &Uptrack,
+        entropy: &mut Entropy,
+    ) -> Self {
+        let mut downtrack = Self {
+            id: spec.downtrack,
+            uptrack: uptrack_slot,
+            transport,
+            kind: uptrack.kind,
+            mid: spec.mid.clone(),
+            ssrc: spec.ssrc,
+            rtx_ssrc: spec.rtx_ssrc,
+            // The upper half of the range stays free, so that a first packet arriving late is not taken for a wrap.
+            rtx_seq: SeqNo(u64::from(entropy.next_u32() & 0x7fff)),
+            extensions: ExtensionIds::new(&spec.extensions),
+            sent_as: Vec::new(),
+            want: spec.want.clone(),
+            selector: Selector::new(uptrack.kind),
+            munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32()),
+            sent: SentHistory::new(),
+            max_spatial: None,
+            has_started: false,
+            mid_left: MID_PACKETS,
+            active: None,
+            reason: "waiting",
+            last_codec: None,
+            last_sent: None,
+            packets: 0,
+            octets: 0,
+            bytes: 0,
+            retransmitted: 0,
+            nacks: 0,
+            plis: 0,
+            reported: Reported::default(),
+            budget: RepairBudget::default(),
+            spec,
+        };
+        downtrack.match_codecs(uptrack);
+        downtrack
+    }
+
+    /// Another uptrack takes over; numbering goes on.
+    pub fn join(&mut self, slot: usize, uptrack: &Uptrack) {
+        self.uptrack = slot;
+        self.match_codecs(uptrack);
+        self.selector.restart();
+        self.munger.switch_source();
+        self.last_codec = None;
+    }
+
+    /// Less is sent than the subscriber's wish allows.
+    pub fn is_limited(&self) -> bool {
+        self.kind == MediaKind::Video
+            && self.selector.current_spatial().is_some_and(|current| self.max_spatial.is_some_and(|max| current < max))
+    }
+
+    fn match_codecs(&mut self, uptrack: &Uptrack) {
+        self.sent_as = uptrack
+            .codecs
+            .iter()
+            .map(|up| {
+                let same = |down: &&crate::command::CodecSpec| {
+                    down.mime.eq_ignore_ascii_case(&up.spec.mime) && down.clock_rate == up.spec.clock_rate
+                };
+                // H.264 and VP9 may be offered several times: the one with the publisher's parameters comes first.
+                let candidates = || self.spec.codecs.iter().filter(same);
+                candidates()
+                    .find(|down| same_profile(up.codec, &down.fmtp, &up.spec.fmtp))
+                    .or_else(|| candidates().next())
+                    .map(|down| SentAs { pt: down.pt, rtx_pt: down.rtx_pt, clock_rate: down.clock_rate })
+            })
+            .collect();
+    }
+}
+
+/// Whether two format-parameter lines describe streams that one decoder takes: profile, and H.264's packetization mode.
+fn same_profile(codec: Codec, a: &str, b: &str) -> bool {
+    let parameter = |line: &str, name: &str, default: &str| {
+        line.split(';')
+            .filter_map(|p| p.trim().split_once('='))
+            .find(|(key, _)| key.trim().eq_ignore_ascii_case(name))
+            .map_or_else(|| default.to_owned(), |(_, value)| value.trim().to_ascii_lowercase())
+    };
+    let same = |name: &str, default: &str| parameter(a, name, default) == parameter(b, name, default);
+    match codec {
+        // The first four digits are profile and constraints; the rest is the level, which may differ (RFC 6184 §8.2.2).
+        Codec::H264 => {
+            let profile =
+                |line: &str| parameter(line, "profile-level-id", "420010").chars().take(4).collect::<String>();
+            profile(a) == profile(b) && same("packetization-mode", "0")
+        }
+        Codec::Vp9 => same("profile-id", "0"),
+        Codec::H265 => same("profile-id", "1"),
+        Codec::Av1 => same("profile", "0"),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_must_agree_and_levels_need_not() {
+        let table = [
+            (
+                Codec::H264,
+                "profile-level-id=42e01f;packetization-mode=1",
+                "packetization-mode=1;profile-level-id=42e034",
+                true,
+            ),
+            (Codec::H264, "profile-level-id=42e01f;packetization-mode=1", "profile-level-id=42e01f", false),
+            (
+                Codec::H264,
+                "profile-level-id=640c1f;packetization-mode=1",
+                "profile-level-id=42e01f;packetization-mode=1",
+                false,
+            ),
+            (Codec::Vp9, "", "profile-id=0", true),
+            (Codec::Vp9, "profile-id=2", "profile-id=0", false),
+            (Codec::Vp8, "anything=1", "", true),
+        ];
+        for (codec, a, b, same) in table {
+            assert_eq!(same_profile(codec, a, b), same, "{a} and {b}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! RTCP both ways: what subscribers report and ask for, what publishers report, and the requests passed on to them.
+//!
+//! Key-frame requests are throttled per stream, retransmissions per downtrack: no subscriber can make a publisher or this
+//! server work at its will. RFC 3550 §6, 4585, 4588, 5104.
+
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::down::SentAs;
+use super::forward::{MAX_PREFIX_BYTES, Outgoing, descriptor, rewrite_vp8, write_packet};
+use super::ingress::carried;
+use super::up::SenderClock;
+use crate::command::MediaKind;
+use crate::drop_reason::DropReason;
+use crate::ids::{Spatial, Ssrc};
+use crate::registers::codec;
+use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
+use crate::rtp::{HeaderFields, RtpHeader, rtx};
+use crate::srtp::{MAX_TRAILER_LEN, Payload};
+use crate::transport::StreamUse;
+
+/// RTCP is written into a buffer of an ordinary packet's size.
+const RTCP_BYTES: usize = 1_200;
+/// One packet is sent again to one subscriber at most so often.
+const MAX_RESENDS: u8 = 5;
+/// Packets older than this would come too late to be shown.
+const MAX_RESEND_AGE: Duration = Duration::from_secs(2);
+
+impl Engine {
+    pub(super) fn receive_rtcp(&mut self, now: Instant, slot: usize, datagram: &mut [u8]) {
+        let transport = &mut self.transports[slot];
+        let Some(protection) = &mut transport.protection else {
+            return self.counters.dropped.add(DropReason::UnvalidatedPath);
+        };
+        let len = match protection.inbound.unprotect_rtcp(datagram) {
+            Ok(len) => len,
+            Err(reason) => return self.counters.dropped.add(reason),
+        };
+        let packets = match rtcp::compound(&datagram[..len]) {
+            Ok(packets) => packets,
+            Err(reason) => return self.counters.dropped.add(reason),
+        };
+        for packet in packets {
+            match packet {
+                Ok(packet) => self.receive_rtcp_packet(now, slot, packet),
+                Err(reason) => self.counters.dropped.add(reason),
+            }
+        }
+    }
+
+    fn receive_rtcp_packet(&mut self, now: Instant, slot: usize, packet: Packet<'_>) {
+        let counters = &mut self.counters.feedback_in;
+        match packet {
+            Packet::SenderReport { sender, info, blocks } => {
+                counters.sender_report += 1;
+                self.sender_reported(now, slot, sender, info.ntp, info.rtp_timestamp);
+                blocks.for_each(|block| self.subscriber_reported(now, slot, &block));
+            }
+            Packet::ReceiverReport { blocks, .. } => {
+                counters.receiver_report += 1;
+                blocks.for_each(|block| self.subscriber_reported(now, slot, &block));
+            }
+            Packet::Nack(nack) => {
+                let Some(sent) = self.transports[slot].sent_streams.get(&nack.media.0).copied() else { return };
+                if !sent.is_rtx {
+                    for seq in nack.seqs() {
+                        self.resend(now, slot, sent.downtrack, seq);
+                    }
+                }
+            }
+            Packet::Pli { media, .. } => {
+                counters.pli += 1;
+                self.subscriber_needs_keyframe(now, slot, media);
+            }
+            Packet::Fir { entries, .. } => {
+                for (media, _) in entries {
+                    self.counters.feedback_in.fir += 1;
+                    self.subscriber_needs_keyframe(now, slot, media);
+                }
+            }
+            Packet::Remb(_) => counters.remb += 1,
+            Packet::Twcc(feedback) => {
+                counters.twcc += 1;
+                let downlink = &mut self.transports[slot].downlink;
+                for (seq, delta) in feedback.statuses() {
+                    // What it says beyond received or lost belongs to the estimator.
+                    let _ = downlink.acknowledge(seq, delta.is_some());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn sender_reported(&mut self, now: Instant, slot: usize, sender: Ssrc, ntp: u64, rtp: u32) {
+        let our_ntp = self.ntp(now);
+        let transport = &mut self.transports[slot];
+        let Some(StreamUse::Media { uptrack, encoding }) = transport.streams.get(&sender.0).copied() else { return };
+        // One offset for all of a publisher's streams keeps them in step with each other; the least delayed report wins.
+        let offset = our_ntp.wrapping_sub(ntp) as i64;
+        let known = transport.ntp_offset.get_or_insert(offset);
+        *known = (*known).min(offset);
+        let encoding = &mut self.uptracks[uptrack].encodings[encoding];
+        encoding.clock = Some(SenderClock { ntp, rtp });
+        encoding.stats.on_sender_report(now, ntp);
+    }
+
+    fn subscriber_reported(&mut self, now: Instant, slot: usize, block: &ReportBlock) {
+        let ntp = (self.ntp(now) >> 16) as u32;
+        let transport = &mut self.transports[slot];
+        let Some(sent) = transport.sent_streams.get(&block.ssrc.0).copied() else { return };
+        if sent.is_rtx {
+            return;
+        }
+        if block.last_sr != 0 {
+            let rtt = ntp.wrapping_sub(block.last_sr).wrapping_sub(block.delay_since_last_sr);
+            // A larger one is a lie or a wrapped clock.
+            if rtt < 30 << 16 {
+                transport.rtt.observe(Duration::from_micros((u64::from(rtt) * 1_000_000) >> 16));
+            }
+        }
+        let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
+        // The subscriber knows the stream: its section need not be named any more.
+        downtrack.mid_left = 0;
+        downtrack.reported.fraction_lost = f32::from(block.fraction_lost) / 256.0;
+        let rate = downtrack.last_codec.and_then(|c| downtrack.sent_as[c]).map_or(90_000, |s| s.clock_rate);
+        downtrack.reported.jitter_ms = block.jitter as f32 * 1_000.0 / rate as f32;
+        downtrack.reported.at = Some(now);
+    }
+
+    /// Sends one packet again: as RTX where negotiated (RFC 4588), else the very bytes that were sent before.
+    fn resend(&mut self, now: Instant, slot: usize, downtrack_slot: usize, seq: u16) {
+        self.counters.feedback_in.nack += 1;
+        let transport = &mut self.transports[slot];
+        let Some(downtrack) = self.downtracks.get_mut(downtrack_slot) else { return };
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
+        downtrack.nacks += 1;
+        let (Some(path), Some(protection)) = (transport.path.filter(|_| transport.may_send()), &transport.protection)
+        else {
+            return;
+        };
+        let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
+        let Some(entry) = downtrack.sent.take(now, seq, pause, MAX_RESENDS) else { return };
+        let encoding = &uptrack.encodings[usize::from(entry.encoding)];
+        let kept =
+            encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < MAX_RESEND_AGE);
+        let sent_as = downtrack.sent_as.get(usize::from(entry.codec)).copied().flatten();
+        let (Some((packet, _)), Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) =
+            (kept, sent_as, downtrack.rtx_ssrc)
+        else {
+            self.counters.retransmission_missed += 1;
+            return;
+        };
+        if !downtrack.budget.take(packet.len(), downtrack.bytes) {
+            self.counters.retransmission_missed += 1;
+            return;
+        }
+        // What is in the history was parsed when it came.
+        let Ok(header) = RtpHeader::parse(packet) else { return };
+        let carried = carried(&header, packet, &uptrack.extensions);
+        let body = header.payload();
+        let meta = codec::read(uptrack.codecs[usize::from(entry.codec)].codec, body);
+        let mut prefix = [0; 2 + MAX_PREFIX_BYTES];
+        prefix[..2].copy_from_slice(&rtx::osn(seq));
+        let mut rewritten = [0; MAX_PREFIX_BYTES];
+        let len = rewrite_vp8(&mut rewritten, body, &meta, &entry.munged);
+        prefix[2..2 + len].copy_from_slice(&rewritten[..len]);
+        downtrack.rtx_seq.0 += 1;
+        let outgoing = Outgoing {
+            fields: HeaderFields {
+                marker: header.marker,
+                pt,
+                seq: downtrack.rtx_seq.0 as u16,
+                timestamp: entry.munged.timestamp,
+                ssrc,
+                padding: false,
+            },
+            seq: downtrack.rtx_seq,
+            mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
+            carried: &carried,
+            descriptor: descriptor(&carried, packet),
+            since_start: now.saturating_duration_since(self.start),
+        };
+        let payload = Payload { prefix: &prefix[..2 + len], body: &body[len..], padding_len: 0 };
+        let written = write_packet(
+            &mut self.arena,
+            &protection.outbound,
+            &mut transport.downlink,
+            &downtrack.extensions,
+            now,
+            &outgoing,
+            payload,
+        );
+        let Some(len) = written else { return };
+        self.arena.commit(path, len);
+        downtrack.retransmitted += 1;
+        transport.bytes_down += len as u64;
+        transport.packets_down += 1;
+        self.counters.retransmitted += 1;
+        self.counters.down.rtx.add(len);
+    }
+
+    /// A PLI or FIR of a subscriber concerns the layer that it gets, or waits for.
+    fn subscriber_needs_keyframe(&mut self, now: Instant, slot: usize, media: Ssrc) {
+        let Some(sent) = self.transports[slot].sent_streams.get(&media.0).copied() else { return };
+        let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
+        downtrack.plis += 1;
+        let uptrack = downtrack.uptrack;
+        let spatial = downtrack.selector.wanted_spatial();
+        self.request_keyframe(now, uptrack, spatial);
+    }
+
+    pub(super) fn request_all_keyframes(&mut self, now: Instant, uptrack: usize) {
+        for index in 0..self.uptracks[uptrack].encodings.len() {
+            self.request_keyframe(now, uptrack, Some(Spatial(index as u8)));
+        }
+    }
+
+    /// Asks the publisher for a key frame of the stream that carries `spatial`; the register says whether it may be asked now.
+    pub(super) fn request_keyframe(&mut self, now: Instant, uptrack_slot: usize, spatial: Option<Spatial>) {
+        let Some(uptrack) = self.uptracks.get_mut(uptrack_slot) else { return };
+        if uptrack.kind != MediaKind::Video {
+            return;
+        }
+        let index = usize::from(spatial.unwrap_or_default().0).min(uptrack.encodings.len() - 1);
+        if uptrack.encodings[index].keyframes.request(now) {
+            self.send_keyframe_request(now, uptrack_slot, index);
+        }
+    }
+
+    pub(super) fn send_keyframe_request(&mut self, _now: Instant, uptrack_slot: usize, index: usize) {
+        let Some(uptrack) = self.uptracks.get_mut(uptrack_slot) else { return };
+        let codec = uptrack.feedback_codec();
+        let (has_pli, has_fir) = codec.map_or((true, false), |c| (c.has_pli, c.has_fir));
+        let Some(ssrc) = uptrack.encodings[index].ssrc else { return };
+        uptrack.plis_sent += 1;
+        let mut buffer = [0; RTCP_BYTES];
+        let mut writer = CompoundWriter::new(&mut buffer);
+        let transport = uptrack.transport;
+        let ours = self.transports.get(transport).map_or(Ssrc(1), |t| t.rtcp_ssrc);
+        if has_pli || !has_fir {
+            self.counters.feedback_out.pli += 1;
+            writer.pli(ours, ssrc);
+        } else {
+            let encoding = &mut self.uptracks[uptrack_slot].encodings[index];
+            encoding.fir_seq = encoding.fir_seq.wrapping_add(1);
+            self.counters.feedback_out.fir += 1;
+            writer.fir(ours, &[(ssrc, encoding.fir_seq)]);
+        }
+        let len = writer.len();
+        self.send_rtcp(transport, &mut buffer, len);
+    }
+
+    /// Protects the first `len` bytes of `buffer` and sends them.
+    pub(super) fn send_rtcp(&mut self, slot: usize, buffer: &mut [u8; RTCP_BYTES], len: usize) {
+        let Some(transport) = self.transports.get_mut(slot) else { return };
+        if len == 0 || !transport.may_send() {
+            return;
+        }
+        let (Some(path), Some(protection)) = (transport.path, &mut transport.protection) else { return };
+        let out = self.arena.reserve(RTCP_BYTES + MAX_TRAILER_LEN);
+        out[..len].copy_from_slice(&buffer[..len]);
+        if let Ok(len) = protection.outbound.protect_rtcp(out, len) {
+            self.counters.down.rtcp.add(len);
+            self.arena.commit(path, len);
+        }
+    }
+
+    /// NTP time in 32.32 fixed point, seconds since 1900 (RFC 3550 §4).
+    pub(super) fn ntp(&self, now: Instant) -> u64 {
+        const SECONDS_1900_TO_1970: u64 = 2_208_988_800;
+        let unix = self.start_unix + now.saturating_duration_since(self.start);
+        ((unix.as_secs() + SECONDS_1900_TO_1970) << 32) | ((u64::from(unix.subsec_nanos()) << 32) / 1_000_000_000)
+    }
+}

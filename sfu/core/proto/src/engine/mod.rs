@@ -1,0 +1,248 @@
+//! The whole worker as one state machine: every transport, room, track and timer, and the calls that drive them.
+//!
+//! The flow of a packet: [`Engine::receive`] → `ingress` (which transport, which uptrack) → `forward` (every subscriber's copy
+//! into the arena). Commands come in through `commands`, RTCP through `feedback`, reports leave through `report`.
+//! A panic in one transport's input closes that transport and nothing else.
+
+mod choose;
+mod commands;
+mod data;
+mod down;
+mod feedback;
+mod forward;
+mod ingress;
+mod lifecycle;
+mod paths;
+mod report;
+mod tick;
+mod up;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::command::Command;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::dtls::{Certificate, dimpl_config};
+use crate::entropy::Entropy;
+use crate::event::Event;
+use crate::fast_map::{FastMap, Keyed};
+use crate::ids::{DataUptrackId, DowntrackId, RoomId, TransportId, UptrackId};
+use crate::transmit::{Path, TcpId, TransmitArena};
+use crate::transport::{Note, Transport};
+
+use data::DataUptrack;
+use down::Downtrack;
+use forward::Pending;
+use lifecycle::Room;
+use up::Uptrack;
+
+/// One received UDP datagram; it is decrypted where it lies.
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    pub source: SocketAddr,
+    pub payload: &'a mut [u8],
+    /// When it reached the kernel.
+    pub received: Instant,
+}
+
+pub struct Engine {
+    config: Config,
+    certificate: Certificate,
+    dimpl: Arc<dimpl::Config>,
+    entropy: Entropy,
+    start: Instant,
+    start_unix: Duration,
+
+    transports: Slab<Transport>,
+    transport_slots: HashMap<TransportId, usize>,
+    ufrags: FastMap<Box<str>, usize>,
+    /// Validated paths only: this is the gate of everything but STUN.
+    paths: FastMap<Path, usize>,
+    rooms: HashMap<RoomId, Room>,
+    uptracks: Slab<Uptrack>,
+    uptrack_slots: HashMap<UptrackId, usize>,
+    downtracks: Slab<Downtrack>,
+    downtrack_slots: HashMap<DowntrackId, usize>,
+    data_uptracks: BTreeMap<DataUptrackId, DataUptrack>,
+
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    next_tick: Option<Instant>,
+    next_fine_tick: Option<Instant>,
+    next_quality: Instant,
+
+    arena: TransmitArena,
+    events: VecDeque<Event>,
+    counters: Counters,
+
+    pending: Vec<Pending>,
+    /// Uptracks with pending packets, in order of arrival.
+    touched: Vec<usize>,
+    /// The transport on whose behalf code runs now: it pays for a panic.
+    acting: Option<usize>,
+    /// Streams (uptrack slot, encoding) with packets missing.
+    incomplete: Vec<(usize, usize)>,
+    seqs: Vec<u16>,
+    scratch: Vec<u8>,
+    packets: VecDeque<Bytes>,
+    notes: Vec<Note>,
+}
+
+impl Engine {
+    /// `start` and `start_unix` are one moment on both clocks; sender reports carry the latter on.
+    pub fn new(
+        config: Config,
+        certificate: Certificate,
+        entropy: [u8; 32],
+        start: Instant,
+        start_unix: Duration,
+    ) -> Self {
+        let mut entropy = Entropy::new(entropy);
+        let key = Keyed::new(entropy.next_u64());
+        Self {
+            dimpl: dimpl_config(config.dtls_handshake_timeout),
+            arena: TransmitArena::new(config.max_segments),
+            next_quality: start + config.quality_interval,
+            config,
+            certificate,
+            entropy,
+            start,
+            start_unix,
+            transports: Slab::new(),
+            transport_slots: HashMap::new(),
+            ufrags: FastMap::with_hasher(key),
+            paths: FastMap::with_hasher(key),
+            rooms: HashMap::new(),
+            uptracks: Slab::new(),
+            uptrack_slots: HashMap::new(),
+            downtracks: Slab::new(),
+            downtrack_slots: HashMap::new(),
+            data_uptracks: BTreeMap::new(),
+            timers: BinaryHeap::new(),
+            next_tick: None,
+            next_fine_tick: None,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            pending: Vec::with_capacity(256),
+            touched: Vec::with_capacity(64),
+            acting: None,
+            incomplete: Vec::new(),
+            seqs: Vec::new(),
+            scratch: Vec::new(),
+            packets: VecDeque::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub fn apply(&mut self, now: Instant, command: Command) {
+        self.counters.commands += 1;
+        self.guarded(now, |engine| engine.apply_command(now, command));
+    }
+
+    /// Takes a whole batch at once, so that a frame's packets to one subscriber end up side by side.
+    pub fn receive(&mut self, now: Instant, batch: &mut [Datagram<'_>]) {
+        for (index, datagram) in batch.iter_mut().enumerate() {
+            let path = Path::Udp(datagram.source);
+            self.guarded(now, |engine| engine.receive_datagram(now, path, index, datagram));
+        }
+        self.forward_pending(now, batch);
+    }
+
+    /// Takes one RFC 4571 frame, without its length.
+    pub fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {
+        let mut batch = [Datagram { source: peer, payload: frame, received: now }];
+        self.guarded(now, |engine| engine.receive_datagram(now, Path::Tcp(connection), 0, &mut batch[0]));
+        self.forward_pending(now, &batch);
+    }
+
+    pub fn tcp_closed(&mut self, now: Instant, connection: TcpId) {
+        self.guarded(now, |engine| engine.path_closed(now, Path::Tcp(connection)));
+    }
+
+    pub fn timeout(&mut self, now: Instant) {
+        while let Some(&Reverse((at, slot))) = self.timers.peek()
+            && at <= now
+        {
+            self.timers.pop();
+            self.guarded(now, |engine| engine.transport_timeout(now, at, slot));
+        }
+        if self.next_fine_tick.is_some_and(|at| at <= now) {
+            self.next_fine_tick = None;
+            self.guarded(now, |engine| engine.fine_tick(now));
+        }
+        if self.next_tick.is_some_and(|at| at <= now) {
+            self.next_tick = Some(now + tick::TICK);
+            self.guarded(now, |engine| engine.tick(now));
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        [timer, self.next_tick, self.next_fine_tick].into_iter().flatten().min()
+    }
+
+    pub fn transmits(&self) -> &TransmitArena {
+        &self.arena
+    }
+
+    pub fn clear_transmits(&mut self) {
+        self.arena.clear();
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.counters.events += 1;
+        self.events.push_back(event);
+    }
+
+    /// Runs one transport's input; a panic closes that transport alone.
+    #[inline]
+    fn guarded(&mut self, now: Instant, work: impl FnOnce(&mut Self)) {
+        self.acting = None;
+        // Every structure that the work may leave half-done belongs to the transport that is closed for it;
+        // shared ones (arena, queues, maps) are only changed by calls that cannot unwind midway.
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.after_panic(now);
+        }
+    }
+
+    #[cold]
+    fn after_panic(&mut self, now: Instant) {
+        self.counters.panics += 1;
+        self.notes.clear();
+        self.packets.clear();
+        if let Some(slot) = self.acting.take() {
+            // If even closing panics, the transport is forgotten by the next command about it.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.close_transport(now, slot, "panic")));
+        }
+    }
+}
+
+/// The parts of the engine that a transport works with, borrowed apart from the transports themselves.
+macro_rules! work {
+    ($engine:expr) => {
+        crate::transport::Work {
+            config: &$engine.config,
+            arena: &mut $engine.arena,
+            counters: &mut $engine.counters,
+            scratch: &mut $engine.scratch,
+            packets: &mut $engine.packets,
+            notes: &mut $engine.notes,
+        }
+    };
+}
+use work;

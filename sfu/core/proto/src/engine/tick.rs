@@ -1,0 +1,250 @@
+//! What happens by the clock: ten times a second for everything, and a finer beat while packets are missing.
+//!
+//! One wake for all transports: timers of their own are only kept where DTLS and SCTP need them.
+
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use crate::command::MediaKind;
+use crate::event::{Event, TransportState};
+use crate::ids::Ssrc;
+use crate::rtcp::{CompoundWriter, ReportBlock, SenderInfo};
+
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How soon a missing packet is noticed and asked for.
+pub(super) const FINE_TICK: Duration = Duration::from_millis(10);
+/// Until reports tell better.
+const DEFAULT_RTT: Duration = Duration::from_millis(100);
+/// RTCP is written into a buffer of an ordinary packet's size.
+const RTCP_BYTES: usize = 1_200;
+/// A feedback speaks of the whole transport; some ssrc must stand there.
+const TWCC_PACKETS_PER_TICK: usize = 8;
+
+impl Engine {
+    pub(super) fn occupied(&self) -> Vec<usize> {
+        self.transports.iter().map(|(slot, _)| slot).collect()
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.tick_ice(now);
+        for slot in self.occupied() {
+            self.acting = Some(slot);
+            self.tick_transport(now, slot);
+        }
+        self.acting = None;
+        let uptracks: Vec<usize> = self.uptracks.iter().map(|(slot, _)| slot).collect();
+        for slot in uptracks {
+            self.tick_uptrack(now, slot);
+        }
+        let rooms: Vec<_> = self.rooms.keys().copied().collect();
+        for room in rooms {
+            let speakers = self.room(room).speakers.poll(now);
+            if !speakers.is_empty() {
+                self.emit(Event::Speakers { room, speakers });
+            }
+        }
+        if now >= self.next_quality {
+            let interval = self.config.quality_interval;
+            self.next_quality = now + interval;
+            self.report_quality(now, interval);
+        }
+    }
+
+    fn tick_transport(&mut self, now: Instant, slot: usize) {
+        let transport = &self.transports[slot];
+        let is_young = matches!(transport.state, TransportState::New | TransportState::Connecting);
+        if is_young && transport.remote_since.is_some_and(|at| now >= at + self.config.connect_timeout) {
+            return self.close_transport(now, slot, "connect_timeout");
+        }
+        if transport.state == TransportState::Connecting && !transport.has_dtls() {
+            // A handshake that found the worker's half-open limit reached.
+            self.start_dtls(now, slot);
+            self.settle(now, slot);
+            return;
+        }
+        if !transport.may_send() {
+            return;
+        }
+        let transport = &mut self.transports[slot];
+        let is_due = transport.next_report.is_none_or(|at| now >= at);
+        if is_due {
+            transport.next_report = Some(now + self.config.report_interval);
+        }
+        if transport.next_twcc.is_none_or(|at| now >= at) {
+            transport.next_twcc = Some(now + self.config.twcc_interval);
+            self.send_twcc(slot);
+        }
+        if is_due {
+            self.send_receiver_reports(now, slot);
+            self.send_sender_reports(now, slot);
+        }
+    }
+
+    fn send_twcc(&mut self, slot: usize) {
+        for _ in 0..TWCC_PACKETS_PER_TICK {
+            let transport = &mut self.transports[slot];
+            let (ours, media) = (transport.rtcp_ssrc, Ssrc(transport.streams.keys().next().copied().unwrap_or(0)));
+            let count = transport.twcc.feedback_count;
+            let arrivals = transport.twcc.arrivals();
+            if arrivals.is_empty() {
+                return;
+            }
+            let mut buffer = [0; RTCP_BYTES];
+            let mut writer = CompoundWriter::new(&mut buffer);
+            let Some(told) = writer.twcc(ours, media, count, arrivals) else { return };
+            let len = writer.len();
+            transport.twcc.forget(told);
+            transport.twcc.feedback_count = count.wrapping_add(1);
+            self.counters.feedback_out.twcc += 1;
+            self.send_rtcp(slot, &mut buffer, len);
+        }
+    }
+
+    fn send_receiver_reports(&mut self, now: Instant, slot: usize) {
+        let mut blocks = Vec::new();
+        let mut remb = Vec::new();
+        for &uptrack in &self.transports[slot].uptracks {
+            let Some(uptrack) = self.uptracks.get_mut(uptrack) else { continue };
+            let wants_remb = uptrack.feedback_codec().is_some_and(|c| c.has_remb && !c.has_twcc);
+            for encoding in &mut uptrack.encodings {
+                let Some(ssrc) = encoding.ssrc else { continue };
+                let Some(figures) = encoding.stats.report(now) else { continue };
+                if wants_remb {
+                    remb.push(ssrc);
+                }
+                blocks.push(ReportBlock {
+                    ssrc,
+                    fraction_lost: figures.fraction_lost,
+                    cumulative_lost: figures.cumulative_lost,
+                    highest_seq: figures.highest_seq,
+                    jitter: figures.jitter,
+                    last_sr: figures.last_sr,
+                    delay_since_last_sr: figures.delay_since_last_sr,
+                });
+            }
+        }
+        let ours = self.transports[slot].rtcp_ssrc;
+        for chunk in blocks.chunks(31) {
+            let mut buffer = [0; RTCP_BYTES];
+            let mut writer = CompoundWriter::new(&mut buffer);
+            writer.receiver_report(ours, chunk);
+            writer.sdes_cname(ours, CNAME);
+            if !remb.is_empty() {
+                writer.remb(ours, self.config.remb_bps, &remb);
+                self.counters.feedback_out.remb += 1;
+                remb.clear();
+            }
+            let len = writer.len();
+            self.counters.feedback_out.receiver_report += 1;
+            self.send_rtcp(slot, &mut buffer, len);
+        }
+    }
+
+    /// A subscriber's clock pairs are the publisher's own, moved on to now: audio and video of one publisher stay in step.
+    fn send_sender_reports(&mut self, now: Instant, slot: usize) {
+        let our_ntp = self.ntp(now);
+        let mut buffer = [0; RTCP_BYTES];
+        let mut written = 0;
+        for index in 0..self.transports[slot].downtracks.len() {
+            let downtrack = &self.downtracks[self.transports[slot].downtracks[index]];
+            let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { continue };
+            let is_fresh = downtrack
+                .last_sent
+                .is_some_and(|at| now.saturating_duration_since(at) < 5 * self.config.report_interval);
+            let encoding = usize::from(downtrack.selector.current_spatial().unwrap_or_default().0);
+            let clock = uptrack.encodings.get(encoding).and_then(|e| e.clock);
+            let rate =
+                downtrack.last_codec.and_then(|c| downtrack.sent_as.get(c).copied().flatten()).map(|s| s.clock_rate);
+            let offset = self.transports.get(uptrack.transport).and_then(|t| t.ntp_offset);
+            let (true, Some(clock), Some(shift), Some(rate), Some(offset)) =
+                (is_fresh, clock, downtrack.munger.timestamp_offset(), rate, offset)
+            else {
+                continue;
+            };
+            let ntp = our_ntp.wrapping_sub(offset as u64);
+            let passed = (i128::from(ntp.wrapping_sub(clock.ntp) as i64) * i128::from(rate)) >> 32;
+            let info = SenderInfo {
+                ntp: our_ntp,
+                rtp_timestamp: clock.rtp.wrapping_add(passed as u32).wrapping_add(shift),
+                packets: downtrack.packets as u32,
+                octets: downtrack.octets as u32,
+            };
+            let ssrc = downtrack.ssrc;
+            let mut writer = CompoundWriter::new(&mut buffer[written..]);
+            if writer.sender_report(ssrc, info, &[]).and_then(|()| writer.sdes_cname(ssrc, CNAME)).is_some() {
+                written += writer.len();
+                self.counters.feedback_out.sender_report += 1;
+            }
+            if written > RTCP_BYTES - 100 {
+                self.send_rtcp(slot, &mut buffer, written);
+                written = 0;
+            }
+        }
+        self.send_rtcp(slot, &mut buffer, written);
+    }
+
+    fn tick_uptrack(&mut self, now: Instant, slot: usize) {
+        let Some(uptrack) = self.uptracks.get_mut(slot) else { return };
+        if uptrack.kind == MediaKind::Video {
+            let due: Vec<usize> =
+                (0..uptrack.encodings.len()).filter(|&i| uptrack.encodings[i].keyframes.poll(now)).collect();
+            for index in due {
+                self.send_keyframe_request(now, slot, index);
+            }
+        }
+        self.announce_media(now, slot);
+        self.update_demand(now, slot);
+    }
+
+    /// Tells of a change in what flows, and gives subscribers the best of what is left.
+    pub(super) fn announce_media(&mut self, now: Instant, slot: usize) {
+        let Some(uptrack) = self.uptracks.get_mut(slot) else { return };
+        let Some(codec) = uptrack.current_codec else { return };
+        let live = uptrack.layers.live(now);
+        if uptrack.announced.as_ref().is_some_and(|(c, layers)| *c == codec && *layers == live) {
+            return;
+        }
+        uptrack.announced = Some((codec, live.clone()));
+        let (id, mime) = (uptrack.id, uptrack.codecs[codec].spec.mime.clone());
+        self.emit(Event::UptrackMedia { uptrack: id, mime, layers: live });
+        for downtrack in self.uptracks[slot].downtracks.clone() {
+            self.retarget(now, downtrack);
+        }
+    }
+
+    /// Asks publishers for what is missing.
+    pub(super) fn fine_tick(&mut self, now: Instant) {
+        let mut still_missing = std::mem::take(&mut self.incomplete);
+        still_missing.retain(|&(slot, encoding)| self.send_nacks(now, slot, encoding));
+        self.incomplete = still_missing;
+        if !self.incomplete.is_empty() {
+            self.next_fine_tick = Some(now + FINE_TICK);
+        }
+    }
+
+    /// False if nothing is missing any more.
+    fn send_nacks(&mut self, now: Instant, slot: usize, index: usize) -> bool {
+        let Some(uptrack) = self.uptracks.get_mut(slot) else { return false };
+        let Some(transport) = self.transports.get(uptrack.transport) else { return false };
+        let rtt = transport.rtt.smoothed().unwrap_or(DEFAULT_RTT);
+        let (ours, transport) = (transport.rtcp_ssrc, uptrack.transport);
+        let encoding = &mut uptrack.encodings[index];
+        let Some(ssrc) = encoding.ssrc else { return false };
+        self.seqs.clear();
+        encoding.nacks.take(now, rtt, &mut self.seqs);
+        let is_incomplete = !encoding.nacks.is_complete();
+        uptrack.nacks_sent += self.seqs.len() as u64;
+        self.counters.feedback_out.nack += self.seqs.len() as u64;
+        for index in (0..self.seqs.len()).step_by(250) {
+            let mut buffer = [0; RTCP_BYTES];
+            let mut writer = CompoundWriter::new(&mut buffer);
+            writer.nack(ours, ssrc, self.seqs[index..].iter().take(250).copied());
+            let len = writer.len();
+            self.send_rtcp(transport, &mut buffer, len);
+        }
+        is_incomplete
+    }
+}
+
+/// One name for all that this server sends; it says nothing about anybody.
+const CNAME: &str = "callyard";

@@ -1,0 +1,272 @@
+//! The receive side of a published track: its codecs, its encodings with their registers, and who subscribes to it.
+//!
+//! State and look-ups; packets are put through it by `ingress`, feedback by `feedback` and `tick`.
+
+use std::time::{Duration, Instant};
+
+use super::commands::{Refusal, refuse};
+use crate::command::{CodecSpec, LayerMode, LayerSpec, MediaKind, UptrackSpec};
+use crate::config::Config;
+use crate::extension_ids::ExtensionIds;
+use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
+use crate::registers::codec::Codec;
+use crate::registers::uptrack::{History, KeyframeRequest, Layers, NackRegister, ReceiveStats};
+
+/// More codecs than any description offers for one section.
+const MAX_CODECS: usize = 32;
+
+pub(super) struct UpCodec {
+    pub spec: CodecSpec,
+    pub codec: Codec,
+    pub has_nack: bool,
+    pub has_pli: bool,
+    pub has_fir: bool,
+    pub has_twcc: bool,
+    pub has_remb: bool,
+}
+
+impl UpCodec {
+    fn new(spec: CodecSpec) -> Self {
+        let has = |name: &str| spec.feedback.iter().any(|f| f.eq_ignore_ascii_case(name));
+        Self {
+            codec: Codec::from_mime(&spec.mime),
+            has_nack: has("nack"),
+            has_pli: has("nack pli"),
+            has_fir: has("ccm fir"),
+            has_twcc: has("transport-cc"),
+            has_remb: has("goog-remb"),
+            spec,
+        }
+    }
+}
+
+/// What a payload type stands for on this section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PtUse {
+    Media(usize),
+    /// Retransmissions of the codec with this index.
+    Rtx(usize),
+}
+
+/// Sender report of the publisher: the RTP clock against wall-clock time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SenderClock {
+    pub ntp: u64,
+    pub rtp: u32,
+}
+
+/// One stream of the track: a simulcast encoding, or all there is.
+pub(super) struct Encoding {
+    pub rid: Option<String>,
+    pub ssrc: Option<Ssrc>,
+    pub rtx_ssrc: Option<Ssrc>,
+    pub stats: ReceiveStats,
+    pub nacks: NackRegister,
+    pub history: History,
+    pub keyframes: KeyframeRequest,
+    pub clock: Option<SenderClock>,
+    pub fir_seq: u8,
+}
+
+pub(super) struct Uptrack {
+    pub id: UptrackId,
+    pub transport: usize,
+    pub room: RoomId,
+    pub kind: MediaKind,
+    pub mode: LayerMode,
+    pub mid: String,
+    pub codecs: Vec<UpCodec>,
+    pub extensions: ExtensionIds,
+    pub encodings: Vec<Encoding>,
+    pub layers: Layers,
+    pub declared: Vec<LayerSpec>,
+    pub muted: bool,
+    pub downtracks: Vec<usize>,
+    /// Codec of the last packet.
+    pub current_codec: Option<usize>,
+    /// What was last told by `UptrackMedia`.
+    pub announced: Option<(usize, Vec<Spatial>)>,
+    pub demand: Demand,
+    pub first_pending: Option<usize>,
+    pub last_pending: usize,
+    pub packets: u64,
+    pub bytes: u64,
+    pub nacks_sent: u64,
+    pub plis_sent: u64,
+    pub keyframes_seen: u64,
+    by_pt: [Option<PtUse>; 128],
+}
+
+/// What the publisher was last told to send, and a lower wish that waits for its dwell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    pub told: Option<Option<Spatial>>,
+    pub lower_since: Option<Instant>,
+}
+
+impl Demand {
+    /// What to tell now, if anything: a rise at once, a fall after `dwell`.
+    pub fn update(&mut self, now: Instant, wanted: Option<Spatial>, dwell: Duration) -> Option<Option<Spatial>> {
+        match self.told {
+            Some(told) if wanted == told => {
+                self.lower_since = None;
+                return None;
+            }
+            told if wanted < told.unwrap_or(Some(Spatial(u8::MAX))) && wanted.is_none_or(|_| told.is_some()) => {
+                let since = *self.lower_since.get_or_insert(now);
+                if now.saturating_duration_since(since) < dwell {
+                    return None;
+                }
+            }
+            _ => {}
+        }
+        self.told = Some(wanted);
+        self.lower_since = None;
+        Some(wanted)
+    }
+}
+
+impl Uptrack {
+    pub fn new(spec: UptrackSpec, transport: usize, room: RoomId, config: &Config) -> Result<Self, Refusal> {
+        if spec.codecs.is_empty() || spec.codecs.len() > MAX_CODECS {
+            return refuse("bad_codecs", format!("An uptrack needs 1 to {MAX_CODECS} codecs."));
+        }
+        let mut by_pt = [None; 128];
+        for (index, codec) in spec.codecs.iter().enumerate() {
+            for (pt, usage) in [(Some(codec.pt), PtUse::Media(index)), (codec.rtx_pt, PtUse::Rtx(index))] {
+                let Some(Pt(pt)) = pt else { continue };
+                match by_pt.get_mut(usize::from(pt)) {
+                    Some(place) => *place = Some(usage),
+                    None => return refuse("bad_payload_type", format!("Payload type {pt} is not below 128.")),
+                }
+            }
+        }
+        let is_simulcast = spec.mode == LayerMode::Simulcast;
+        let count = if is_simulcast { spec.rids.len().max(spec.ssrcs.len()).clamp(1, 8) } else { 1 };
+        let clock_rate = spec.codecs[0].clock_rate;
+        let mut encodings: Vec<Encoding> =
+            (0..count).map(|i| Encoding::new(spec.rids.get(i).cloned(), clock_rate, spec.kind, config)).collect();
+        for (i, known) in spec.ssrcs.iter().enumerate() {
+            let by_rid = known.rid.as_ref().and_then(|rid| spec.rids.iter().position(|r| r == rid));
+            let index = by_rid.unwrap_or(if is_simulcast { i } else { 0 });
+            if let Some(encoding) = encodings.get_mut(index)
+                && encoding.ssrc.is_none()
+            {
+                encoding.ssrc = Some(known.ssrc);
+                encoding.rtx_ssrc = known.rtx_ssrc;
+            }
+        }
+        Ok(Self {
+            id: spec.uptrack,
+            transport,
+            room,
+            kind: spec.kind,
+            mode: spec.mode,
+            mid: spec.mid,
+            extensions: ExtensionIds::new(&spec.extensions),
+            layers: Layers::new(config.layer_timeout),
+            declared: spec.layers,
+            codecs: spec.codecs.into_iter().map(UpCodec::new).collect(),
+            encodings,
+            muted: spec.muted,
+            downtracks: Vec::new(),
+            current_codec: None,
+            announced: None,
+            demand: Demand::default(),
+            first_pending: None,
+            last_pending: 0,
+            packets: 0,
+            bytes: 0,
+            nacks_sent: 0,
+            plis_sent: 0,
+            keyframes_seen: 0,
+            by_pt,
+        })
+    }
+
+    pub fn pt(&self, pt: Pt) -> Option<PtUse> {
+        self.by_pt.get(usize::from(pt.0)).copied().flatten()
+    }
+
+    /// The encoding that a rid names; the only one there is needs no name.
+    pub fn encoding_of_rid(&self, rid: Option<&str>) -> Option<usize> {
+        match rid {
+            Some(rid) => self
+                .encodings
+                .iter()
+                .position(|e| e.rid.as_deref() == Some(rid))
+                .or_else(|| (self.encodings.len() == 1 && self.encodings[0].rid.is_none()).then_some(0)),
+            None => (self.encodings.len() == 1).then_some(0),
+        }
+    }
+
+    pub fn top_spatial(&self) -> Spatial {
+        match self.mode {
+            LayerMode::Simulcast => Spatial((self.encodings.len() - 1) as u8),
+            LayerMode::Single | LayerMode::Svc => self.declared.iter().map(|l| l.spatial).max().unwrap_or_default(),
+        }
+    }
+
+    pub fn feedback_codec(&self) -> Option<&UpCodec> {
+        self.codecs.get(self.current_codec.unwrap_or(0))
+    }
+}
+
+impl Encoding {
+    /// Another numbering begins: what was missing or kept of the old one means nothing now.
+    pub fn restart(&mut self, clock_rate: u32) {
+        self.stats = ReceiveStats::new(clock_rate);
+        self.nacks = NackRegister::new();
+        self.history.clear();
+        self.clock = None;
+    }
+
+    fn new(rid: Option<String>, clock_rate: u32, kind: MediaKind, config: &Config) -> Self {
+        let packets = match kind {
+            MediaKind::Video => config.history_packets,
+            // 20 ms a packet: what is older than this would come too late.
+            MediaKind::Audio => config.history_packets.min(64),
+        };
+        Self {
+            rid,
+            ssrc: None,
+            rtx_ssrc: None,
+            stats: ReceiveStats::new(clock_rate),
+            nacks: NackRegister::new(),
+            history: History::new(packets),
+            keyframes: KeyframeRequest::new(config.keyframe_interval),
+            clock: None,
+            fir_seq: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demand_rises_at_once_and_falls_after_its_dwell() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let dwell = Duration::from_secs(3);
+        let mut demand = Demand::default();
+        let (low, high) = (Some(Spatial(0)), Some(Spatial(2)));
+        let table = [
+            (0, None, None),
+            (10, low, Some(low)),
+            (20, high, Some(high)),
+            (30, low, None),
+            (2_000, high, None),
+            (2_010, low, None),
+            (5_009, low, None),
+            (5_010, low, Some(low)),
+            (5_020, None, None),
+            (8_020, None, Some(None)),
+        ];
+        for (ms, wanted, told) in table {
+            assert_eq!(demand.update(at(ms), wanted, dwell), told, "at {ms} ms");
+        }
+    }
+}

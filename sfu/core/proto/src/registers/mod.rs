@@ -1,0 +1,9 @@
+//! What the engine keeps about streams: what came and what is missing, what passes and under which numbers, who speaks.
+//!
+//! Plain state without input or output of its own; the engine feeds it.
+
+pub(crate) mod codec;
+pub(crate) mod data_track;
+pub(crate) mod downtrack;
+pub(crate) mod speaker;
+pub(crate) mod uptrack;

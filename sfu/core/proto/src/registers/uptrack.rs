@@ -1,0 +1,360 @@
+//! Registers of one received stream: what came, what is missing, what is kept, what was asked for, what flows.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::ids::{SeqNo, Spatial};
+use crate::rtcp::Arrival;
+
+/// Receiver statistics of one stream (RFC 3550 §6.4.1, appendix A).
+#[derive(Debug)]
+pub struct ReceiveStats {
+    clock_rate: u32,
+    first: Option<u64>,
+    highest: u64,
+    received: u64,
+    jitter: f32,
+    transit: Option<i64>,
+    base: Option<Instant>,
+    interval: (u64, u64),
+    report: (u64, u64),
+    last_sr: Option<(u32, Instant)>,
+}
+
+/// Figures of one report block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportFigures {
+    pub fraction_lost: u8,
+    pub cumulative_lost: i32,
+    pub highest_seq: u32,
+    pub jitter: u32,
+    pub last_sr: u32,
+    pub delay_since_last_sr: u32,
+}
+
+impl ReceiveStats {
+    pub fn new(clock_rate: u32) -> Self {
+        Self {
+            clock_rate,
+            first: None,
+            highest: 0,
+            received: 0,
+            jitter: 0.0,
+            transit: None,
+            base: None,
+            interval: (0, 0),
+            report: (0, 0),
+            last_sr: None,
+        }
+    }
+
+    /// The extended number nearest to the highest seen.
+    pub fn extend(&self, seq: u16) -> SeqNo {
+        match self.first {
+            // One cycle of head room for packets from before the first.
+            None => SeqNo((1 << 16) | u64::from(seq)),
+            Some(_) => {
+                SeqNo(self.highest.saturating_add_signed(i64::from(seq.wrapping_sub(self.highest as u16) as i16)))
+            }
+        }
+    }
+
+    pub fn on_packet(&mut self, now: Instant, seq: SeqNo, timestamp: u32) {
+        self.received += 1;
+        let base = *self.base.get_or_insert(now);
+        if self.first.is_none() {
+            self.first = Some(seq.0);
+            self.highest = seq.0;
+            self.interval = (seq.0 - 1, 0);
+            self.report = (seq.0 - 1, 0);
+        }
+        self.highest = self.highest.max(seq.0);
+        let arrival =
+            (now.saturating_duration_since(base).as_micros() as u64 * u64::from(self.clock_rate) / 1_000_000) as u32;
+        let transit = i64::from(arrival.wrapping_sub(timestamp) as i32);
+        if let Some(before) = self.transit.replace(transit) {
+            let difference = (transit - before).unsigned_abs().min(u64::from(self.clock_rate)) as f32;
+            self.jitter += (difference - self.jitter) / 16.0;
+        }
+    }
+
+    pub fn on_sender_report(&mut self, now: Instant, ntp: u64) {
+        self.last_sr = Some(((ntp >> 16) as u32, now));
+    }
+
+    pub fn lost(&self) -> u64 {
+        self.first.map_or(0, |first| (self.highest + 1 - first).saturating_sub(self.received))
+    }
+
+    pub fn jitter_ms(&self) -> f32 {
+        self.jitter * 1_000.0 / self.clock_rate.max(1) as f32
+    }
+
+    pub fn begin_interval(&mut self) {
+        self.interval = (self.highest, self.received);
+    }
+
+    /// Packets expected and lost since [`Self::begin_interval`].
+    pub fn interval_loss(&self) -> (u64, u64) {
+        if self.first.is_none() {
+            return (0, 0);
+        }
+        let expected = self.highest.saturating_sub(self.interval.0);
+        (expected, expected.saturating_sub(self.received.saturating_sub(self.interval.1)))
+    }
+
+    /// The next report block's figures; `None` before the first packet.
+    pub fn report(&mut self, now: Instant) -> Option<ReportFigures> {
+        self.first?;
+        let expected = self.highest.saturating_sub(self.report.0);
+        let lost = expected.saturating_sub(self.received - self.report.1);
+        self.report = (self.highest, self.received);
+        let (last_sr, delay) = self.last_sr.map_or((0, 0), |(ntp, at)| {
+            (ntp, (now.saturating_duration_since(at).as_micros() * 65_536 / 1_000_000) as u32)
+        });
+        Some(ReportFigures {
+            fraction_lost: (lost * 256).checked_div(expected).unwrap_or(0).min(255) as u8,
+            cumulative_lost: self.lost().min(0x7f_ffff) as i32,
+            highest_seq: (self.highest - (1 << 16)) as u32,
+            jitter: self.jitter as u32,
+            last_sr,
+            delay_since_last_sr: delay,
+        })
+    }
+}
+
+/// Most numbers that may be missing at once; a larger jump is a new beginning.
+const MAX_MISSING: u64 = 1_000;
+const MAX_NACKS: u8 = 10;
+const FIRST_NACK_AFTER: Duration = Duration::from_millis(10);
+
+/// Numbers still missing and when each was last asked for (RFC 4585 §6.2.1).
+#[derive(Debug, Default)]
+pub struct NackRegister {
+    highest: Option<u64>,
+    missing: BTreeMap<u64, (Instant, u8)>,
+}
+
+/// What a packet is to the register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    New,
+    /// One that was missing.
+    Recovered,
+    /// Had it, or gave it up.
+    Useless,
+}
+
+impl NackRegister {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn on_packet(&mut self, now: Instant, seq: SeqNo) -> Arrived {
+        let Some(highest) = self.highest else {
+            self.highest = Some(seq.0);
+            return Arrived::New;
+        };
+        if seq.0 > highest {
+            if seq.0 - highest > MAX_MISSING {
+                self.missing.clear();
+            } else {
+                self.missing.extend((highest + 1..seq.0).map(|n| (n, (now, 0))));
+            }
+            self.highest = Some(seq.0);
+            return Arrived::New;
+        }
+        if self.missing.remove(&seq.0).is_some() { Arrived::Recovered } else { Arrived::Useless }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Numbers to ask for now, oldest first; none sooner than `rtt` after the last time.
+    pub fn take(&mut self, now: Instant, rtt: Duration, out: &mut Vec<u16>) {
+        let Some(highest) = self.highest else { return };
+        self.missing.retain(|seq, (at, tries)| {
+            let pause = if *tries == 0 { FIRST_NACK_AFTER } else { rtt.max(Duration::from_millis(20)) };
+            if now.saturating_duration_since(*at) < pause {
+                return true;
+            }
+            if *tries >= MAX_NACKS || highest - seq > MAX_MISSING {
+                return false;
+            }
+            *at = now;
+            *tries += 1;
+            out.push(*seq as u16);
+            true
+        });
+    }
+}
+
+/// The last packets of a stream in clear, kept once for all subscribers' retransmissions.
+#[derive(Debug)]
+pub struct History {
+    ring: Vec<Kept>,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    seq: u64,
+    at: Instant,
+    packet: Vec<u8>,
+}
+
+impl History {
+    pub fn new(packets: usize) -> Self {
+        Self { ring: Vec::new(), capacity: packets.max(1).next_power_of_two() }
+    }
+
+    /// The place of a packet is reused by the one that comes `capacity` later: no allocation once the ring is full.
+    pub fn insert(&mut self, now: Instant, seq: SeqNo, packet: &[u8]) {
+        let place = seq.0 as usize & (self.capacity - 1);
+        while self.ring.len() <= place {
+            self.ring.push(Kept { seq: u64::MAX, at: now, packet: Vec::new() });
+        }
+        let kept = &mut self.ring[place];
+        kept.seq = seq.0;
+        kept.at = now;
+        kept.packet.clear();
+        kept.packet.extend_from_slice(packet);
+    }
+
+    pub fn clear(&mut self) {
+        self.ring.clear();
+    }
+
+    pub fn get(&self, seq: SeqNo) -> Option<(&[u8], Instant)> {
+        let kept = self.ring.get(seq.0 as usize & (self.capacity - 1)).filter(|k| k.seq == seq.0)?;
+        Some((&kept.packet, kept.at))
+    }
+}
+
+/// Throttle of key-frame requests to one stream: the first at once, later ones gathered.
+#[derive(Debug)]
+pub struct KeyframeRequest {
+    interval: Duration,
+    last: Option<Instant>,
+    is_wanted: bool,
+}
+
+impl KeyframeRequest {
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, last: None, is_wanted: false }
+    }
+
+    /// Whether to ask the publisher now; otherwise [`Self::poll`] says when.
+    pub fn request(&mut self, now: Instant) -> bool {
+        self.is_wanted = true;
+        self.poll(now)
+    }
+
+    pub fn poll(&mut self, now: Instant) -> bool {
+        if !self.is_wanted || self.last.is_some_and(|at| now.saturating_duration_since(at) < self.interval) {
+            return false;
+        }
+        self.last = Some(now);
+        true
+    }
+
+    pub fn on_keyframe(&mut self) {
+        self.is_wanted = false;
+    }
+}
+
+/// Which spatial layers flow, and how fast.
+#[derive(Debug)]
+pub struct Layers {
+    timeout: Duration,
+    flows: [Flow; 8],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    last: Option<Instant>,
+    since: Option<Instant>,
+    bytes: u64,
+    bps: u64,
+}
+
+impl Layers {
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, flows: [Flow::default(); 8] }
+    }
+
+    pub fn on_packet(&mut self, now: Instant, spatial: usize, bytes: usize) {
+        let Some(flow) = self.flows.get_mut(spatial) else { return };
+        flow.last = Some(now);
+        flow.bytes += bytes as u64;
+        let since = *flow.since.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed >= Duration::from_millis(500) {
+            flow.bps = flow.bytes * 8_000 / elapsed.as_millis() as u64;
+            flow.bytes = 0;
+            flow.since = Some(now);
+        }
+    }
+
+    pub fn is_live(&self, now: Instant, spatial: usize) -> bool {
+        self.flows.get(spatial).and_then(|f| f.last).is_some_and(|at| now.saturating_duration_since(at) < self.timeout)
+    }
+
+    pub fn live(&self, now: Instant) -> Vec<Spatial> {
+        (0..8u8).filter(|&i| self.is_live(now, usize::from(i))).map(Spatial).collect()
+    }
+
+    /// Lowest first, up to the highest that ever flowed; 0 where nothing flows now.
+    pub fn bitrates_bps(&self, now: Instant) -> Vec<u64> {
+        let count = self.flows.iter().rposition(|f| f.last.is_some()).map_or(0, |i| i + 1);
+        (0..count).map(|i| if self.is_live(now, i) { self.flows[i].bps } else { 0 }).collect()
+    }
+}
+
+/// Arrivals of transport-wide numbered packets until the next feedback.
+#[derive(Debug, Default)]
+pub struct TwccRecorder {
+    base: Option<Instant>,
+    highest: u64,
+    told: u64,
+    arrivals: Vec<Arrival>,
+    pub feedback_count: u8,
+}
+
+/// More than any link brings between two feedbacks.
+const MAX_ARRIVALS: usize = 8_192;
+
+impl TwccRecorder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn record(&mut self, now: Instant, seq: u16) {
+        let seq = match self.base {
+            None => (1 << 16) | u64::from(seq),
+            Some(_) => self.highest.saturating_add_signed(i64::from(seq.wrapping_sub(self.highest as u16) as i16)),
+        };
+        let base = *self.base.get_or_insert(now);
+        self.highest = self.highest.max(seq);
+        if self.arrivals.len() < MAX_ARRIVALS && seq > self.told {
+            let at_us = now.saturating_duration_since(base).as_micros() as i64;
+            self.arrivals.push(Arrival { seq: SeqNo(seq), at_us });
+        }
+    }
+
+    /// What arrived, by rising number, none twice.
+    pub fn arrivals(&mut self) -> &[Arrival] {
+        self.arrivals.sort_unstable_by_key(|a| a.seq.0);
+        self.arrivals.dedup_by_key(|a| a.seq.0);
+        &self.arrivals
+    }
+
+    /// The first `count` of them are told.
+    pub fn forget(&mut self, count: usize) {
+        if let Some(last) = self.arrivals.get(count.wrapping_sub(1)) {
+            self.told = last.seq.0;
+        }
+        self.arrivals.drain(..count.min(self.arrivals.len()));
+    }
+}

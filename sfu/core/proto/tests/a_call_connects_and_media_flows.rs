@@ -1,0 +1,152 @@
+//! From the first check to pictures: both DTLS roles, audio and video, over clean and over bad links.
+
+mod common;
+
+use std::time::Duration;
+
+use callyard_proto::command::{DtlsRole, Want};
+use callyard_proto::event::{Event, PathProtocol, TransportState};
+use common::media::{self, Source, content, is_key, picture_id, play, quality, subscribe};
+use common::netem::LinkConfig;
+use common::{World, client};
+
+#[test]
+fn both_dtls_roles_connect_and_say_so() {
+    let mut world = World::new(1);
+    world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.add_client(DtlsRole::Client, LinkConfig::default());
+    world.connect();
+    for client in 0..2 {
+        assert_eq!(world.states(client), [TransportState::Connecting, TransportState::Connected]);
+    }
+    let paths: Vec<_> = world
+        .events
+        .iter()
+        .filter_map(|e| match e {
+            Event::TransportPath { protocol, cipher, .. } => Some((*protocol, cipher.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(paths, [(PathProtocol::Udp, "aead_aes_256_gcm"); 2]);
+    assert_eq!(world.engine.counters().transports.connected, 2);
+}
+
+#[test]
+fn audio_and_video_reach_their_subscriber_whole_and_in_order() {
+    let mut world = World::new(2);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Client, LinkConfig::default());
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    let mut microphone = Source::audio(alice, 2, 2_000);
+    camera.publish(&mut world);
+    microphone.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(10));
+    world.run(Duration::from_millis(200));
+
+    let video = world.clients[bob].in_order(5_000);
+    assert!(is_key(&video[0].payload), "video starts at a key frame");
+    let frames: Vec<u32> = video.iter().map(|p| content(&p.payload).1).collect();
+    assert!(frames.windows(2).all(|w| w[1] == w[0] + 1), "every picture, once, in order");
+    assert!(frames.len() > 290, "{} pictures", frames.len());
+    assert!(video.windows(2).all(|w| w[1].seq == w[0].seq.wrapping_add(1)));
+    assert!(video.windows(2).all(|w| w[1].timestamp == w[0].timestamp.wrapping_add(3_000)));
+    assert!(video.windows(2).all(|w| picture_id(&w[1].payload) == (picture_id(&w[0].payload) + 1) & 0x7fff));
+    assert!(video.iter().all(|p| p.pt == 100 && p.marker));
+    let audio = world.clients[bob].in_order(6_000);
+    assert!(audio.len() > 490 && audio.iter().all(|p| p.pt == 63 && p.payload.len() == 80));
+    assert!(audio.iter().all(|p| p.extensions.contains(&(media::LEVEL_ID, vec![0x80 | 30]))), "levels are carried on");
+    assert!(world.events.iter().any(|e| matches!(e, Event::Speakers { speakers, .. } if speakers[0].active)));
+    assert_eq!(world.engine.counters().panics, 0);
+    assert_eq!(world.strays, 0);
+}
+
+#[test]
+fn lost_packets_come_again_both_ways() {
+    let link = LinkConfig {
+        jitter: Duration::from_millis(5),
+        loss: 0.05,
+        reorder: 0.01,
+        duplicate: 0.01,
+        ..LinkConfig::default()
+    };
+    for seed in 1..=3 {
+        let mut world = World::new(seed);
+        let alice = world.add_client(DtlsRole::Server, link.clone());
+        let bob = world.add_client(DtlsRole::Server, link.clone());
+        world.connect();
+        let mut camera = Source::simulcast(alice, 1, 1_000);
+        camera.publish(&mut world);
+        subscribe(&mut world, bob, &camera, 11, 5_000, quality(2));
+        play(&mut world, &mut [&mut camera], Duration::from_secs(20));
+        world.set_loss(0.0);
+        play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+        world.run(Duration::from_millis(500));
+        let bob = &world.clients[bob];
+        assert_eq!(bob.holes(5_000), 0, "seed {seed}: nothing is missing");
+        let total = bob.in_order(5_000).len();
+        assert!(total > 1_500, "seed {seed}: {total} packets");
+        let counters = world.engine.counters();
+        assert!(counters.retransmitted > 20, "seed {seed}: {} sent again", counters.retransmitted);
+        assert!(world.clients[alice].resent > 20, "seed {seed}: the publisher was asked again");
+        assert!(bob.of(5_000).any(|p| p.was_rtx));
+    }
+}
+
+#[test]
+fn a_senders_clock_is_carried_on_so_that_sound_and_picture_stay_in_step() {
+    let mut world = World::new(4);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    let mut microphone = Source::audio(alice, 2, 2_000);
+    camera.publish(&mut world);
+    microphone.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(1));
+    // One moment of the publisher's clock, which is a century off, on both streams.
+    let (video_rtp, audio_rtp) = (camera.streams[0].timestamp, microphone.streams[0].timestamp);
+    world.clients[alice].send_rtcp(&client::sender_report(1_000, 7 << 32, video_rtp));
+    world.clients[alice].send_rtcp(&client::sender_report(2_000, 7 << 32, audio_rtp));
+    play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(3));
+
+    let bob = &world.clients[bob];
+    let offset = |ssrc: u32, original: u32| {
+        let first = bob.in_order(ssrc)[0];
+        let _ = original;
+        first.timestamp
+    };
+    let report = |ssrc: u32| {
+        bob.rtcp
+            .iter()
+            .flat_map(|c| reports(c))
+            .rfind(|(s, ..)| *s == ssrc)
+            .unwrap_or_else(|| panic!("no report of {ssrc}"))
+    };
+    let (_, video_ntp, video_at) = report(5_000);
+    let (_, audio_ntp, audio_at) = report(6_000);
+    // Seconds since the first packet, by each stream's own clock, at the same wall-clock moment.
+    let seconds = |ntp: u64| ntp as f64 / (1u64 << 32) as f64;
+    let video_elapsed = f64::from(video_at.wrapping_sub(offset(5_000, video_rtp))) / 90_000.0;
+    let audio_elapsed = f64::from(audio_at.wrapping_sub(offset(6_000, audio_rtp))) / 48_000.0;
+    let drift = (video_elapsed - seconds(video_ntp)) - (audio_elapsed - seconds(audio_ntp));
+    assert!(drift.abs() < 0.06, "sound and picture are {drift} s apart");
+}
+
+/// `(ssrc, NTP, RTP timestamp)` of every sender report in a compound.
+fn reports(mut compound: &[u8]) -> Vec<(u32, u64, u32)> {
+    let mut out = Vec::new();
+    while compound.len() >= 8 {
+        let len = (usize::from(u16::from_be_bytes([compound[2], compound[3]])) + 1) * 4;
+        let word = |at: usize| u32::from_be_bytes(compound[at..at + 4].try_into().expect("four bytes"));
+        if compound[1] == 200 {
+            out.push((word(4), u64::from(word(8)) << 32 | u64::from(word(12)), word(16)));
+        }
+        compound = &compound[len..];
+    }
+    out
+}
