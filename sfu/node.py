@@ -520,6 +520,7 @@ def core_config(settings: NodeSettings, *, pin_source: bool) -> dict[str, Any]:
         "tcp_max_connections": settings.tcp_max_connections,
         "tcp_unauthenticated_timeout_ms": round(settings.tcp_unauthenticated_timeout_seconds * 1000),
         "tcp_max_queue_bytes": settings.tcp_max_queue_bytes,
+        "engine": settings.engine.model_dump(),
     }
 
 

@@ -14,6 +14,204 @@ from pydantic import BaseModel, ConfigDict, Field
 MIB = 1024 * 1024
 
 
+class EngineSettings(BaseModel):
+    """Limits of a worker's data plane (`sfu/core/proto/src/config.rs`); all are per worker or narrower."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_transports: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Transports of one worker; an idle one costs about 60 KB. Raise it on machines with "
+            "memory to spare.",
+        ),
+    ] = 20_000
+    connect_timeout_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=120,
+            description="A transport that has not finished ICE and DTLS by then is freed. Raise it for very slow "
+            "links.",
+        ),
+    ] = 15.0
+    dtls_handshake_timeout_seconds: Annotated[
+        float,
+        Field(ge=1, le=60, description="Life of an unfinished DTLS handshake. Raise it for round trips of seconds."),
+    ] = 10.0
+    max_dtls_handshakes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Unfinished DTLS handshakes at once, some 64 KiB each. Raise it if thousands join in one "
+            "second.",
+        ),
+    ] = 2_000
+    max_ssrcs: Annotated[
+        int,
+        Field(
+            ge=4,
+            le=4_096,
+            description="Streams tracked per transport, retransmission included. Raise it for clients with dozens "
+            "of tracks.",
+        ),
+    ] = 64
+    max_tracks: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=10_000,
+            description="Tracks on one transport, both directions. Raise it where one client watches hundreds.",
+        ),
+    ] = 1_000
+    max_message_bytes: Annotated[
+        int,
+        Field(
+            ge=1_200,
+            le=262_144,
+            description="Largest data-channel message. Raise it for applications that send larger ones; every "
+            "receiver buffers it.",
+        ),
+    ] = 64 * 1024
+    sctp_receive_buffer_bytes: Annotated[
+        int,
+        Field(
+            ge=64 * 1024,
+            le=64 * MIB,
+            description="Undelivered data of one association. Raise it for bulk transfer over long round trips.",
+        ),
+    ] = MIB
+    max_channels: Annotated[
+        int,
+        Field(
+            ge=4,
+            le=1_024,
+            description="Open data channels of one association. Raise it for applications with channels of their own.",
+        ),
+    ] = 64
+    reliable_buffer_bytes: Annotated[
+        int,
+        Field(
+            ge=64 * 1024,
+            le=64 * MIB,
+            description="Unsent reliable data of one receiver before it counts as stalled. Raise it for bulk "
+            "transfer to slow readers.",
+        ),
+    ] = MIB
+    reliable_stall_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=300,
+            description="How long a reliable receiver may stay over its cap before its channel is reset. Raise it "
+            "for links that pause.",
+        ),
+    ] = 10.0
+    lossy_buffer_bytes: Annotated[
+        int,
+        Field(
+            ge=16 * 1024,
+            le=64 * MIB,
+            description="Unsent lossy data of one receiver; the oldest gives way. Raise it for bursts of large "
+            "messages.",
+        ),
+    ] = 128 * 1024
+    history_packets: Annotated[
+        int,
+        Field(
+            ge=64,
+            le=8_192,
+            description="Packets of one stream kept for retransmission; 512 is about 2 s of 2 Mbit/s. Raise it "
+            "for long round trips.",
+        ),
+    ] = 512
+    keyframe_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=10,
+            description="Least time between key-frame requests to one stream. Lower it for faster joins, at the "
+            "publisher's cost.",
+        ),
+    ] = 1.0
+    demand_dwell_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=60,
+            description="How long a lower demand must last before the publisher is told. Raise it if publishers "
+            "switch layers too often.",
+        ),
+    ] = 3.0
+    layer_timeout_seconds: Annotated[
+        float,
+        Field(
+            ge=0.2,
+            le=30,
+            description="Time without packets after which a layer counts as not sent. Raise it for screen shares "
+            "of few frames.",
+        ),
+    ] = 1.5
+    quality_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=60,
+            description="Time between connection-quality reports. Lower it for livelier displays, at the cost of "
+            "messages.",
+        ),
+    ] = 5.0
+    remb_bps: Annotated[
+        int,
+        Field(
+            ge=100_000,
+            le=1_000_000_000,
+            description="Bitrate told to publishers that know only REMB. Raise it for publishers of very high "
+            "bitrates.",
+        ),
+    ] = 20_000_000
+    twcc_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.02,
+            le=0.5,
+            description="Time between transport-wide feedback to a publisher. Lower it for quicker adaptation, at "
+            "the cost of packets.",
+        ),
+    ] = 0.1
+    report_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.2,
+            le=10,
+            description="Time between RTCP reports. Lower it for fresher statistics, at the cost of packets.",
+        ),
+    ] = 1.0
+    max_segment_padding: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=16,
+            description="Padding a packet may get so that a frame leaves as one segmented send. 0 switches "
+            "padding off.",
+        ),
+    ] = 1
+    max_segments: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Packets of one segmented send. 1 switches segmentation off, for networks that mishandle it.",
+        ),
+    ] = 64
+    fault_injection: Annotated[
+        bool, Field(description="Let commands damage transports on purpose. Only for tests of what that costs.")
+    ] = False
+
+
 class NodeSettings(BaseModel):
     """The workers of one node and the limits of their data plane."""
 
@@ -115,6 +313,8 @@ class NodeSettings(BaseModel):
             description="Bytes waiting for one slow ICE-TCP reader. Raise it for high bitrates over long round trips.",
         ),
     ] = 512 * 1024
+
+    engine: Annotated[EngineSettings, Field(description="Limits of the data plane.")] = EngineSettings()
 
     memory_max_bytes: Annotated[
         int,

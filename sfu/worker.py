@@ -405,7 +405,7 @@ def bind_core(launch: Launch, certificate: Certificate) -> _core.Worker:
         for bind in binds:
             config = msgspec.msgpack.encode({**launch.core, "bind": bind, "udp_port": port})
             try:
-                return _core.Worker(config, certificate.certificate_der, certificate.key_der)
+                return _core.Worker(config, certificate.certificate_der, certificate.key_der, os.urandom(32))
             except OSError as error:
                 refusal = error
                 if error.errno == errno.EADDRINUSE:

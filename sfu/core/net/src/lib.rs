@@ -1,6 +1,6 @@
 //! Sockets, clock and the packet pump around `callyard-proto`.
 //!
-//! The only crate of the core that reads a clock or owns a descriptor. It knows no protocol but the framing of ICE-TCP.
+//! The only crate of the core that reads a clock or owns a descriptor. It knows no protocol.
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -8,7 +8,6 @@ mod address;
 mod clock;
 mod cmsg;
 mod counters;
-mod framing;
 mod machine;
 mod pins;
 mod priority;
@@ -22,10 +21,10 @@ mod wake;
 
 pub use clock::Clock;
 pub use counters::NetCounters;
-pub use machine::{Datagram, Destination, Machine, Transmit};
+pub use machine::Machine;
 pub use pump::{Pump, PumpOptions};
 pub use shared::Shared;
-pub use tcp::{ConnectionId, TcpOptions};
+pub use tcp::TcpOptions;
 pub use thread::PacketThread;
 pub use udp::UdpOptions;
 pub use wake::Wake;

@@ -4,32 +4,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use callyard_proto::command::Command;
+use callyard_proto::counters::Counters;
+use callyard_proto::engine::{Datagram, Engine};
 use callyard_proto::event::Event;
-
-use crate::tcp::ConnectionId;
-
-/// A received UDP datagram.
-#[derive(Debug)]
-pub struct Datagram<'a> {
-    pub source: SocketAddr,
-    pub payload: &'a mut [u8],
-    /// When it reached the kernel.
-    pub received: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    Udp(SocketAddr),
-    Tcp(ConnectionId),
-}
-
-/// A datagram, or a run of datagrams of `segment_size` bytes each of which the last may be shorter.
-#[derive(Clone, Copy, Debug)]
-pub struct Transmit<'a> {
-    pub destination: Destination,
-    pub bytes: &'a [u8],
-    pub segment_size: usize,
-}
+use callyard_proto::transmit::{TcpId, TransmitArena};
 
 /// A sans-IO machine: everything it does happens in these calls, at the time it is told.
 pub trait Machine: Send {
@@ -37,12 +15,56 @@ pub trait Machine: Send {
 
     fn apply(&mut self, now: Instant, command: Command);
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]);
-    fn receive_tcp(&mut self, now: Instant, connection: ConnectionId, peer: SocketAddr, frame: &mut [u8]);
-    fn tcp_closed(&mut self, now: Instant, connection: ConnectionId);
+    fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
+    fn tcp_closed(&mut self, now: Instant, connection: TcpId);
     fn timeout(&mut self, now: Instant);
     fn deadline(&self) -> Option<Instant>;
-    fn transmits(&self) -> impl Iterator<Item = Transmit<'_>>;
+    fn transmits(&self) -> &TransmitArena;
     fn clear_transmits(&mut self);
     fn poll_event(&mut self) -> Option<Event>;
     fn counters(&self) -> &Self::Counters;
+}
+
+impl Machine for Engine {
+    type Counters = Counters;
+
+    fn apply(&mut self, now: Instant, command: Command) {
+        Engine::apply(self, now, command);
+    }
+
+    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
+        Engine::receive(self, now, datagrams);
+    }
+
+    fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {
+        Engine::receive_tcp(self, now, connection, peer, frame);
+    }
+
+    fn tcp_closed(&mut self, now: Instant, connection: TcpId) {
+        Engine::tcp_closed(self, now, connection);
+    }
+
+    fn timeout(&mut self, now: Instant) {
+        Engine::timeout(self, now);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Engine::deadline(self)
+    }
+
+    fn transmits(&self) -> &TransmitArena {
+        Engine::transmits(self)
+    }
+
+    fn clear_transmits(&mut self) {
+        Engine::clear_transmits(self);
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        Engine::poll_event(self)
+    }
+
+    fn counters(&self) -> &Counters {
+        Engine::counters(self)
+    }
 }

@@ -9,11 +9,14 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use callyard_proto::engine::Datagram;
+use callyard_proto::transmit::{Path, TcpId};
+
 use crate::clock::Clock;
 use crate::counters::NetCounters;
-use crate::machine::{Datagram, Destination, Machine};
+use crate::machine::Machine;
 use crate::shared::Shared;
-use crate::tcp::{ConnectionId, Receiver, Tcp, TcpOptions};
+use crate::tcp::{Receiver, Tcp, TcpOptions};
 use crate::tick::Tick;
 use crate::udp::{Outgoing, UdpOptions, UdpSocket};
 
@@ -185,23 +188,29 @@ impl<M: Machine> Pump<M> {
     fn send(&mut self, now: Instant) {
         let counters = &mut self.counters;
         let machine = &mut self.machine;
-        let over_udp = machine.transmits().filter_map(|transmit| match transmit.destination {
-            Destination::Udp(destination) => {
-                Some(Outgoing { destination, bytes: transmit.bytes, segment_size: transmit.segment_size })
-            }
-            Destination::Tcp(_) => None,
+        let arena = machine.transmits();
+        if arena.is_empty() {
+            return;
+        }
+        let runs = arena.transmits().iter().map(|transmit| {
+            let bytes = &arena.bytes()[transmit.range.clone()];
+            (transmit.destination, bytes, transmit.segment_size.map_or(bytes.len(), usize::from))
+        });
+        let over_udp = runs.clone().filter_map(|(destination, bytes, segment_size)| match destination {
+            Path::Udp(destination) => Some(Outgoing { destination, bytes, segment_size }),
+            Path::Tcp(_) => None,
         });
         self.udp.send_all(over_udp, counters);
         if let Some(tcp) = &mut self.tcp {
-            for transmit in machine.transmits() {
-                if let Destination::Tcp(connection) = transmit.destination {
-                    tcp.queue(now, connection, transmit.bytes, transmit.segment_size, counters);
+            for (destination, bytes, segment_size) in runs {
+                if let Path::Tcp(connection) = destination {
+                    tcp.queue(now, connection, bytes, segment_size, counters);
                 }
             }
-            machine.clear_transmits();
+        }
+        machine.clear_transmits();
+        if let Some(tcp) = &mut self.tcp {
             tcp.flush(&mut Framed { machine, now }, counters);
-        } else {
-            machine.clear_transmits();
         }
     }
 
@@ -230,11 +239,11 @@ struct Framed<'a, M> {
 }
 
 impl<M: Machine> Receiver for Framed<'_, M> {
-    fn frame(&mut self, connection: ConnectionId, peer: SocketAddr, frame: &mut [u8]) {
+    fn frame(&mut self, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {
         self.machine.receive_tcp(self.now, connection, peer, frame);
     }
 
-    fn closed(&mut self, connection: ConnectionId) {
+    fn closed(&mut self, connection: TcpId) {
         self.machine.tcp_closed(self.now, connection);
     }
 }

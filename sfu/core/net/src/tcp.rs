@@ -9,10 +9,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use callyard_proto::framing::{DEFAULT_MAX_FRAME_LEN, FrameDecoder, frame_header};
+use callyard_proto::transmit::TcpId;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::counters::NetCounters;
-use crate::framing::{Deframer, MAX_FRAME_LEN};
 
 /// How the listener is set up.
 #[derive(Clone, Debug)]
@@ -25,14 +26,10 @@ pub struct TcpOptions {
     pub max_queue_bytes: usize,
 }
 
-/// Names a connection for the worker's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u64);
-
 /// What the engine must hear about connections.
 pub(crate) trait Receiver {
-    fn frame(&mut self, connection: ConnectionId, peer: SocketAddr, frame: &mut [u8]);
-    fn closed(&mut self, connection: ConnectionId);
+    fn frame(&mut self, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
+    fn closed(&mut self, connection: TcpId);
 }
 
 /// The listener with all its connections, behind one pollable descriptor.
@@ -53,7 +50,7 @@ pub(crate) struct Tcp {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    deframer: Deframer,
+    decoder: FrameDecoder,
     out: Vec<u8>,
     /// Of `out`, already written.
     written: usize,
@@ -164,7 +161,7 @@ impl Tcp {
     pub(crate) fn queue(
         &mut self,
         now: Instant,
-        connection: ConnectionId,
+        connection: TcpId,
         bytes: &[u8],
         segment_size: usize,
         counters: &mut NetCounters,
@@ -181,12 +178,12 @@ impl Tcp {
         }
         for frame in bytes.chunks(segment_size.max(1)) {
             let waiting = entry.out.len() - entry.written;
-            let Ok(len) = u16::try_from(frame.len()) else { continue };
-            if waiting + 2 + frame.len() > self.options.max_queue_bytes {
+            let Some(header) = frame_header(frame.len()) else { continue };
+            if waiting + header.len() + frame.len() > self.options.max_queue_bytes {
                 counters.tcp_send_dropped += 1;
                 continue;
             }
-            entry.out.extend_from_slice(&len.to_be_bytes());
+            entry.out.extend_from_slice(&header);
             entry.out.extend_from_slice(frame);
             counters.tcp_sent_frames += 1;
             counters.tcp_sent_bytes += frame.len() as u64;
@@ -239,7 +236,7 @@ impl Tcp {
                 Connection {
                     stream,
                     peer,
-                    deframer: Deframer::default(),
+                    decoder: FrameDecoder::new(DEFAULT_MAX_FRAME_LEN),
                     out: Vec::new(),
                     written: 0,
                     opened: now,
@@ -260,9 +257,9 @@ impl Tcp {
         };
         counters.tcp_received_bytes += len as u64;
         let peer = connection.peer;
-        let intact = connection.deframer.push(&mut self.scratch[..len], |frame| {
+        let intact = connection.decoder.feed(&self.scratch[..len], |frame| {
             counters.tcp_received_frames += 1;
-            receiver.frame(ConnectionId(id), peer, frame);
+            receiver.frame(TcpId(id), peer, frame);
         });
         if intact.is_err() {
             counters.tcp_malformed += 1;
@@ -298,7 +295,7 @@ impl Tcp {
         // Closing the descriptor takes it out of the epoll set.
         if self.connections.remove(&id).is_some() {
             counters.tcp_connections -= 1;
-            receiver.closed(ConnectionId(id));
+            receiver.closed(TcpId(id));
         }
     }
 
@@ -318,4 +315,3 @@ impl AsRawFd for Tcp {
 }
 
 const READ_INTEREST: libc::c_int = libc::EPOLLIN | libc::EPOLLRDHUP;
-const _: () = assert!(READ_LEN > MAX_FRAME_LEN);

@@ -5,33 +5,29 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use callyard_net::{
-    ConnectionId, Datagram, Destination, Machine, PacketThread, Pump, PumpOptions, Shared, TcpOptions, Transmit,
-    UdpOptions,
-};
+use callyard_net::{Machine, PacketThread, Pump, PumpOptions, Shared, TcpOptions, UdpOptions};
 use callyard_proto::command::Command;
+use callyard_proto::engine::Datagram;
 use callyard_proto::event::{Event, Snapshot};
+use callyard_proto::transmit::{Path, TcpId, TransmitArena};
 
 /// Sends each datagram back `copies` times as one run; answers a TCP frame unless it starts with `silent`.
 struct Echo {
     copies: usize,
-    bytes: Vec<u8>,
-    runs: Vec<(Destination, std::ops::Range<usize>, usize)>,
+    arena: TransmitArena,
     events: Vec<Event>,
     closed: u64,
 }
 
 impl Echo {
     fn new(copies: usize) -> Self {
-        Self { copies, bytes: Vec::new(), runs: Vec::new(), events: Vec::new(), closed: 0 }
+        Self { copies, arena: TransmitArena::new(64), events: Vec::new(), closed: 0 }
     }
 
-    fn answer(&mut self, destination: Destination, payload: &[u8]) {
-        let start = self.bytes.len();
+    fn answer(&mut self, destination: Path, payload: &[u8]) {
         for _ in 0..self.copies {
-            self.bytes.extend_from_slice(payload);
+            self.arena.push(destination, payload);
         }
-        self.runs.push((destination, start..self.bytes.len(), payload.len()));
     }
 }
 
@@ -45,17 +41,17 @@ impl Machine for Echo {
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
         for datagram in datagrams {
             assert!(datagram.received <= now);
-            self.answer(Destination::Udp(datagram.source), datagram.payload);
+            self.answer(Path::Udp(datagram.source), datagram.payload);
         }
     }
 
-    fn receive_tcp(&mut self, _now: Instant, connection: ConnectionId, _peer: SocketAddr, frame: &mut [u8]) {
+    fn receive_tcp(&mut self, _now: Instant, connection: TcpId, _peer: SocketAddr, frame: &mut [u8]) {
         if !frame.starts_with(b"silent") {
-            self.answer(Destination::Tcp(connection), frame);
+            self.answer(Path::Tcp(connection), frame);
         }
     }
 
-    fn tcp_closed(&mut self, _now: Instant, _connection: ConnectionId) {
+    fn tcp_closed(&mut self, _now: Instant, _connection: TcpId) {
         self.closed += 1;
     }
 
@@ -65,17 +61,12 @@ impl Machine for Echo {
         None
     }
 
-    fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
-        self.runs.iter().map(|(destination, range, segment_size)| Transmit {
-            destination: *destination,
-            bytes: &self.bytes[range.clone()],
-            segment_size: *segment_size,
-        })
+    fn transmits(&self) -> &TransmitArena {
+        &self.arena
     }
 
     fn clear_transmits(&mut self) {
-        self.bytes.clear();
-        self.runs.clear();
+        self.arena.clear();
     }
 
     fn poll_event(&mut self) -> Option<Event> {
@@ -232,9 +223,9 @@ fn tcp_frames_are_answered_on_the_same_port_and_strangers_are_closed() {
 fn a_reader_that_does_not_read_loses_frames_and_nothing_else() {
     let thread = start("127.0.0.1:0", 1000, Duration::ZERO);
     let mut slow = TcpStream::connect(thread.local_address()).expect("the listener is up");
-    let mut frame = vec![0x10, 0x00];
-    frame.extend_from_slice(&[7; 0x1000]);
-    for _ in 0..4 {
+    let mut frame = vec![0x04, 0x00];
+    frame.extend_from_slice(&[7; 0x400]);
+    for _ in 0..16 {
         slow.write_all(&frame).expect("it is read");
     }
     let socket = client("127.0.0.1", thread.local_address().port());
@@ -268,17 +259,17 @@ fn start_panicking() -> PacketThread<u64> {
     impl Machine for Broken {
         type Counters = u64;
         fn apply(&mut self, _now: Instant, _command: Command) {
-            let zero = self.0.bytes.len();
+            let zero = self.0.arena.bytes().len();
             self.0.closed = 1 / zero as u64;
         }
         fn receive(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) {}
-        fn receive_tcp(&mut self, _now: Instant, _id: ConnectionId, _peer: SocketAddr, _frame: &mut [u8]) {}
-        fn tcp_closed(&mut self, _now: Instant, _id: ConnectionId) {}
+        fn receive_tcp(&mut self, _now: Instant, _id: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {}
+        fn tcp_closed(&mut self, _now: Instant, _id: TcpId) {}
         fn timeout(&mut self, _now: Instant) {}
         fn deadline(&self) -> Option<Instant> {
             None
         }
-        fn transmits(&self) -> impl Iterator<Item = Transmit<'_>> {
+        fn transmits(&self) -> &TransmitArena {
             self.0.transmits()
         }
         fn clear_transmits(&mut self) {}

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use callyard_net::{PumpOptions, TcpOptions, UdpOptions};
+use callyard_proto::config::Config;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -22,7 +23,38 @@ pub(crate) struct WorkerConfig {
     tcp_max_connections: usize,
     tcp_unauthenticated_timeout_ms: u64,
     tcp_max_queue_bytes: usize,
+    engine: EngineConfig,
 }
+
+/// Limits of the engine, times in seconds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineConfig {
+    max_transports: usize,
+    connect_timeout_seconds: f64,
+    dtls_handshake_timeout_seconds: f64,
+    max_dtls_handshakes: usize,
+    max_ssrcs: usize,
+    max_tracks: usize,
+    max_message_bytes: usize,
+    sctp_receive_buffer_bytes: usize,
+    max_channels: usize,
+    reliable_buffer_bytes: usize,
+    reliable_stall_seconds: f64,
+    lossy_buffer_bytes: usize,
+    history_packets: usize,
+    keyframe_interval_seconds: f64,
+    demand_dwell_seconds: f64,
+    layer_timeout_seconds: f64,
+    quality_interval_seconds: f64,
+    remb_bps: u64,
+    twcc_interval_seconds: f64,
+    report_interval_seconds: f64,
+    max_segment_padding: u8,
+    max_segments: usize,
+    fault_injection: bool,
+}
+
 
 #[derive(Debug, thiserror::Error)]
 #[error("the worker's configuration is not valid: {0}")]
@@ -33,6 +65,35 @@ impl WorkerConfig {
         // Addresses are written as people write them.
         let mut decoder = rmp_serde::Deserializer::new(bytes).with_human_readable();
         Ok(Self::deserialize(&mut decoder)?)
+    }
+
+    pub(crate) fn engine_config(&self) -> Config {
+        let engine = &self.engine;
+        Config {
+            max_transports: engine.max_transports,
+            connect_timeout: seconds(engine.connect_timeout_seconds),
+            dtls_handshake_timeout: seconds(engine.dtls_handshake_timeout_seconds),
+            max_dtls_handshakes: engine.max_dtls_handshakes,
+            max_ssrcs: engine.max_ssrcs,
+            max_tracks: engine.max_tracks,
+            max_message_bytes: engine.max_message_bytes,
+            sctp_receive_buffer_bytes: engine.sctp_receive_buffer_bytes,
+            max_channels: engine.max_channels,
+            reliable_buffer_bytes: engine.reliable_buffer_bytes,
+            reliable_stall: seconds(engine.reliable_stall_seconds),
+            lossy_buffer_bytes: engine.lossy_buffer_bytes,
+            history_packets: engine.history_packets,
+            keyframe_interval: seconds(engine.keyframe_interval_seconds),
+            demand_dwell: seconds(engine.demand_dwell_seconds),
+            layer_timeout: seconds(engine.layer_timeout_seconds),
+            quality_interval: seconds(engine.quality_interval_seconds),
+            remb_bps: engine.remb_bps,
+            twcc_interval: seconds(engine.twcc_interval_seconds),
+            report_interval: seconds(engine.report_interval_seconds),
+            max_segment_padding: engine.max_segment_padding,
+            max_segments: engine.max_segments,
+            fault_injection: engine.fault_injection,
+        }
     }
 
     pub(crate) fn pump_options(&self) -> PumpOptions {
@@ -53,4 +114,9 @@ impl WorkerConfig {
             tick: Duration::from_micros(self.tick_microseconds),
         }
     }
+}
+
+/// Negative, infinite or not a number: zero, which no limit accepts upstream.
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 
 mod border;
 mod config;
-mod machine;
+mod counters;
 mod sdp;
 mod worker;
 

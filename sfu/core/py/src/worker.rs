@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use callyard_net::{NetCounters, PacketThread, Pump, Shared};
+use callyard_proto::counters::Counters;
+use callyard_proto::dtls::Certificate;
+use callyard_proto::engine::Engine;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -12,7 +15,7 @@ use serde::Serialize;
 
 use crate::border::{decode_command, encode};
 use crate::config::WorkerConfig;
-use crate::machine::{Counters, Engine};
+use crate::counters::CountersView;
 
 /// A scrape waits this long for a packet thread that is busy, then takes the last figures.
 const COUNTERS_PATIENCE: Duration = Duration::from_millis(50);
@@ -33,19 +36,21 @@ enum Stage {
 #[derive(Serialize)]
 struct AllCounters {
     net: NetCounters,
-    engine: Counters,
+    engine: CountersView,
 }
 
 #[pymethods]
 impl Worker {
-    /// Binds the sockets. `OSError` if the port is taken, `ValueError` for a configuration that makes no sense.
+    /// Binds the sockets. `entropy` must be fresh from the system and used once. `OSError` if the port is taken, `ValueError` for a configuration that makes no sense.
     #[new]
-    fn new(config: &[u8], certificate_der: Vec<u8>, key_der: Vec<u8>) -> PyResult<Self> {
+    fn new(config: &[u8], certificate_der: Vec<u8>, key_der: Vec<u8>, entropy: [u8; 32]) -> PyResult<Self> {
         let config = WorkerConfig::decode(config).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let shared = Arc::new(Shared::new(config.queue_capacity)?);
-        let machine = Engine::prepare(&config, certificate_der, key_der).map_err(PyValueError::new_err)?;
-        let pump = Pump::bind(config.pump_options(), Arc::clone(&shared), |_, now, unix| machine.start(now, unix))
-            .map_err(os_error)?;
+        let certificate = Certificate { certificate_der, private_key_der: key_der };
+        let pump = Pump::bind(config.pump_options(), Arc::clone(&shared), |_, start, start_unix| {
+            Engine::new(config.engine_config(), certificate, entropy, start, start_unix)
+        })
+        .map_err(os_error)?;
         let port = pump.local_address().port();
         Ok(Self { shared, port, stage: Mutex::new(Stage::Bound(Box::new(pump))) })
     }
@@ -127,7 +132,7 @@ impl Worker {
     /// All counters as a msgpack map of maps: `net` and `engine`.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let (net, engine) = py.detach(|| self.shared.counters(COUNTERS_PATIENCE));
-        Ok(PyBytes::new(py, &encode(&AllCounters { net, engine })?))
+        Ok(PyBytes::new(py, &encode(&AllCounters { net, engine: CountersView::from(&engine) })?))
     }
 
     /// Why the packet thread ended by itself; `None` while all is well.
