@@ -207,6 +207,40 @@ class EngineSettings(BaseModel):
             description="Packets of one segmented send. 1 switches segmentation off, for networks that mishandle it.",
         ),
     ] = 64
+    ice_disconnected_after_seconds: Annotated[
+        float,
+        Field(
+            ge=3,
+            le=20,
+            description="Silence on a client's path until it counts as disconnected. Raise it for clients that check "
+            "rarely; a dead one is noticed that much later.",
+        ),
+    ] = 10.0
+    ice_failed_after_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=10,
+            description="Further silence until nothing is sent to it any more (RFC 7675: 30 s in all at most). Raise "
+            "it for networks with long gaps.",
+        ),
+    ] = 5.0
+    ice_max_paths: Annotated[
+        int,
+        Field(ge=2, le=128, description="Paths kept of one client. Raise it for clients with very many interfaces."),
+    ] = 16
+    ice_switch_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=10,
+            description="Least time between two changes of a client's path. Raise it if paths flap.",
+        ),
+    ] = 1.0
+    ice_path_lifetime_seconds: Annotated[
+        float,
+        Field(ge=3, le=300, description="A path without checks is forgotten after this. Raise it for rare checks."),
+    ] = 30.0
     fault_injection: Annotated[
         bool, Field(description="Let commands damage transports on purpose. Only for tests of what that costs.")
     ] = False

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use callyard_net::{PumpOptions, TcpOptions, UdpOptions};
 use callyard_proto::config::Config;
+use callyard_proto::ice::IceConfig;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +53,11 @@ struct EngineConfig {
     report_interval_seconds: f64,
     max_segment_padding: u8,
     max_segments: usize,
+    ice_disconnected_after_seconds: f64,
+    ice_failed_after_seconds: f64,
+    ice_max_paths: usize,
+    ice_switch_interval_seconds: f64,
+    ice_path_lifetime_seconds: f64,
     fault_injection: bool,
 }
 
@@ -92,6 +98,13 @@ impl WorkerConfig {
             report_interval: seconds(engine.report_interval_seconds),
             max_segment_padding: engine.max_segment_padding,
             max_segments: engine.max_segments,
+            ice: IceConfig {
+                disconnected_after: seconds(engine.ice_disconnected_after_seconds),
+                failed_after: seconds(engine.ice_failed_after_seconds),
+                max_paths: engine.ice_max_paths,
+                switch_interval: seconds(engine.ice_switch_interval_seconds),
+                path_lifetime: seconds(engine.ice_path_lifetime_seconds),
+            },
             fault_injection: engine.fault_injection,
         }
     }
