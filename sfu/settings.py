@@ -348,8 +348,6 @@ class NodeSettings(BaseModel):
         ),
     ] = 512 * 1024
 
-    engine: Annotated[EngineSettings, Field(description="Limits of the data plane.")] = EngineSettings()
-
     memory_max_bytes: Annotated[
         int,
         Field(
@@ -406,3 +404,5 @@ class NodeSettings(BaseModel):
             description="A worker that keeps dying is restarted after 0.1 s, 0.2 s, 0.4 s … up to this.",
         ),
     ] = 30.0
+
+    engine: Annotated[EngineSettings, Field(description="Limits of the data plane.")] = EngineSettings()

@@ -19,7 +19,10 @@ class Silent:
     """A worker that does not answer."""
 
     index = 7
-    info = None
+
+    @property
+    def info(self) -> control.Welcome:
+        raise AssertionError("nothing is said about a worker that does not answer")
 
     async def counters(self) -> control.Counters:
         raise NodeError("no answer")
