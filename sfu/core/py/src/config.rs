@@ -61,7 +61,6 @@ struct EngineConfig {
     fault_injection: bool,
 }
 
-
 #[derive(Debug, thiserror::Error)]
 #[error("the worker's configuration is not valid: {0}")]
 pub(crate) struct ConfigError(#[from] rmp_serde::decode::Error);
