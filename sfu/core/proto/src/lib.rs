@@ -6,11 +6,13 @@
 
 pub mod allocator;
 pub mod bwe;
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod counters;
 pub mod demux;
 pub mod downlink;
+pub mod downtrack;
 pub mod drop_reason;
 pub mod dtls;
 pub mod engine;

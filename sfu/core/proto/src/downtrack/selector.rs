@@ -1,0 +1,416 @@
+//! Which packets of a track a subscriber is sent, given the layer he is to have. Decides one packet at a time, as a value.
+//!
+//! Layers are changed only where the picture stays decodable: simulcast at a key frame of the target's stream, SVC at a
+//! frame that refers to no earlier one or, with a dependency descriptor, at a switch point whose chain is whole; temporal
+//! layers down at any frame, up at a sync point. It does not number packets (`munger`) nor choose the layer (`allocator`).
+
+use crate::codec::PacketMeta;
+use crate::codec::dd::{Descriptor, Indication, Structure};
+use crate::command::MediaKind;
+use crate::ids::{Spatial, Temporal};
+
+/// Frames whose forwarding is remembered for chains: a chain refers back at most 255 frames (A.8.2).
+const FRAME_MEMORY: usize = 256;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Forward {
+        /// First packet of another stream, or after a pause: the munger must switch.
+        switched: bool,
+        /// The RTP marker bit: set also at the end of the highest forwarded SVC layer.
+        marker: bool,
+    },
+    Drop(Reason),
+}
+
+/// Why a packet was left out; labels the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Nothing is wanted, or nothing may be sent.
+    Paused,
+    /// Of a stream or spatial layer other than the one being sent.
+    OtherLayer,
+    AboveTemporal,
+    WaitingForKeyframe,
+    /// Its structure is not known, or it is not part of the decode target.
+    NotInTarget,
+}
+
+impl Reason {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::Paused => "paused",
+            Reason::OtherLayer => "other_layer",
+            Reason::AboveTemporal => "above_temporal",
+            Reason::WaitingForKeyframe => "waiting_for_keyframe",
+            Reason::NotInTarget => "not_in_target",
+        }
+    }
+
+    /// True where the packet belongs to the stream being sent, so that the munger must be told.
+    pub const fn is_of_current_stream(self) -> bool {
+        matches!(self, Reason::AboveTemporal | Reason::NotInTarget | Reason::OtherLayer)
+    }
+}
+
+/// A layer to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Layer {
+    pub spatial: Spatial,
+    pub temporal: Temporal,
+}
+
+/// One packet as the selector sees it.
+#[derive(Clone, Copy)]
+pub struct Packet<'a> {
+    /// Which stream of the uptrack it came on: the simulcast encoding; 0 where there is one.
+    pub encoding: Spatial,
+    pub meta: &'a PacketMeta,
+    pub marker: bool,
+    /// The dependency descriptor and its stream's structure, where negotiated and readable.
+    pub descriptor: Option<(&'a Descriptor, &'a Structure)>,
+}
+
+/// State of one downtrack's selection.
+pub struct Selector {
+    kind: MediaKind,
+    target: Option<Layer>,
+    /// The stream being sent.
+    encoding: Option<Spatial>,
+    /// Within it: the highest spatial and temporal layer being sent.
+    spatial: Spatial,
+    temporal: Temporal,
+    svc: Option<Svc>,
+}
+
+/// Selection by dependency descriptor.
+struct Svc {
+    decode_target: usize,
+    forwarded: [Option<u16>; FRAME_MEMORY],
+    /// One bit a chain: every frame of it since its beginning was forwarded.
+    whole_chains: u32,
+}
+
+impl Selector {
+    pub fn new(kind: MediaKind) -> Self {
+        Self { kind, target: None, encoding: None, spatial: Spatial(0), temporal: Temporal(0), svc: None }
+    }
+
+    /// `None`: send nothing.
+    pub fn set_target(&mut self, target: Option<Layer>) {
+        if target.is_none() {
+            self.restart();
+        }
+        self.target = target;
+    }
+
+    pub fn target(&self) -> Option<Layer> {
+        self.target
+    }
+
+    /// What is being sent; `None` while nothing is.
+    pub fn current(&self) -> Option<Layer> {
+        self.encoding
+            .map(|encoding| Layer { spatial: Spatial(encoding.0.max(self.spatial.0)), temporal: self.temporal })
+    }
+
+    /// The stream whose key frame is needed to reach the target, if one is.
+    ///
+    /// `is_svc`: all spatial layers come in one stream.
+    pub fn waits_for_keyframe(&self, is_svc: bool) -> Option<Spatial> {
+        let target = self.target.filter(|_| self.kind == MediaKind::Video)?;
+        if is_svc {
+            let reached = self.encoding.is_some() && self.spatial >= target.spatial;
+            return (!reached).then_some(Spatial(0));
+        }
+        (self.encoding != Some(target.spatial)).then_some(target.spatial)
+    }
+
+    /// Forgets the stream being sent: the next packet forwarded begins anew, at a key frame.
+    pub fn restart(&mut self) {
+        self.encoding = None;
+        self.svc = None;
+        self.spatial = Spatial(0);
+        self.temporal = Temporal(0);
+    }
+
+    /// Decides one packet. `is_svc` as in [`Selector::waits_for_keyframe`].
+    #[inline]
+    pub fn select(&mut self, packet: Packet<'_>, is_svc: bool) -> Verdict {
+        let Some(target) = self.target else { return Verdict::Drop(Reason::Paused) };
+        if self.kind == MediaKind::Audio {
+            let switched = self.encoding.replace(packet.encoding) != Some(packet.encoding);
+            return Verdict::Forward { switched, marker: packet.marker };
+        }
+        if let Some((descriptor, structure)) = packet.descriptor
+            && (is_svc || structure.targets.len() > 1)
+        {
+            return self.by_descriptor(packet, descriptor, structure, target, is_svc);
+        }
+        let mut switched = false;
+        let wanted_encoding = if is_svc { packet.encoding } else { target.spatial };
+        if self.encoding != Some(packet.encoding) {
+            let begins = packet.meta.keyframe && packet.meta.start_of_frame;
+            if packet.encoding != wanted_encoding || !begins {
+                let reason = if self.encoding.is_some() { Reason::OtherLayer } else { Reason::WaitingForKeyframe };
+                return Verdict::Drop(reason);
+            }
+            self.encoding = Some(packet.encoding);
+            self.spatial = Spatial(0);
+            self.temporal = target.temporal;
+            switched = true;
+        }
+        if is_svc {
+            self.climb_spatial(packet.meta, target.spatial);
+            if packet.meta.spatial > self.spatial {
+                return Verdict::Drop(Reason::OtherLayer);
+            }
+        }
+        self.climb_temporal(packet.meta, target.temporal);
+        if packet.meta.temporal > self.temporal {
+            return Verdict::Drop(Reason::AboveTemporal);
+        }
+        let ends_picture = is_svc && packet.meta.end_of_frame && packet.meta.spatial == self.spatial;
+        Verdict::Forward { switched, marker: packet.marker || ends_picture }
+    }
+
+    /// SVC without a descriptor: down at a new picture, up at a layer frame that refers to no earlier picture.
+    fn climb_spatial(&mut self, meta: &PacketMeta, target: Spatial) {
+        if !meta.start_of_frame {
+            return;
+        }
+        if meta.spatial.0 == 0 && target < self.spatial {
+            self.spatial = target;
+        }
+        if meta.keyframe {
+            self.spatial = Spatial(0);
+        }
+        if meta.spatial.0 == self.spatial.0 + 1 && meta.spatial <= target && meta.spatial_sync {
+            self.spatial = meta.spatial;
+        }
+    }
+
+    fn climb_temporal(&mut self, meta: &PacketMeta, target: Temporal) {
+        if !meta.start_of_frame || target == self.temporal {
+            return;
+        }
+        if target < self.temporal || meta.keyframe {
+            self.temporal = target;
+        } else if meta.temporal <= target && meta.temporal > self.temporal && meta.temporal_sync {
+            self.temporal = meta.temporal;
+        }
+    }
+
+    fn by_descriptor(
+        &mut self,
+        packet: Packet<'_>,
+        descriptor: &Descriptor,
+        structure: &Structure,
+        target: Layer,
+        is_svc: bool,
+    ) -> Verdict {
+        let wanted_encoding = if is_svc { packet.encoding } else { target.spatial };
+        let spatial = if is_svc { target.spatial.0 } else { u8::MAX };
+        let active = descriptor.active.unwrap_or(u32::MAX);
+        let Some(best) =
+            structure.target(spatial, target.temporal.0, active).or_else(|| structure.target(0, 0, u32::MAX))
+        else {
+            return Verdict::Drop(Reason::NotInTarget);
+        };
+        let begins = descriptor.start_of_frame && descriptor.structure.is_some();
+        let mut switched = false;
+        if self.encoding != Some(packet.encoding) || self.svc.is_none() {
+            if packet.encoding != wanted_encoding || !begins {
+                let reason = if self.encoding.is_some() { Reason::OtherLayer } else { Reason::WaitingForKeyframe };
+                return Verdict::Drop(reason);
+            }
+            switched = self.encoding != Some(packet.encoding) || self.svc.is_none();
+            self.encoding = Some(packet.encoding);
+            self.svc = Some(Svc { decode_target: best, forwarded: [None; FRAME_MEMORY], whole_chains: 0 });
+        }
+        let Some(svc) = &mut self.svc else { return Verdict::Drop(Reason::WaitingForKeyframe) };
+        if descriptor.start_of_frame {
+            svc.follow_chains(descriptor);
+            let is_switch = descriptor.indication(best) == Indication::Switch;
+            if svc.decode_target != best && (begins || is_switch && svc.chain_is_whole(structure, best)) {
+                svc.decode_target = best;
+            }
+        }
+        if svc.decode_target >= structure.targets.len() {
+            svc.decode_target = best; // a new structure with fewer targets
+        }
+        let (spatial, temporal) = structure.targets[svc.decode_target];
+        (self.spatial, self.temporal) = (Spatial(spatial), Temporal(temporal));
+        if descriptor.indication(svc.decode_target) == Indication::NotPresent {
+            return Verdict::Drop(Reason::NotInTarget);
+        }
+        svc.forwarded[usize::from(descriptor.frame_number) % FRAME_MEMORY] = Some(descriptor.frame_number);
+        let ends_picture = descriptor.end_of_frame && descriptor.spatial == spatial;
+        Verdict::Forward { switched, marker: packet.marker || ends_picture }
+    }
+}
+
+impl Svc {
+    /// Takes note of a new frame: a chain whose last frame was not forwarded is broken until it starts anew (A.6).
+    fn follow_chains(&mut self, descriptor: &Descriptor) {
+        for chain in 0..32 {
+            let back = descriptor.chain_fdiff(chain);
+            let previous = descriptor.frame_number.wrapping_sub(u16::from(back));
+            if back == 0 {
+                self.whole_chains |= 1 << chain;
+            } else if self.forwarded[usize::from(previous) % FRAME_MEMORY] != Some(previous) {
+                self.whole_chains &= !(1 << chain);
+            }
+        }
+    }
+
+    /// Without chains there is nothing to break.
+    fn chain_is_whole(&self, structure: &Structure, target: usize) -> bool {
+        structure.protected_by.get(target).is_none_or(|&chain| self.whole_chains >> chain & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::dd::tests::l2t2;
+
+    const FORWARD: Verdict = Verdict::Forward { switched: false, marker: false };
+    const SWITCHED: Verdict = Verdict::Forward { switched: true, marker: false };
+
+    fn layer(spatial: u8, temporal: u8) -> Option<Layer> {
+        Some(Layer { spatial: Spatial(spatial), temporal: Temporal(temporal) })
+    }
+
+    fn meta(spatial: u8, temporal: u8, keyframe: bool, sync: bool) -> PacketMeta {
+        PacketMeta {
+            spatial: Spatial(spatial),
+            temporal: Temporal(temporal),
+            keyframe,
+            start_of_frame: true,
+            end_of_frame: true,
+            temporal_sync: sync,
+            spatial_sync: keyframe || sync,
+            picture_id: None,
+            tl0: None,
+        }
+    }
+
+    fn on(encoding: u8, meta: &PacketMeta) -> Packet<'_> {
+        Packet { encoding: Spatial(encoding), meta, marker: false, descriptor: None }
+    }
+
+    #[test]
+    fn simulcast_switches_at_a_key_frame_of_the_target_only() {
+        let mut selector = Selector::new(MediaKind::Video);
+        let (key, delta) = (meta(0, 0, true, true), meta(0, 0, false, false));
+        assert_eq!(selector.select(on(0, &key), false), Verdict::Drop(Reason::Paused));
+        selector.set_target(layer(0, 2));
+        assert_eq!(selector.select(on(0, &delta), false), Verdict::Drop(Reason::WaitingForKeyframe));
+        assert_eq!(selector.waits_for_keyframe(false), Some(Spatial(0)));
+        assert_eq!(selector.select(on(0, &key), false), SWITCHED);
+        selector.set_target(layer(2, 2));
+        assert_eq!(selector.waits_for_keyframe(false), Some(Spatial(2)));
+        assert_eq!(selector.select(on(2, &delta), false), Verdict::Drop(Reason::OtherLayer));
+        assert_eq!(selector.select(on(0, &delta), false), FORWARD, "the old layer goes on until then");
+        assert_eq!(selector.select(on(1, &key), false), Verdict::Drop(Reason::OtherLayer));
+        assert_eq!(selector.select(on(2, &key), false), SWITCHED);
+        assert_eq!(selector.select(on(0, &key), false), Verdict::Drop(Reason::OtherLayer));
+        assert_eq!(selector.waits_for_keyframe(false), None);
+        assert_eq!(selector.current(), layer(2, 2));
+    }
+
+    #[test]
+    fn temporal_layers_go_down_at_once_and_up_at_a_sync_point() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(0, 2));
+        selector.select(on(0, &meta(0, 0, true, true)), false);
+        selector.set_target(layer(0, 0));
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(0, &meta(0, 0, false, false)), false), FORWARD);
+        selector.set_target(layer(0, 2));
+        assert_eq!(selector.select(on(0, &meta(0, 1, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(0, &meta(0, 1, false, true)), false), FORWARD);
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, true)), false), FORWARD);
+    }
+
+    #[test]
+    fn svc_by_descriptor_of_the_payload() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(1, 2));
+        assert_eq!(
+            selector.select(on(0, &meta(0, 0, true, true)), true),
+            Verdict::Forward { switched: true, marker: true }
+        );
+        // the upper layer of the key picture refers to the lower only
+        assert_eq!(
+            selector.select(on(0, &meta(1, 0, false, true)), true),
+            Verdict::Forward { switched: false, marker: true }
+        );
+        assert_eq!(selector.select(on(0, &meta(2, 0, false, true)), true), Verdict::Drop(Reason::OtherLayer));
+        selector.set_target(layer(0, 2));
+        assert_eq!(
+            selector.select(on(0, &meta(1, 0, false, false)), true),
+            Verdict::Forward { switched: false, marker: true }
+        );
+        assert_eq!(
+            selector.select(on(0, &meta(0, 0, false, false)), true),
+            Verdict::Forward { switched: false, marker: true }
+        );
+        assert_eq!(selector.select(on(0, &meta(1, 0, false, false)), true), Verdict::Drop(Reason::OtherLayer));
+        selector.set_target(layer(1, 2));
+        assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
+        assert_eq!(selector.select(on(0, &meta(1, 0, false, false)), true), Verdict::Drop(Reason::OtherLayer));
+    }
+
+    #[test]
+    fn svc_by_dependency_descriptor_follows_decode_targets_and_chains() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(1, 1));
+        let structure = Descriptor::parse(&l2t2(true, true, 0, 100, true), None).unwrap().structure.unwrap();
+        let picture = PacketMeta::sound();
+        let send = |selector: &mut Selector, template: u32, number: u16, key: bool| {
+            let descriptor = Descriptor::parse(&l2t2(true, true, template, number, key), Some(&structure)).unwrap();
+            let packet = Packet {
+                encoding: Spatial(0),
+                meta: &picture,
+                marker: false,
+                descriptor: Some((&descriptor, &structure)),
+            };
+            selector.select(packet, true)
+        };
+        assert_eq!(send(&mut selector, 0, 99, false), Verdict::Drop(Reason::WaitingForKeyframe));
+        assert_eq!(send(&mut selector, 0, 100, true), SWITCHED);
+        assert_eq!(send(&mut selector, 2, 101, false), Verdict::Forward { switched: false, marker: true });
+        assert_eq!(send(&mut selector, 1, 102, false), FORWARD);
+        assert_eq!(send(&mut selector, 3, 103, false), Verdict::Forward { switched: false, marker: true });
+        // down: S0T0 is a switch point of the lower target and its chain is whole
+        selector.set_target(layer(0, 0));
+        assert_eq!(send(&mut selector, 0, 104, false), Verdict::Forward { switched: false, marker: true });
+        assert_eq!(send(&mut selector, 2, 105, false), Verdict::Drop(Reason::NotInTarget));
+        assert_eq!(selector.current(), layer(0, 0));
+        // up: the upper chain was broken by what was left out, so a key frame must come
+        selector.set_target(layer(1, 0));
+        assert_eq!(send(&mut selector, 0, 108, false), Verdict::Forward { switched: false, marker: true });
+        assert_eq!(send(&mut selector, 2, 109, false), Verdict::Drop(Reason::NotInTarget));
+        assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
+        assert_eq!(send(&mut selector, 0, 112, true), FORWARD);
+        assert_eq!(send(&mut selector, 2, 113, false), Verdict::Forward { switched: false, marker: true });
+    }
+
+    #[test]
+    fn sound_is_forwarded_from_its_first_packet() {
+        let mut selector = Selector::new(MediaKind::Audio);
+        let sound = PacketMeta::sound();
+        selector.set_target(layer(0, 0));
+        assert_eq!(selector.select(on(0, &sound), false), SWITCHED);
+        assert_eq!(selector.select(on(0, &sound), false), FORWARD);
+        selector.set_target(None);
+        assert_eq!(selector.select(on(0, &sound), false), Verdict::Drop(Reason::Paused));
+        selector.set_target(layer(0, 0));
+        assert_eq!(selector.select(on(0, &sound), false), SWITCHED);
+    }
+}

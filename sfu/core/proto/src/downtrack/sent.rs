@@ -1,0 +1,171 @@
+//! What was sent to one subscriber under which number, so that a retransmission is the very same packet.
+//!
+//! Answers NACKs within a budget: no number more often than [`MAX_TIMES`], not twice within a round trip, and in all not
+//! more than a share of the stream, so that a storm of requests costs the others nothing.
+
+use std::time::{Duration, Instant};
+
+use super::munger::PayloadPatch;
+use crate::ids::{SeqNo, Spatial};
+
+/// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs.
+const WINDOW: usize = 512;
+const MAX_TIMES: u8 = 5;
+/// Share of the stream's bytes that may be sent again (`reliability.md` S-19), saved up for a burst of loss.
+const SHARE: f64 = 0.15;
+/// What may be sent again before anything is saved up: a lost first key frame.
+const BURST_BYTES: f64 = 64_000.0;
+
+/// How a packet went out: enough to make it again from the uptrack's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentPacket {
+    pub seq: SeqNo,
+    /// Where the original is kept: encoding and number on the uptrack.
+    pub encoding: Spatial,
+    pub source: SeqNo,
+    pub timestamp: u32,
+    pub marker: bool,
+    pub patch: PayloadPatch,
+    pub frame_number_offset: u16,
+    /// Index of the uptrack's codec.
+    pub codec: u8,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    packet: SentPacket,
+    last: Option<Instant>,
+    times: u8,
+}
+
+/// Why a NACK was not answered; labels the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Never sent, or too long ago.
+    Unknown,
+    /// Asked again within a round trip.
+    TooSoon,
+    TooOften,
+    OverBudget,
+}
+
+impl Refused {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refused::Unknown => "unknown",
+            Refused::TooSoon => "too_soon",
+            Refused::TooOften => "too_often",
+            Refused::OverBudget => "over_budget",
+        }
+    }
+}
+
+pub struct SentHistory {
+    entries: Vec<Option<Entry>>,
+    highest: Option<SeqNo>,
+    budget_bytes: f64,
+}
+
+impl SentHistory {
+    pub fn new() -> Self {
+        Self { entries: Vec::new(), highest: None, budget_bytes: BURST_BYTES }
+    }
+
+    /// Remembers a packet that leaves now; `bytes` as on the wire.
+    #[inline]
+    pub fn push(&mut self, packet: SentPacket, bytes: usize) {
+        if self.entries.is_empty() {
+            self.entries = vec![None; WINDOW];
+        }
+        self.highest = self.highest.max(Some(packet.seq));
+        self.entries[packet.seq.0 as usize % WINDOW] = Some(Entry { packet, last: None, times: 0 });
+        self.budget_bytes = (self.budget_bytes + bytes as f64 * SHARE).min(BURST_BYTES * 4.0);
+    }
+
+    /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again.
+    pub fn ask(&mut self, now: Instant, seq: u16, rtt: Duration) -> Result<SentPacket, Refused> {
+        let highest = self.highest.ok_or(Refused::Unknown)?;
+        let back = u64::from((highest.0 as u16).wrapping_sub(seq));
+        let extended = highest.0.checked_sub(back).ok_or(Refused::Unknown)?;
+        let entry = self.entries[extended as usize % WINDOW].as_mut().filter(|entry| entry.packet.seq.0 == extended);
+        let entry = entry.ok_or(Refused::Unknown)?;
+        if entry.times >= MAX_TIMES {
+            return Err(Refused::TooOften);
+        }
+        if entry.last.is_some_and(|at| now.saturating_duration_since(at) < rtt) {
+            return Err(Refused::TooSoon);
+        }
+        if self.budget_bytes <= 0.0 {
+            return Err(Refused::OverBudget);
+        }
+        entry.times += 1;
+        entry.last = Some(now);
+        Ok(entry.packet)
+    }
+
+    /// Takes what was sent again out of the budget.
+    pub fn spend(&mut self, bytes: usize) {
+        self.budget_bytes -= bytes as f64;
+    }
+}
+
+impl Default for SentHistory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(seq: u64) -> SentPacket {
+        SentPacket {
+            seq: SeqNo(seq),
+            encoding: Spatial(0),
+            source: SeqNo(seq + 1000),
+            timestamp: 0,
+            marker: false,
+            patch: PayloadPatch::default(),
+            frame_number_offset: 0,
+            codec: 0,
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_packet_is_found_by_its_wrapped_number() {
+        let (mut sent, now, rtt) = (SentHistory::new(), origin(), Duration::from_millis(50));
+        for seq in 65_500..65_600 {
+            sent.push(packet(seq), 1200);
+        }
+        assert_eq!(sent.ask(now, 65_530, rtt).unwrap().source, SeqNo(66_530));
+        assert_eq!(sent.ask(now, 20, rtt).unwrap().source, SeqNo(65_556 + 1000));
+        assert_eq!(sent.ask(now, 65_499, rtt), Err(Refused::Unknown));
+        assert_eq!(sent.ask(now, 64, rtt), Err(Refused::Unknown), "not sent yet");
+    }
+
+    #[test]
+    fn nobody_gets_the_same_too_soon_too_often_or_beyond_the_budget() {
+        let (mut sent, mut now, rtt) = (SentHistory::new(), origin(), Duration::from_millis(50));
+        sent.push(packet(1), 1200);
+        for times in 1..=MAX_TIMES {
+            assert!(sent.ask(now, 1, rtt).is_ok());
+            let refused = if times < MAX_TIMES { Refused::TooSoon } else { Refused::TooOften };
+            assert_eq!(sent.ask(now + rtt / 2, 1, rtt), Err(refused));
+            now += rtt;
+        }
+        assert_eq!(sent.ask(now, 1, rtt), Err(Refused::TooOften));
+        sent.push(packet(2), 1200);
+        sent.spend(70_000);
+        assert_eq!(sent.ask(now, 2, rtt), Err(Refused::OverBudget));
+        for seq in 3..100 {
+            sent.push(packet(seq), 1200);
+        }
+        assert!(sent.ask(now, 2, rtt).is_ok(), "the stream earns its repairs");
+    }
+}
