@@ -245,8 +245,8 @@ impl Client {
         let delta = i64::from(packet.seq.wrapping_sub(last.0 as u16) as i16);
         let seq = SeqNo(last.0.saturating_add_signed(delta));
         last.0 = last.0.max(seq.0);
-        // The first roll-over count is 0 on the wire.
-        let seq = SeqNo(seq.0 - (1 << 16));
+        // The first roll-over count is 0 on the wire; what comes from before it has no valid index at all.
+        let seq = SeqNo(seq.0.saturating_sub(1 << 16));
         let (_, outbound) = self.srtp.as_mut().expect("the client is connected");
         outbound.protect_rtp(&clear, seq).expect("the packet is whole")
     }

@@ -1,0 +1,137 @@
+//! ICE over the life of a transport: restart, a client that moves, a client that falls silent and comes back.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use callyard_proto::command::{Command, DtlsRole, IceCredentials, Want};
+use callyard_proto::event::TransportState::{Closed, Connected, Connecting, Disconnected, Failed};
+use common::World;
+use common::media::{Source, play, subscribe};
+use common::netem::LinkConfig;
+
+/// Alice publishes a camera that Bob watches.
+fn call(seed: u64) -> (World, usize, usize, Source) {
+    let mut world = World::new(seed);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    (world, alice, bob, camera)
+}
+
+#[test]
+fn a_client_that_moves_keeps_its_keys_and_its_media() {
+    let (mut world, alice, bob, mut camera) = call(1);
+    for (client, address) in [(bob, "203.0.113.9:4000"), (alice, "[2001:db8::1]:5000")] {
+        world.clients[client].address = address.parse().expect("an address");
+        let now = world.now;
+        world.clients[client].check_now(now);
+        play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    }
+    world.run(Duration::from_millis(500));
+    let bob_saw = world.clients[bob].in_order(5_000).len();
+    assert!(bob_saw > 230, "{bob_saw} of about 240 pictures in 8 s");
+    assert_eq!(world.states(bob), [Connecting, Connected], "moving is no change of state");
+    assert_eq!(world.engine.counters().path_switches, 2);
+}
+
+#[test]
+fn media_from_an_address_without_a_check_is_not_taken() {
+    let (mut world, alice, bob, mut camera) = call(2);
+    world.run(Duration::from_millis(200));
+    let packet = camera.next_packets(0).remove(0);
+    let sealed = world.clients[alice].seal(&packet);
+    let before = world.clients[bob].received.len();
+    world.inject("203.0.113.66:1".parse().expect("an address"), &sealed);
+    world.run(Duration::from_millis(200));
+    assert_eq!(world.clients[bob].received.len(), before);
+    assert_eq!(world.strays, 0, "and nothing is answered");
+}
+
+#[test]
+fn ice_restarts_without_a_gap() {
+    let (mut world, _, bob, mut camera) = call(3);
+    let ours = IceCredentials { ufrag: "server-again".into(), pwd: "server-password-again".into() };
+    let theirs = IceCredentials { ufrag: "client-again".into(), pwd: "client-password-again".into() };
+    world.apply(Command::RestartIce {
+        transport: World::transport(bob),
+        local: ours.clone(),
+        remote: Some(theirs.clone()),
+    });
+    // The client still knows nothing of it: its old checks count.
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    let client = &mut world.clients[bob];
+    (client.local, client.server) = (theirs, ours);
+    client.address = "203.0.113.10:4001".parse().expect("an address");
+    let now = world.now;
+    world.clients[bob].check_now(now);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    assert_eq!(world.states(bob), [Connecting, Connected]);
+    let pictures = world.clients[bob].in_order(5_000).len();
+    assert!(pictures > 290, "{pictures} of about 300 pictures in 10 s");
+    assert_eq!(world.clients[bob].holes(5_000), 0);
+}
+
+#[test]
+fn a_silent_client_gets_nothing_more_and_may_come_back() {
+    let (mut world, _, bob, mut camera) = call(4);
+    world.clients[bob].is_checking = false;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(16));
+    assert_eq!(world.states(bob), [Connecting, Connected, Disconnected, Failed]);
+    world.run(Duration::from_millis(200));
+    let before = (world.clients[bob].received.len(), world.clients[bob].rtcp.len());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert_eq!((world.clients[bob].received.len(), world.clients[bob].rtcp.len()), before, "not one packet");
+
+    world.clients[bob].is_checking = true;
+    let now = world.now;
+    world.clients[bob].check_now(now);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert_eq!(world.states(bob), [Connecting, Connected, Disconnected, Failed, Connected]);
+    assert!(world.clients[bob].received.len() > before.0 + 40, "media flows again, from a key frame");
+}
+
+#[test]
+fn a_client_that_says_goodbye_is_gone_at_once() {
+    let (mut world, _, bob, mut camera) = call(5);
+    let now = world.now;
+    world.clients[bob].close(now);
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.states(bob).last(), Some(&Closed));
+    let before = world.clients[bob].received.len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    assert_eq!(world.clients[bob].received.len(), before);
+}
+
+#[test]
+fn one_who_never_connects_is_freed() {
+    let mut world = World::new(6);
+    let client = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.clients[client].is_checking = false;
+    world.run(Duration::from_secs(14));
+    assert_eq!(world.states(client), []);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.states(client), [Closed]);
+    assert_eq!(world.engine.counters().rooms, 0);
+    assert_eq!(world.engine.deadline(), None, "an empty engine sleeps");
+}
+
+#[test]
+fn removing_a_transport_tells_the_client() {
+    let (mut world, alice, bob, _) = call(7);
+    world.apply(Command::RemoveTransport { transport: World::transport(bob) });
+    world.run(Duration::from_millis(100));
+    assert!(world.clients[bob].is_closed, "DTLS close_notify arrives");
+    let check = world.clients[bob].check();
+    let address: SocketAddr = world.clients[bob].address;
+    let answers = world.clients[bob].responses;
+    world.inject(address, &check);
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.clients[bob].responses, answers, "its ufrag is forgotten");
+    assert_eq!(world.states(alice), [Connecting, Connected]);
+}
