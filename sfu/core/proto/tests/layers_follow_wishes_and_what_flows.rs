@@ -1,0 +1,288 @@
+//! Simulcast: the wished layer, switched at key frames without a break; what is missing is replaced; what nobody wants is told.
+
+mod common;
+
+use std::time::Duration;
+
+use callyard_proto::command::{Command, DtlsRole, Want};
+use callyard_proto::event::Event;
+use callyard_proto::ids::{DowntrackId, Spatial, UptrackId};
+use callyard_proto::transmit::Path;
+use common::client::Received;
+use common::media::{Source, content, is_key, picture_id, play, quality, subscribe};
+use common::netem::LinkConfig;
+use common::{ROOM, World};
+
+fn call(seed: u64, link: LinkConfig) -> (World, Source) {
+    let mut world = World::new(seed);
+    world.add_client(DtlsRole::Server, link.clone());
+    world.add_client(DtlsRole::Server, link);
+    world.run(Duration::from_secs(4));
+    let camera = Source::simulcast(0, 1, 1_000);
+    camera.publish(&mut world);
+    (world, camera)
+}
+
+fn want(world: &mut World, want: Want) {
+    world.apply(Command::SetDowntrack { downtrack: DowntrackId(11), want });
+}
+
+/// Numbers, times and picture ids run on, and each change of layer begins with a key frame.
+fn assert_continuous(packets: &[&Received]) {
+    for pair in packets.windows(2) {
+        let (a, b) = (pair[0], pair[1]);
+        assert_eq!(b.seq, a.seq.wrapping_add(1), "no hole, no repetition");
+        let step = b.timestamp.wrapping_sub(a.timestamp) as i32;
+        assert!((0..=900_000).contains(&step), "time goes on, by {step}");
+        let pictures = picture_id(&b.payload).wrapping_sub(picture_id(&a.payload)) & 0x7fff;
+        assert!(pictures <= 1, "picture ids go on, by {pictures}");
+        let (from, to) = (content(&a.payload), content(&b.payload));
+        assert!(from.0 == to.0 || is_key(&b.payload), "layer {} to {} at a key frame", from.0, to.0);
+    }
+}
+
+fn layers(packets: &[&Received]) -> Vec<u8> {
+    let mut out: Vec<u8> = packets.iter().map(|p| content(&p.payload).0).collect();
+    out.dedup();
+    out
+}
+
+#[test]
+fn switches_happen_at_key_frames_and_nothing_breaks() {
+    let (mut world, mut camera) = call(1, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    for wish in [quality(0), quality(1), Want { width: 1_280, height: 720, ..Want::default() }, quality(0), quality(2)] {
+        play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+        want(&mut world, wish);
+    }
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    world.run(Duration::from_millis(300));
+    let packets = world.clients[1].in_order(5_000);
+    assert!(is_key(&packets[0].payload));
+    assert_continuous(&packets);
+    assert_eq!(layers(&packets), [2, 0, 1, 2, 0, 2]);
+    assert_eq!(world.engine.counters().layer_switches, 5);
+}
+
+#[test]
+fn switches_survive_a_bad_link() {
+    let link = LinkConfig { loss: 0.03, jitter: Duration::from_millis(10), reorder: 0.01, ..LinkConfig::default() };
+    for seed in 1..=4 {
+        let (mut world, mut camera) = call(seed, link.clone());
+        subscribe(&mut world, 1, &camera, 11, 5_000, quality(0));
+        for wish in [2, 1, 0, 2, 0, 1] {
+            play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+            want(&mut world, quality(wish));
+        }
+        world.set_loss(0.0);
+        play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+        world.run(Duration::from_millis(500));
+        let packets = world.clients[1].in_order(5_000);
+        // What a layer still owed when it was left is not sent any more.
+        let holes = world.clients[1].holes(5_000);
+        assert!(holes <= 6, "seed {seed}: {holes} holes at six switches");
+        assert_eq!(layers(&packets).last(), Some(&1), "seed {seed}: {:?}", layers(&packets));
+    }
+}
+
+#[test]
+fn a_layer_that_stops_is_replaced_by_a_lower_one_and_comes_back() {
+    let (mut world, mut camera) = call(2, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    camera.streams[2].is_sent = false;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(5));
+    assert_eq!(layers(&world.clients[1].in_order(5_000)), [2, 1]);
+    camera.streams[2].is_sent = true;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    let packets = world.clients[1].in_order(5_000);
+    assert_eq!(layers(&packets), [2, 1, 2]);
+    assert_continuous(&packets);
+    let told: Vec<Vec<u8>> = world
+        .events
+        .iter()
+        .filter_map(|e| match e {
+            Event::UptrackMedia { layers, .. } => Some(layers.iter().map(|s| s.0).collect()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told.last(), Some(&vec![0, 1, 2]));
+    assert!(told.contains(&vec![0, 1]), "{told:?}");
+}
+
+#[test]
+fn pause_mute_and_republishing_keep_the_stream_whole() {
+    let (mut world, mut camera) = call(3, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(1));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+
+    want(&mut world, Want { disabled: true, ..Want::default() });
+    world.run(Duration::from_millis(100));
+    let paused = world.clients[1].received.len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert_eq!(world.clients[1].received.len(), paused, "a paused track sends nothing");
+    want(&mut world, quality(1));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+
+    let mute = |muted| Command::UpdateUptrack { uptrack: UptrackId(1), muted, layers: None };
+    world.apply(mute(true));
+    world.run(Duration::from_millis(100));
+    let muted = world.clients[1].received.len();
+    assert!(muted > paused + 50);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert_eq!(world.clients[1].received.len(), muted);
+    world.apply(mute(false));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+
+    let mut again = Source::simulcast(0, 2, 9_000);
+    again.publish(&mut world);
+    world.apply(Command::SwitchDowntrack { downtrack: DowntrackId(11), uptrack: UptrackId(2) });
+    play(&mut world, &mut [&mut again], Duration::from_secs(2));
+    world.run(Duration::from_millis(300));
+    let packets = world.clients[1].in_order(5_000);
+    assert!(packets.len() > muted + 80);
+    assert_continuous(&packets);
+}
+
+#[test]
+fn a_publisher_that_begins_anew_under_another_ssrc_goes_on_for_its_subscribers() {
+    let (mut world, mut camera) = call(4, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let before = world.clients[1].received.len();
+    for (i, stream) in camera.streams.iter_mut().enumerate() {
+        stream.ssrc = 70_000 + 10 * i as u32;
+        stream.seq = 3;
+        stream.timestamp = 17;
+        stream.picture_id = 5;
+        stream.wants_key = true;
+    }
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    world.run(Duration::from_millis(300));
+    let packets = world.clients[1].in_order(5_000);
+    assert!(packets.len() > before + 200, "{} after {before}", packets.len());
+    assert_continuous(&packets);
+}
+
+#[test]
+fn demand_is_the_highest_wish_at_once_up_and_later_down() {
+    let (mut world, mut camera) = call(5, LinkConfig::default());
+    world.take_events();
+    let demands = |world: &mut World| -> Vec<Option<u8>> {
+        world
+            .take_events()
+            .into_iter()
+            .filter_map(|e| match e {
+                Event::UptrackDemand { max_spatial, .. } => Some(max_spatial.map(|s| s.0)),
+                _ => None,
+            })
+            .collect()
+    };
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(0));
+    assert_eq!(demands(&mut world), [Some(0)]);
+    want(&mut world, quality(2));
+    assert_eq!(demands(&mut world), [Some(2)]);
+    want(&mut world, quality(1));
+    play(&mut world, &mut [&mut camera], Duration::from_millis(2_800));
+    assert_eq!(demands(&mut world), []);
+    play(&mut world, &mut [&mut camera], Duration::from_millis(400));
+    assert_eq!(demands(&mut world), [Some(1)]);
+    world.apply(Command::RemoveDowntrack { downtrack: DowntrackId(11) });
+    play(&mut world, &mut [&mut camera], Duration::from_millis(3_300));
+    assert_eq!(demands(&mut world), [None]);
+}
+
+#[test]
+fn key_frame_requests_are_throttled_however_many_ask() {
+    let mut world = World::new(6);
+    for _ in 0..6 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    for client in 1..6 {
+        subscribe(&mut world, client, &camera, 10 + client as u64, 5_000, Want::default());
+    }
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let before = world.engine.counters().feedback_out.pli;
+    for _ in 0..100 {
+        for client in 1..6 {
+            world.clients[client].send_rtcp(&common::client::pli(5_000));
+        }
+        play(&mut world, &mut [&mut camera], Duration::from_millis(50));
+    }
+    let asked = world.engine.counters().feedback_out.pli - before;
+    assert!((4..=6).contains(&asked), "{asked} requests in 5 s for 500 asked");
+}
+
+#[test]
+fn one_rooms_tracks_stay_in_the_room() {
+    let mut world = World::new(7);
+    world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.add_client_in(callyard_proto::ids::RoomId(2), DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    let camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    world.take_events();
+    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
+    let events = world.take_events();
+    assert!(matches!(&events[..], [Event::Rejected { code, subject: 11, .. }] if code == "other_room"), "{events:?}");
+}
+
+#[test]
+fn a_frame_to_one_subscriber_is_one_send() {
+    let (mut world, mut camera) = call(8, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(6));
+    world.sends.clear();
+    for index in 0..30 {
+        // Sizes within a frame differ by a byte, as Chromium's do.
+        let mut packets = camera.next_packets(2);
+        for (i, packet) in packets.iter_mut().enumerate() {
+            packet.payload.truncate(600 - (i + index) % 2);
+        }
+        for packet in packets {
+            world.clients[0].send_rtp(packet);
+        }
+        world.flush();
+        world.run(Duration::from_millis(33));
+    }
+    world.run(Duration::from_millis(100));
+    let bob = Path::Udp(world.clients[1].address);
+    let frames = world.sends.iter().filter(|(to, segments)| *to == bob && *segments == 3).count();
+    assert_eq!(frames, 30, "{:?}", world.sends);
+    let packets = world.clients[1].in_order(5_000);
+    assert!(packets.iter().all(|p| p.payload.len() == 600 || p.payload.len() == 599), "padding is not payload");
+}
+
+#[test]
+fn figures_snapshot_and_quality_say_what_is() {
+    let (mut world, mut camera) = call(9, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(1));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(11));
+    let reports = world.events.iter().rev().find_map(|e| match e {
+        Event::Quality { reports } => Some(reports.clone()),
+        _ => None,
+    });
+    let reports = reports.expect("a report every five seconds");
+    assert_eq!(reports.len(), 2);
+    assert!(reports.iter().all(|r| r.has_media && r.loss_up == 0.0 && !r.limited), "{reports:?}");
+    assert!(reports[0].bitrate_up_bps > 500_000 && reports[1].bitrate_down_bps > 200_000, "{reports:?}");
+
+    world.take_events();
+    world.apply(Command::Snapshot);
+    world.apply(Command::GetRoomStats { request: 5, room: ROOM });
+    let events = world.take_events();
+    let [Event::Snapshot(snapshot), Event::RoomStats { request: 5, uptracks, downtracks, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((snapshot.transports.len(), snapshot.uptracks.len(), snapshot.downtracks.len()), (2, 1, 1));
+    assert_eq!(snapshot.uptracks[0].layers, [Spatial(0), Spatial(1), Spatial(2)]);
+    assert_eq!(snapshot.uptracks[0].mime, "video/VP8");
+    assert_eq!(snapshot.uptracks[0].max_spatial, Some(Spatial(1)));
+    assert_eq!(uptracks[0].layer_bitrates_bps.len(), 3);
+    assert!(uptracks[0].layer_bitrates_bps.windows(2).all(|w| w[0] < w[1]), "{:?}", uptracks[0].layer_bitrates_bps);
+    assert_eq!((downtracks[0].current_spatial, downtracks[0].target_spatial), (Some(Spatial(1)), Some(Spatial(1))));
+    assert!(downtracks[0].packets > 600);
+}
