@@ -96,6 +96,8 @@ drop_reasons! {
     UnclaimedStream => "unclaimed_stream",
     /// A payload type that the section did not negotiate.
     UnknownPayloadType => "unknown_payload_type",
+    /// A payload that breaks its format.
+    PayloadMalformed => "payload_malformed",
     /// A media packet that came before, or so late that it was given up.
     Duplicate => "duplicate",
     /// Transport-wide feedback with a reserved symbol, or more statuses than the bound.

@@ -6,8 +6,12 @@ use std::time::Instant;
 
 use super::Engine;
 use crate::command::{LayerMode, LayerSpec, MediaKind, Want};
+use crate::downtrack::Layer;
 use crate::event::Event;
-use crate::ids::{Spatial, UptrackId};
+use crate::ids::{Spatial, Temporal, UptrackId};
+
+/// More temporal layers than any encoder here makes.
+const TOP_TEMPORAL: Temporal = Temporal(3);
 
 impl Engine {
     /// Chooses a downtrack's layer anew and asks for the key frame that it may need.
@@ -15,6 +19,7 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
         let uptrack_slot = downtrack.uptrack;
         let Some(uptrack) = self.uptracks.get(uptrack_slot) else { return };
+        let is_svc = uptrack.mode == LayerMode::Svc;
         let top = uptrack.top_spatial();
         downtrack.max_spatial = (!downtrack.want.disabled).then(|| allowed(&uptrack.declared, &downtrack.want, top));
         let target = match downtrack.max_spatial {
@@ -24,19 +29,17 @@ impl Engine {
                 let live = |i: &u8| uptrack.layers.is_live(now, usize::from(*i));
                 Some((0..=max.0).rev().find(live).unwrap_or(max.0))
             }
+            Some(max) if is_svc => Some(max.0),
             Some(_) => Some(0),
         };
-        if uptrack.mode == LayerMode::Svc {
-            downtrack.selector.set_max_svc(downtrack.max_spatial.map_or(0, |s| s.0));
-        }
+        let target = target.map(|spatial| Layer { spatial: Spatial(spatial), temporal: TOP_TEMPORAL });
         downtrack.selector.set_target(target);
         if target.is_none() {
             downtrack.reason = if uptrack.muted { "muted" } else { "disabled" };
         }
         let is_up = self.transports.get(downtrack.transport).is_some_and(|t| t.may_send());
-        if is_up && downtrack.selector.needs_keyframe() {
-            let spatial = downtrack.selector.target_spatial();
-            self.request_keyframe(now, uptrack_slot, spatial);
+        if is_up && let Some(stream) = downtrack.selector.waits_for_keyframe(is_svc) {
+            self.request_keyframe(now, uptrack_slot, stream);
         }
         self.update_demand(now, uptrack_slot);
     }

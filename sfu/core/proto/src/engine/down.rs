@@ -5,12 +5,12 @@
 use std::time::Instant;
 
 use super::up::Uptrack;
-use crate::command::{DowntrackSpec, MediaKind, Want};
+use crate::codec::Codec;
+use crate::command::{CodecSpec, DowntrackSpec, MediaKind, Want};
+use crate::downtrack::{Munger, Selector, SentHistory};
 use crate::entropy::Entropy;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{DowntrackId, Pt, SeqNo, Spatial, Ssrc};
-use crate::registers::codec::Codec;
-use crate::registers::downtrack::{Munger, Selector, SentHistory};
 
 /// The mid rides along until the subscriber reports on the stream, or for so many packets (RFC 9143 §15).
 pub(super) const MID_PACKETS: u32 = 150;
@@ -31,34 +31,35 @@ pub(super) struct Reported {
     pub at: Option<Instant>,
 }
 
-/// How much may be sent again: a share of what the stream itself takes, so that asking cannot multiply traffic.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RepairBudget {
-    /// Bytes of the stream that were already credited.
-    credited: u64,
-    bytes: usize,
+/// Sealed packets of a stream whose subscriber has no RTX: a nonce must never seal two different packets, so what is sent
+/// again are the very bytes (RFC 7714 §8.1).
+pub(super) struct KeptDatagrams {
+    ring: Vec<(u16, Vec<u8>)>,
 }
 
-impl RepairBudget {
-    /// Enough for the first losses of a stream, and for a key frame's worth after a quiet time.
-    const BURST_BYTES: usize = 100_000;
-    const SHARE_PERCENT: u64 = 25;
+impl KeptDatagrams {
+    /// Half a second of a 2 Mbit/s stream.
+    const PACKETS: usize = 128;
 
-    /// `sent_bytes`: of the stream so far. False: too much was asked for.
-    pub fn take(&mut self, bytes: usize, sent_bytes: u64) -> bool {
-        let credit = (sent_bytes - self.credited) * Self::SHARE_PERCENT / 100;
-        if self.credited == 0 {
-            self.bytes = Self::BURST_BYTES;
+    pub fn new() -> Self {
+        Self { ring: Vec::new() }
+    }
+
+    pub fn keep(&mut self, seq: u16, datagram: &[u8]) {
+        // PACKETS divides 2^16, so places do not jump at the wrap.
+        let place = usize::from(seq) % Self::PACKETS;
+        while self.ring.len() <= place {
+            self.ring.push((seq.wrapping_add(1), Vec::new()));
         }
-        self.credited = sent_bytes;
-        self.bytes = self.bytes.saturating_add(credit as usize).min(Self::BURST_BYTES);
-        match self.bytes.checked_sub(bytes) {
-            Some(left) => {
-                self.bytes = left;
-                true
-            }
-            None => false,
-        }
+        let (kept, bytes) = &mut self.ring[place];
+        *kept = seq;
+        bytes.clear();
+        bytes.extend_from_slice(datagram);
+    }
+
+    pub fn get(&self, seq: u16) -> Option<&[u8]> {
+        let (kept, bytes) = self.ring.get(usize::from(seq) % Self::PACKETS)?;
+        (*kept == seq && !bytes.is_empty()).then_some(bytes)
     }
 }
 
@@ -95,7 +96,10 @@ pub(super) struct Downtrack {
     pub nacks: u64,
     pub plis: u64,
     pub reported: Reported,
-    pub budget: RepairBudget,
+    /// Only where the subscriber may ask again and has no RTX.
+    pub kept: Option<KeptDatagrams>,
+    /// Encoding of the last packet sent.
+    pub source: Option<usize>,
 }
 
 impl Downtrack {
@@ -136,10 +140,15 @@ impl Downtrack {
             nacks: 0,
             plis: 0,
             reported: Reported::default(),
-            budget: RepairBudget::default(),
+            kept: None,
+            source: None,
             spec,
         };
         downtrack.match_codecs(uptrack);
+        let asks_again = |c: &CodecSpec| c.feedback.iter().any(|f| f.eq_ignore_ascii_case("nack"));
+        if downtrack.rtx_ssrc.is_none() && downtrack.spec.codecs.iter().any(asks_again) {
+            downtrack.kept = Some(KeptDatagrams::new());
+        }
         downtrack
     }
 
@@ -150,12 +159,13 @@ impl Downtrack {
         self.selector.restart();
         self.munger.switch_source();
         self.last_codec = None;
+        self.source = None;
     }
 
     /// Less is sent than the subscriber's wish allows.
     pub fn is_limited(&self) -> bool {
         self.kind == MediaKind::Video
-            && self.selector.current_spatial().is_some_and(|current| self.max_spatial.is_some_and(|max| current < max))
+            && self.selector.current().is_some_and(|current| self.max_spatial.is_some_and(|max| current.spatial < max))
     }
 
     fn match_codecs(&mut self, uptrack: &Uptrack) {
@@ -163,7 +173,7 @@ impl Downtrack {
             .codecs
             .iter()
             .map(|up| {
-                let same = |down: &&crate::command::CodecSpec| {
+                let same = |down: &&CodecSpec| {
                     down.mime.eq_ignore_ascii_case(&up.spec.mime) && down.clock_rate == up.spec.clock_rate
                 };
                 // H.264 and VP9 may be offered several times: the one with the publisher's parameters comes first.

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::down::SentAs;
-use super::forward::{MAX_PREFIX_BYTES, Outgoing, descriptor, rewrite_vp8, write_packet};
+use super::forward::{MAX_PREFIX_BYTES, Outgoing, descriptor, patched_prefix, write_packet};
 use super::ingress::carried;
 use super::up::SenderClock;
 use crate::command::MediaKind;
 use crate::drop_reason::DropReason;
 use crate::ids::{Spatial, Ssrc};
-use crate::registers::codec;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
 use crate::rtp::{HeaderFields, RtpHeader, rtx};
 use crate::srtp::{MAX_TRAILER_LEN, Payload};
@@ -21,8 +20,6 @@ use crate::transport::StreamUse;
 
 /// RTCP is written into a buffer of an ordinary packet's size.
 const RTCP_BYTES: usize = 1_200;
-/// One packet is sent again to one subscriber at most so often.
-const MAX_RESENDS: u8 = 5;
 /// Packets older than this would come too late to be shown.
 const MAX_RESEND_AGE: Duration = Duration::from_secs(2);
 
@@ -139,8 +136,16 @@ impl Engine {
             return;
         };
         let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
-        let Some(entry) = downtrack.sent.take(now, seq, pause, MAX_RESENDS) else { return };
-        let encoding = &uptrack.encodings[usize::from(entry.encoding)];
+        let Ok(entry) = downtrack.sent.ask(now, seq, pause) else { return };
+        if let Some(datagram) = downtrack.kept.as_ref().and_then(|kept| kept.get(seq)) {
+            self.arena.push(path, datagram);
+            downtrack.sent.spend(datagram.len());
+            downtrack.retransmitted += 1;
+            self.counters.retransmitted += 1;
+            self.counters.down.rtx.add(datagram.len());
+            return;
+        }
+        let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
         let kept =
             encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < MAX_RESEND_AGE);
         let sent_as = downtrack.sent_as.get(usize::from(entry.codec)).copied().flatten();
@@ -150,34 +155,30 @@ impl Engine {
             self.counters.retransmission_missed += 1;
             return;
         };
-        if !downtrack.budget.take(packet.len(), downtrack.bytes) {
-            self.counters.retransmission_missed += 1;
-            return;
-        }
         // What is in the history was parsed when it came.
         let Ok(header) = RtpHeader::parse(packet) else { return };
         let carried = carried(&header, packet, &uptrack.extensions);
         let body = header.payload();
-        let meta = codec::read(uptrack.codecs[usize::from(entry.codec)].codec, body);
         let mut prefix = [0; 2 + MAX_PREFIX_BYTES];
         prefix[..2].copy_from_slice(&rtx::osn(seq));
         let mut rewritten = [0; MAX_PREFIX_BYTES];
-        let len = rewrite_vp8(&mut rewritten, body, &meta, &entry.munged);
+        let len = patched_prefix(&mut rewritten, body, &entry.patch);
         prefix[2..2 + len].copy_from_slice(&rewritten[..len]);
+        let mut room = [0; 256];
         downtrack.rtx_seq.0 += 1;
         let outgoing = Outgoing {
             fields: HeaderFields {
-                marker: header.marker,
+                marker: entry.marker,
                 pt,
                 seq: downtrack.rtx_seq.0 as u16,
-                timestamp: entry.munged.timestamp,
+                timestamp: entry.timestamp,
                 ssrc,
                 padding: false,
             },
             seq: downtrack.rtx_seq,
             mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
             carried: &carried,
-            descriptor: descriptor(&carried, packet),
+            descriptor: descriptor(&mut room, &carried, packet, entry.frame_number_offset),
             since_start: now.saturating_duration_since(self.start),
         };
         let payload = Payload { prefix: &prefix[..2 + len], body: &body[len..], padding_len: 0 };
@@ -192,6 +193,7 @@ impl Engine {
         );
         let Some(len) = written else { return };
         self.arena.commit(path, len);
+        downtrack.sent.spend(len);
         downtrack.retransmitted += 1;
         transport.bytes_down += len as u64;
         transport.packets_down += 1;
@@ -205,23 +207,25 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
         downtrack.plis += 1;
         let uptrack = downtrack.uptrack;
-        let spatial = downtrack.selector.wanted_spatial();
-        self.request_keyframe(now, uptrack, spatial);
+        let spatial = downtrack.selector.target().map(|layer| layer.spatial);
+        if let Some(spatial) = spatial {
+            self.request_keyframe(now, uptrack, spatial);
+        }
     }
 
     pub(super) fn request_all_keyframes(&mut self, now: Instant, uptrack: usize) {
         for index in 0..self.uptracks[uptrack].encodings.len() {
-            self.request_keyframe(now, uptrack, Some(Spatial(index as u8)));
+            self.request_keyframe(now, uptrack, Spatial(index as u8));
         }
     }
 
     /// Asks the publisher for a key frame of the stream that carries `spatial`; the register says whether it may be asked now.
-    pub(super) fn request_keyframe(&mut self, now: Instant, uptrack_slot: usize, spatial: Option<Spatial>) {
+    pub(super) fn request_keyframe(&mut self, now: Instant, uptrack_slot: usize, spatial: Spatial) {
         let Some(uptrack) = self.uptracks.get_mut(uptrack_slot) else { return };
         if uptrack.kind != MediaKind::Video {
             return;
         }
-        let index = usize::from(spatial.unwrap_or_default().0).min(uptrack.encodings.len() - 1);
+        let index = usize::from(spatial.0).min(uptrack.encodings.len() - 1);
         if uptrack.encodings[index].keyframes.request(now) {
             self.send_keyframe_request(now, uptrack_slot, index);
         }

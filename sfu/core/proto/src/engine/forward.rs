@@ -7,14 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::{Datagram, Engine};
-use crate::command::MediaKind;
+use crate::codec::PacketMeta;
+use crate::codec::dd::Descriptor;
+use crate::command::{LayerMode, MediaKind};
 use crate::counters::Withheld;
 use crate::downlink::Downlink;
+use crate::downtrack::{Alignment, Packet, PayloadPatch, SentPacket, Verdict};
 use crate::event::Event;
 use crate::extension_ids::ExtensionIds;
-use crate::ids::SeqNo;
-use crate::registers::codec::PacketMeta;
-use crate::registers::downtrack::{Decision, Munged};
+use crate::ids::{SeqNo, Spatial};
 use crate::rtp::{AbsSendTime, HeaderFields, HeaderWriter};
 use crate::srtp::{MAX_TRAILER_LEN, OutboundSrtp, Payload};
 use crate::transmit::TransmitArena;
@@ -47,6 +48,8 @@ pub(super) struct Pending {
     /// Of the datagram.
     pub payload: Range<usize>,
     pub meta: PacketMeta,
+    /// Resolved against the structure of the packet's stream.
+    pub descriptor: Option<Descriptor>,
     pub carried: Carried,
     /// RTP padding that makes the packet as long as its frame's others.
     pub padding: u8,
@@ -144,6 +147,8 @@ impl Engine {
             return;
         };
         let Some(protection) = &transport.protection else { return };
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
+        let is_svc = uptrack.mode == LayerMode::Svc;
         let mut has_switched = false;
         let mut at = Some(first);
         while let Some(index) = at {
@@ -154,45 +159,84 @@ impl Engine {
                 self.counters.withheld[Withheld::NoCodec as usize] += 1;
                 continue;
             };
-            match downtrack.selector.decide(packet.encoding as u8, &packet.meta) {
-                Decision::Forward => {}
-                Decision::Switch => {
-                    downtrack.munger.switch_source();
-                    downtrack.reason = "forwarding";
-                    has_switched = true;
+            let structure = uptrack.encodings[packet.encoding].structure.as_ref();
+            let selected = Packet {
+                encoding: Spatial(packet.encoding as u8),
+                meta: &packet.meta,
+                marker: packet.marker,
+                descriptor: packet.descriptor.as_ref().zip(structure),
+            };
+            // Bare padding only takes a number; it is left out like a packet of a layer that is not sent.
+            let verdict = if packet.payload.is_empty() {
+                Err("padding")
+            } else {
+                match downtrack.selector.select(selected, is_svc) {
+                    Verdict::Forward { switched, marker } => Ok((switched, marker)),
+                    Verdict::Drop(reason) => Err(reason.as_str()),
                 }
-                Decision::Drop(reason) => {
+            };
+            let (switched, marker) = match verdict {
+                Ok(verdict) => verdict,
+                Err(reason) => {
                     downtrack.reason = reason;
                     self.counters.withheld[Withheld::NotSelected as usize] += 1;
+                    if downtrack.source == Some(packet.encoding) && downtrack.selector.current().is_some() {
+                        // A number kept for it stays a hole, which the subscriber's next key frame ends.
+                        let _ = downtrack.munger.leave_out(packet.seq, &packet.meta);
+                    }
                     continue;
                 }
-            }
-            if downtrack.last_codec.replace(packet.codec) != Some(packet.codec) {
+            };
+            let previous = downtrack.source.replace(packet.encoding);
+            if switched || previous != Some(packet.encoding) || downtrack.last_codec != Some(packet.codec) {
+                downtrack.munger.switch_source();
+                downtrack.last_codec = Some(packet.codec);
+                downtrack.reason = "forwarding";
                 has_switched = true;
             }
-            let munged =
-                downtrack.munger.forward(now, packet.seq, packet.timestamp, packet.meta.vp8, sent_as.clock_rate);
-            let Some(munged) = munged else { continue };
-            downtrack.sent.insert(packet.seq, packet.encoding as u8, packet.codec as u8, munged);
+            let frame_number = packet.descriptor.as_ref().map(|d| d.frame_number);
+            let (last_sent, offset) = (downtrack.last_sent, downtrack.munger.timestamp_offset());
+            let rewrite = downtrack.munger.forward(
+                packet.seq,
+                packet.timestamp,
+                &packet.meta,
+                frame_number,
+                sent_as.clock_rate,
+                || {
+                    let before = previous.and_then(|e| uptrack.encodings.get(e)).and_then(|e| e.clock);
+                    let after = uptrack.encodings[packet.encoding].clock;
+                    match before.zip(after) {
+                        Some((before, after)) => Alignment::Known(
+                            after.translate(packet.timestamp, &before, sent_as.clock_rate).wrapping_add(offset),
+                        ),
+                        None => Alignment::Elapsed(ticks(
+                            last_sent.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+                            sent_as.clock_rate,
+                        )),
+                    }
+                },
+            );
+            let Some(rewrite) = rewrite else { continue };
             let datagram: &[u8] = batch[packet.batch].payload;
+            let mut room = [0; 256];
             let outgoing = Outgoing {
                 fields: HeaderFields {
-                    marker: packet.marker,
+                    marker,
                     pt: sent_as.pt,
-                    seq: munged.seq.0 as u16,
-                    timestamp: munged.timestamp,
+                    seq: rewrite.seq.0 as u16,
+                    timestamp: rewrite.timestamp,
                     ssrc: downtrack.ssrc,
                     padding: packet.padding > 0,
                 },
-                seq: munged.seq,
+                seq: rewrite.seq,
                 mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
                 carried: &packet.carried,
-                descriptor: descriptor(&packet.carried, datagram),
+                descriptor: descriptor(&mut room, &packet.carried, datagram, rewrite.frame_number_offset),
                 since_start: now.saturating_duration_since(self.start),
             };
             let body = &datagram[packet.payload.clone()];
             let mut prefix = [0; MAX_PREFIX_BYTES];
-            let prefix_len = rewrite_vp8(&mut prefix, body, &packet.meta, &munged);
+            let prefix_len = patched_prefix(&mut prefix, body, &rewrite.patch);
             let payload =
                 Payload { prefix: &prefix[..prefix_len], body: &body[prefix_len..], padding_len: packet.padding };
             let written = write_packet(
@@ -208,7 +252,21 @@ impl Engine {
                 self.counters.withheld[Withheld::Unprotected as usize] += 1;
                 continue;
             };
+            if let Some(kept) = &mut downtrack.kept {
+                kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
+            }
             self.arena.commit(path, len);
+            let sent = SentPacket {
+                seq: rewrite.seq,
+                encoding: Spatial(packet.encoding as u8),
+                source: packet.seq,
+                timestamp: rewrite.timestamp,
+                marker,
+                patch: rewrite.patch,
+                frame_number_offset: rewrite.frame_number_offset,
+                codec: packet.codec as u8,
+            };
+            downtrack.sent.push(sent, len);
             downtrack.mid_left = downtrack.mid_left.saturating_sub(1);
             downtrack.packets += 1;
             downtrack.bytes += len as u64;
@@ -223,21 +281,18 @@ impl Engine {
         }
         if has_switched {
             let is_first = !std::mem::replace(&mut downtrack.has_started, true);
-            let (id, is_needed) = (downtrack.id, downtrack.selector.needs_keyframe());
+            let id = downtrack.id;
             if is_first {
                 self.emit(Event::DowntrackStarted { downtrack: id });
             } else {
                 self.counters.layer_switches += 1;
             }
-            if is_needed {
-                self.retarget(now, slot);
-            }
         }
     }
 }
 
-/// The largest start of a payload that is rewritten: VP8's descriptor.
-pub(super) const MAX_PREFIX_BYTES: usize = 8;
+/// The largest start of a payload that is rewritten: a descriptor up to its last counter.
+pub(super) const MAX_PREFIX_BYTES: usize = 16;
 
 /// All that a header needs besides what the transport adds.
 pub(super) struct Outgoing<'a> {
@@ -249,32 +304,33 @@ pub(super) struct Outgoing<'a> {
     pub since_start: Duration,
 }
 
-pub(super) fn descriptor<'a>(carried: &Carried, packet: &'a [u8]) -> &'a [u8] {
-    let (offset, len) = carried.dependency_descriptor;
-    packet.get(usize::from(offset)..usize::from(offset) + usize::from(len)).unwrap_or_default()
+/// The dependency descriptor as the subscriber is to see it: with a frame number that runs on. `room` holds a changed copy.
+pub(super) fn descriptor<'a>(room: &'a mut [u8; 256], carried: &Carried, packet: &'a [u8], offset: u16) -> &'a [u8] {
+    let (at, len) = carried.dependency_descriptor;
+    let original = packet.get(usize::from(at)..usize::from(at) + usize::from(len)).unwrap_or_default();
+    if offset == 0 || original.len() < 3 {
+        return original;
+    }
+    let copy = &mut room[..original.len()];
+    copy.copy_from_slice(original);
+    let number = u16::from_be_bytes([copy[1], copy[2]]).wrapping_add(offset);
+    Descriptor::write_frame_number(copy, number);
+    copy
 }
 
-/// Copies VP8's descriptor up to its last counter with the subscriber's numbers; how many bytes of the body that replaces.
-pub(super) fn rewrite_vp8(
-    prefix: &mut [u8; MAX_PREFIX_BYTES],
-    body: &[u8],
-    meta: &PacketMeta,
-    munged: &Munged,
-) -> usize {
-    let (Some(counters), Some((picture_id, tl0))) = (meta.vp8, munged.vp8) else { return 0 };
-    let picture_end = counters.picture_id.map_or(0, |(at, is_long, _)| at + if is_long { 2 } else { 1 });
-    let end = counters.tl0.map_or(picture_end, |(at, _)| at + 1);
-    let (Some(prefix), Some(original)) = (prefix.get_mut(..end), body.get(..end)) else { return 0 };
-    prefix.copy_from_slice(original);
-    match counters.picture_id {
-        Some((at, true, _)) => prefix[at..at + 2].copy_from_slice(&(picture_id | 0x8000).to_be_bytes()),
-        Some((at, false, _)) => prefix[at] = picture_id as u8 & 0x7f,
-        None => {}
-    }
-    if let Some((at, _)) = counters.tl0 {
-        prefix[at] = tl0;
-    }
+/// Copies the start of a payload as far as the patch changes it; how many bytes of the body that replaces.
+#[inline]
+pub(super) fn patched_prefix(prefix: &mut [u8; MAX_PREFIX_BYTES], body: &[u8], patch: &PayloadPatch) -> usize {
+    let picture_end = patch.picture_id.map_or(0, |(id, _)| usize::from(id.offset) + 2);
+    let tl0_end = patch.tl0.map_or(0, |(_, offset)| usize::from(offset) + 1);
+    let end = picture_end.max(tl0_end).min(body.len()).min(MAX_PREFIX_BYTES);
+    prefix[..end].copy_from_slice(&body[..end]);
+    patch.apply(&mut prefix[..end]);
     end
+}
+
+fn ticks(time: Duration, clock_rate: u32) -> u32 {
+    (time.as_micros() as u64 * u64::from(clock_rate) / 1_000_000) as u32
 }
 
 /// Writes header, payload and tag into the arena's next place; how long the datagram became. It is not committed yet.

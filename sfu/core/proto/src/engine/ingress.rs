@@ -8,11 +8,12 @@ use std::time::Instant;
 use super::forward::{Carried, Pending};
 use super::up::PtUse;
 use super::{Datagram, Engine, work};
+use crate::codec::PacketMeta;
+use crate::codec::dd::Descriptor;
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
 use crate::ids::Ssrc;
-use crate::registers::codec;
 use crate::registers::uptrack::Arrived;
 use crate::rtp::{self, AudioLevel, RtpHeader, TransportSeq, read_sdes_text};
 use crate::transmit::Path;
@@ -154,21 +155,36 @@ impl Engine {
         uptrack.packets += 1;
         uptrack.bytes += len as u64;
         let payload = header.payload();
-        if payload.is_empty() {
-            return Ok(());
-        }
-        let meta = codec::read(uptrack.codecs[codec_index].codec, payload);
-        if meta.is_keyframe && uptrack.kind == MediaKind::Video {
+        let carried = carried(&header, datagram.payload, &uptrack.extensions);
+        let meta = if payload.is_empty() {
+            PacketMeta::sound()
+        } else {
+            let codec = uptrack.codecs[codec_index].codec;
+            codec.parse(payload, header.marker).ok_or(DropReason::PayloadMalformed)?
+        };
+        let descriptor =
+            uptrack.extensions.dependency_descriptor.and_then(|id| header.extension(id)).and_then(|bytes| {
+                let descriptor = Descriptor::parse(bytes, encoding.structure.as_ref())?;
+                if let Some(structure) = &descriptor.structure {
+                    encoding.structure = Some(structure.clone());
+                }
+                Some(descriptor)
+            });
+        let is_keyframe = meta.keyframe || descriptor.as_ref().is_some_and(|d| d.structure.is_some());
+        if is_keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
             encoding.keyframes.on_keyframe();
         }
         encoding.history.insert(now, seq, packet);
         let is_simulcast = uptrack.encodings.len() > 1;
-        let spatial = if is_simulcast { encoding_index } else { usize::from(meta.spatial) };
+        let spatial = if is_simulcast {
+            encoding_index
+        } else {
+            descriptor.as_ref().map_or(usize::from(meta.spatial.0), |d| usize::from(d.spatial))
+        };
         let was_live = uptrack.layers.is_live(now, spatial);
         uptrack.layers.on_packet(now, spatial, len);
         let is_news = !was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index);
-        let carried = carried(&header, datagram.payload, &uptrack.extensions);
         if let Some(level) = carried.audio_level
             && !uptrack.muted
         {
@@ -192,6 +208,7 @@ impl Engine {
                 marker,
                 payload,
                 meta,
+                descriptor,
                 carried,
                 padding: 0,
                 received: datagram.received,

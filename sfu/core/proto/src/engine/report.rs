@@ -180,10 +180,10 @@ fn downtrack_stats(downtrack: &Downtrack, uptrack: &Uptrack) -> DowntrackStats {
         retransmitted: downtrack.retransmitted,
         nacks: downtrack.nacks,
         plis: downtrack.plis,
-        current_spatial: downtrack.selector.current_spatial(),
-        target_spatial: downtrack.selector.target_spatial(),
+        current_spatial: downtrack.selector.current().map(|l| l.spatial),
+        target_spatial: downtrack.selector.target().map(|l| l.spatial),
         max_spatial: downtrack.max_spatial,
-        current_temporal: downtrack.selector.current_temporal().0,
+        current_temporal: downtrack.selector.current().map_or(0, |l| l.temporal.0),
         reason: downtrack.reason.to_owned(),
     }
 }

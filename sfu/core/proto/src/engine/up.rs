@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 use super::commands::{Refusal, refuse};
+use crate::codec::Codec;
+use crate::codec::dd::Structure;
 use crate::command::{CodecSpec, LayerMode, LayerSpec, MediaKind, UptrackSpec};
 use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
-use crate::registers::codec::Codec;
 use crate::registers::uptrack::{History, KeyframeRequest, Layers, NackRegister, ReceiveStats};
 
 /// More codecs than any description offers for one section.
@@ -55,6 +56,14 @@ pub(super) struct SenderClock {
     pub rtp: u32,
 }
 
+impl SenderClock {
+    /// The timestamp that another stream of the same publisher has at the moment of this stream's `timestamp`.
+    pub fn translate(&self, timestamp: u32, other: &Self, clock_rate: u32) -> u32 {
+        let apart = (i128::from(self.ntp.wrapping_sub(other.ntp) as i64) * i128::from(clock_rate)) >> 32;
+        other.rtp.wrapping_add(timestamp.wrapping_sub(self.rtp)).wrapping_add(apart as u32)
+    }
+}
+
 /// One stream of the track: a simulcast encoding, or all there is.
 pub(super) struct Encoding {
     pub rid: Option<String>,
@@ -65,6 +74,8 @@ pub(super) struct Encoding {
     pub history: History,
     pub keyframes: KeyframeRequest,
     pub clock: Option<SenderClock>,
+    /// Latest structure of its dependency descriptors.
+    pub structure: Option<Structure>,
     pub fir_seq: u8,
 }
 
@@ -219,6 +230,7 @@ impl Encoding {
         self.nacks = NackRegister::new();
         self.history.clear();
         self.clock = None;
+        self.structure = None;
     }
 
     fn new(rid: Option<String>, clock_rate: u32, kind: MediaKind, config: &Config) -> Self {
@@ -236,6 +248,7 @@ impl Encoding {
             history: History::new(packets),
             keyframes: KeyframeRequest::new(config.keyframe_interval),
             clock: None,
+            structure: None,
             fir_seq: 0,
         }
     }

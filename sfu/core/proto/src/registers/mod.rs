@@ -2,8 +2,6 @@
 //!
 //! Plain state without input or output of its own; the engine feeds it.
 
-pub(crate) mod codec;
 pub(crate) mod data_track;
-pub(crate) mod downtrack;
 pub(crate) mod speaker;
 pub(crate) mod uptrack;
