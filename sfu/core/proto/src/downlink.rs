@@ -23,7 +23,6 @@ pub struct Downlink {
     sent: Vec<SentPacket>,
     received: u64,
     lost: u64,
-    bitrate: Bitrate,
 }
 
 /// What one feedback packet said of one sent packet.
@@ -47,12 +46,6 @@ impl Downlink {
             self.sent[seq as usize % REMEMBERED] = packet;
         }
         seq as u16
-    }
-
-    /// Counts what leaves, numbered or not.
-    #[inline]
-    pub fn count(&mut self, now: Instant, bytes: usize) {
-        self.bitrate.add(now, bytes);
     }
 
     /// Looks up a packet by its 16-bit number. A number that was never sent, or is forgotten, is a lie or too late.
@@ -87,44 +80,6 @@ impl Downlink {
     pub fn loss(&self) -> Option<f32> {
         let total = self.received + self.lost;
         (total > 0).then(|| self.lost as f32 / total as f32)
-    }
-
-    pub fn bitrate_bps(&mut self, now: Instant) -> u64 {
-        self.bitrate.bps(now)
-    }
-}
-
-/// Bits a second over the last full half-second.
-#[derive(Debug, Default)]
-struct Bitrate {
-    since: Option<Instant>,
-    bytes: u64,
-    bps: u64,
-}
-
-impl Bitrate {
-    const WINDOW: Duration = Duration::from_millis(500);
-
-    #[inline]
-    fn add(&mut self, now: Instant, bytes: usize) {
-        self.roll(now);
-        self.bytes += bytes as u64;
-    }
-
-    #[inline]
-    fn roll(&mut self, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed >= Self::WINDOW {
-            self.bps = (self.bytes * 8_000) / elapsed.as_millis().max(1) as u64;
-            self.bytes = 0;
-            self.since = Some(now);
-        }
-    }
-
-    fn bps(&mut self, now: Instant) -> u64 {
-        self.roll(now);
-        self.bps
     }
 }
 

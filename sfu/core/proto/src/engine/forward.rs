@@ -72,12 +72,12 @@ impl Engine {
     }
 
     /// Writes every subscriber's copies of what the batch has brought.
-    pub(super) fn forward_pending(&mut self, now: Instant, batch: &[Datagram<'_>]) {
+    pub(super) fn forward_pending(&mut self, now: Instant, batch: &mut [Datagram<'_>]) {
         for touched in 0..self.touched.len() {
             let uptrack = self.touched[touched];
             let Some(first) = self.uptracks.get_mut(uptrack).and_then(|u| u.first_pending.take()) else { continue };
             if self.config.max_segment_padding > 0 {
-                self.pad_run(first);
+                self.pad_run(first, batch);
             }
             let mut subscriber = 0;
             while let Some(&downtrack) = self.uptracks.get(uptrack).and_then(|u| u.downtracks.get(subscriber)) {
@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// Chromium's packets of one frame differ by a byte or so: padded to one length they leave in one send.
-    fn pad_run(&mut self, first: usize) {
+    fn pad_run(&mut self, first: usize, batch: &mut [Datagram<'_>]) {
         let most = usize::from(self.config.max_segment_padding);
         let mut start = Some(first);
         while let Some(head) = start {
@@ -120,8 +120,16 @@ impl Engine {
             {
                 let packet = &mut self.pending[index];
                 // The last of a run may stay shorter; whatever follows cannot join it anyway.
-                if packet.next != end {
-                    packet.padding = (high - packet.payload.len()) as u8;
+                let missing = high - packet.payload.len();
+                if packet.next != end && missing > 0 && !packet.payload.is_empty() {
+                    // The padding goes where the packet's tag was.
+                    let (from, to) = (packet.payload.end, packet.payload.end + missing);
+                    if let Some([zeros @ .., count]) = batch[packet.batch].payload.get_mut(from..to) {
+                        zeros.fill(0);
+                        *count = missing as u8;
+                        packet.payload.end = to;
+                        packet.padding = missing as u8;
+                    }
                 }
                 at = packet.next;
             }
@@ -139,7 +147,7 @@ impl Engine {
         }
     }
 
-    fn forward_run(&mut self, now: Instant, first: usize, slot: usize, batch: &[Datagram<'_>]) {
+    fn forward_run(&mut self, now: Instant, first: usize, slot: usize, batch: &mut [Datagram<'_>]) {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
         let Some(transport) = self.transports.get_mut(downtrack.transport) else { return };
         let Some(path) = transport.path.filter(|_| transport.may_send()) else {
@@ -149,6 +157,8 @@ impl Engine {
         let Some(protection) = &transport.protection else { return };
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
         let is_svc = uptrack.mode == LayerMode::Svc;
+        let since_start = now.saturating_duration_since(self.start);
+        let mut room = [0; 256];
         let mut has_switched = false;
         let mut at = Some(first);
         while let Some(index) = at {
@@ -217,8 +227,10 @@ impl Engine {
                 },
             );
             let Some(rewrite) = rewrite else { continue };
-            let datagram: &[u8] = batch[packet.batch].payload;
-            let mut room = [0; 256];
+            let datagram: &mut [u8] = batch[packet.batch].payload;
+            // Every subscriber's patch replaces the same bytes, so the packet is changed where it lies and sealed from there.
+            rewrite.patch.apply(&mut datagram[packet.payload.clone()]);
+            let datagram: &[u8] = datagram;
             let outgoing = Outgoing {
                 fields: HeaderFields {
                     marker,
@@ -232,13 +244,9 @@ impl Engine {
                 mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
                 carried: &packet.carried,
                 descriptor: descriptor(&mut room, &packet.carried, datagram, rewrite.frame_number_offset),
-                since_start: now.saturating_duration_since(self.start),
+                since_start,
             };
             let body = &datagram[packet.payload.clone()];
-            let mut prefix = [0; MAX_PREFIX_BYTES];
-            let prefix_len = patched_prefix(&mut prefix, body, &rewrite.patch);
-            let payload =
-                Payload { prefix: &prefix[..prefix_len], body: &body[prefix_len..], padding_len: packet.padding };
             let written = write_packet(
                 &mut self.arena,
                 &protection.outbound,
@@ -246,7 +254,7 @@ impl Engine {
                 &downtrack.extensions,
                 now,
                 &outgoing,
-                payload,
+                Payload::from(body),
             );
             let Some(len) = written else {
                 self.counters.withheld[Withheld::Unprotected as usize] += 1;
@@ -270,7 +278,7 @@ impl Engine {
             downtrack.mid_left = downtrack.mid_left.saturating_sub(1);
             downtrack.packets += 1;
             downtrack.bytes += len as u64;
-            downtrack.octets += packet.payload.len() as u64;
+            downtrack.octets += (packet.payload.len() - usize::from(packet.padding)) as u64;
             downtrack.last_sent = Some(now);
             transport.packets_down += 1;
             transport.bytes_down += len as u64;
@@ -376,6 +384,5 @@ pub(super) fn write_packet(
     let header_len = writer.finish();
     let (header, rest) = out.split_at_mut(header_len);
     let sealed = outbound.protect_rtp_into(header, payload, rest, outgoing.fields.ssrc, outgoing.seq).ok()?;
-    downlink.count(now, header_len + sealed);
     Some(header_len + sealed)
 }

@@ -159,7 +159,7 @@ impl Engine {
     pub fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {
         let mut batch = [Datagram { source: peer, payload: frame, received: now }];
         self.guarded(now, |engine| engine.receive_datagram(now, Path::Tcp(connection), 0, &mut batch[0]));
-        self.forward_pending(now, &batch);
+        self.forward_pending(now, &mut batch);
     }
 
     pub fn tcp_closed(&mut self, now: Instant, connection: TcpId) {
