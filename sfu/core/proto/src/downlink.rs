@@ -2,7 +2,7 @@
 //!
 //! Every packet to the subscriber passes here between selector and arena: the seam where estimator and pacer belong.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Packets remembered for feedback: 4 s at 4 000 packets a second, and a power of two.
 const REMEMBERED: usize = 4_096;
@@ -23,14 +23,6 @@ pub struct Downlink {
     sent: Vec<SentPacket>,
     received: u64,
     lost: u64,
-}
-
-/// What one feedback packet said of one sent packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
-    pub packet: SentPacket,
-    /// `None`: lost.
-    pub arrived: Option<Duration>,
 }
 
 impl Downlink {

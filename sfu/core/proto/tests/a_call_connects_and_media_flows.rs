@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use callyard_proto::command::{DtlsRole, Want};
 use callyard_proto::event::{Event, PathProtocol, TransportState};
+use callyard_proto::rtcp;
 use common::media::{self, Source, content, is_key, picture_id, play, quality, subscribe};
 use common::netem::LinkConfig;
 use common::{World, client};
@@ -135,6 +136,50 @@ fn a_senders_clock_is_carried_on_so_that_sound_and_picture_stay_in_step() {
     let audio_elapsed = f64::from(audio_at.wrapping_sub(offset(6_000, audio_rtp))) / 48_000.0;
     let drift = (video_elapsed - seconds(video_ntp)) - (audio_elapsed - seconds(audio_ntp));
     assert!(drift.abs() < 0.06, "sound and picture are {drift} s apart");
+}
+
+#[test]
+fn arrivals_are_told_to_publishers_and_packets_to_subscribers_are_numbered() {
+    let mut world = World::new(5);
+    let link = LinkConfig { loss: 0.02, ..LinkConfig::default() };
+    let alice = world.add_client(DtlsRole::Server, link);
+    let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.run(Duration::from_secs(4));
+    world.clients[alice].twcc_id = Some(media::TWCC_ID);
+    let mut camera = Source::video(alice, 1, 1_000);
+    let mut microphone = Source::audio(alice, 2, 2_000);
+    camera.publish(&mut world);
+    microphone.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(5));
+    world.run(Duration::from_millis(300));
+
+    let (mut received, mut missing) = (0, 0);
+    for compound in &world.clients[alice].rtcp {
+        for packet in rtcp::compound(compound).expect("whole").flatten() {
+            if let rtcp::Packet::Twcc(feedback) = packet {
+                feedback.statuses().for_each(|(_, delta)| if delta.is_some() { received += 1 } else { missing += 1 });
+            }
+        }
+    }
+    let sent = usize::from(world.clients[alice].twcc_next.wrapping_sub(65_500));
+    assert!(received + missing >= sent * 9 / 10, "{received} and {missing} of {sent}");
+    assert!(missing > 0 && missing < sent / 10, "{missing} of {sent} missing");
+
+    let mut numbers: Vec<u16> = world.clients[bob]
+        .received
+        .iter()
+        .filter_map(|p| p.extensions.iter().find(|(id, _)| *id == media::TWCC_ID))
+        .map(|(_, data)| u16::from_be_bytes([data[0], data[1]]))
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(
+        numbers,
+        (0..numbers.len() as u16).collect::<Vec<_>>(),
+        "one numbering for all streams of the transport"
+    );
+    assert!(numbers.len() > 390);
 }
 
 /// `(ssrc, NTP, RTP timestamp)` of every sender report in a compound.

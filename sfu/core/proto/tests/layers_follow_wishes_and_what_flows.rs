@@ -51,7 +51,8 @@ fn layers(packets: &[&Received]) -> Vec<u8> {
 fn switches_happen_at_key_frames_and_nothing_breaks() {
     let (mut world, mut camera) = call(1, LinkConfig::default());
     subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
-    for wish in [quality(0), quality(1), Want { width: 1_280, height: 720, ..Want::default() }, quality(0), quality(2)] {
+    for wish in [quality(0), quality(1), Want { width: 1_280, height: 720, ..Want::default() }, quality(0), quality(2)]
+    {
         play(&mut world, &mut [&mut camera], Duration::from_secs(3));
         want(&mut world, wish);
     }

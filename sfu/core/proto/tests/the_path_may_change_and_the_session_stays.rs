@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use callyard_proto::command::{Command, DtlsRole, IceCredentials, Want};
 use callyard_proto::event::TransportState::{Closed, Connected, Connecting, Disconnected, Failed};
+use callyard_proto::event::{Event, PathProtocol};
+use callyard_proto::transmit::TcpId;
 use common::World;
 use common::media::{Source, play, subscribe};
 use common::netem::LinkConfig;
@@ -134,4 +136,33 @@ fn removing_a_transport_tells_the_client() {
     world.run(Duration::from_millis(100));
     assert_eq!(world.clients[bob].responses, answers, "its ufrag is forgotten");
     assert_eq!(world.states(alice), [Connecting, Connected]);
+}
+
+#[test]
+fn tcp_carries_a_call_and_gives_way_to_another_connection() {
+    let mut world = World::new(8);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Client, LinkConfig::default());
+    world.tcp.insert(bob, TcpId(7));
+    world.connect();
+    let told = world.events.iter().any(|e| {
+        matches!(e, Event::TransportPath { transport, protocol: PathProtocol::Tcp, .. } if *transport == World::transport(bob))
+    });
+    assert!(told);
+    let mut camera = Source::video(alice, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+
+    let now = world.now;
+    world.engine.tcp_closed(now, TcpId(7));
+    world.tcp.insert(bob, TcpId(8));
+    world.clients[bob].address.set_port(20_000);
+    world.clients[bob].check_now(now);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    world.run(Duration::from_millis(200));
+    assert_eq!(world.states(bob), [Connecting, Connected]);
+    let pictures = world.clients[bob].in_order(5_000).len();
+    assert!(pictures > 110, "{pictures} of about 120 pictures in 4 s");
+    assert_eq!(world.strays, 0, "nothing is written to the closed connection");
 }

@@ -166,6 +166,49 @@ fn fault_injection_is_refused_unless_switched_on() {
     assert!(matches!(&refusals[..], [Event::Rejected { code, .. }] if code == "fault_injection_off"), "{refusals:?}");
 }
 
+#[test]
+fn a_flood_of_streams_is_bounded() {
+    let (mut world, mut camera) = call(Config::default());
+    let before = world.engine.counters().dropped.total();
+    for ssrc in 0..500 {
+        let packet = common::client::Outgoing {
+            ssrc: 100_000 + ssrc,
+            pt: 96,
+            seq: 1,
+            timestamp: 0,
+            marker: true,
+            payload: vec![0; 20],
+            extensions: Vec::new(),
+        };
+        let sealed = world.clients[2].seal(&packet);
+        world.clients[2].send_raw(sealed);
+    }
+    world.flush();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    assert_eq!(
+        world.engine.counters().dropped.total() - before,
+        500,
+        "no section claims them, and 64 at most are kept"
+    );
+    assert_eq!(world.engine.counters().panics, 0);
+}
+
+#[test]
+fn asking_again_and_again_is_answered_five_times() {
+    let (mut world, mut camera) = call(Config::default());
+    let seq = world.clients[1].in_order(5_000)[10].seq;
+    for _ in 0..200 {
+        for _ in 0..20 {
+            world.clients[1].send_rtcp(&common::client::nack(5_000, seq));
+        }
+        play(&mut world, &mut [&mut camera], Duration::from_millis(5));
+    }
+    world.run(Duration::from_millis(200));
+    let again = world.clients[1].of(5_000).filter(|p| p.was_rtx && p.seq == seq).count();
+    assert_eq!(again, 5, "of 4 000 requests");
+    assert_eq!(world.engine.counters().retransmitted, 5);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -71,6 +71,9 @@ pub struct Client {
     pub resent: u64,
     /// Off: the client neither asks again nor resends.
     pub repairs: bool,
+    /// Id of the transport-wide number's extension; every packet then carries one.
+    pub twcc_id: Option<u8>,
+    pub twcc_next: u16,
     /// Our RTX stream of each sent ssrc, and the media ssrc and pt of each received RTX ssrc.
     pub send_rtx: HashMap<u32, Rtx>,
     pub receive_rtx: HashMap<u32, Rtx>,
@@ -125,6 +128,8 @@ impl Client {
             keyframes_asked: Vec::new(),
             resent: 0,
             repairs: true,
+            twcc_id: None,
+            twcc_next: 65_500,
             send_rtx: HashMap::new(),
             receive_rtx: HashMap::new(),
             role,
@@ -237,6 +242,10 @@ impl Client {
         let mut writer = HeaderWriter::new(&mut buffer, fields, &[]).expect("there is room");
         for (id, data) in &packet.extensions {
             writer.extension(*id, data).expect("there is room");
+        }
+        if let Some(id) = self.twcc_id {
+            writer.extension(id, &self.twcc_next.to_be_bytes()).expect("there is room");
+            self.twcc_next = self.twcc_next.wrapping_add(1);
         }
         let len = writer.finish();
         let mut clear = buffer[..len].to_vec();

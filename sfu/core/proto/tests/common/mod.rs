@@ -7,6 +7,7 @@ pub mod media;
 pub mod netem;
 pub mod stun;
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use callyard_proto::dtls::Certificate;
 use callyard_proto::engine::{Datagram, Engine};
 use callyard_proto::event::{Event, TransportState};
 use callyard_proto::ids::{RoomId, TransportId};
-use callyard_proto::transmit::Path;
+use callyard_proto::transmit::{Path, TcpId};
 
 use client::Client;
 use netem::{Link, LinkConfig};
@@ -50,6 +51,8 @@ pub struct World {
     pub sends: Vec<(Path, usize)>,
     /// Bytes sent to addresses of no client.
     pub strays: usize,
+    /// Clients whose datagrams are frames on a TCP connection.
+    pub tcp: HashMap<usize, TcpId>,
     seed: u64,
 }
 
@@ -73,6 +76,7 @@ impl World {
             events: Vec::new(),
             sends: Vec::new(),
             strays: 0,
+            tcp: HashMap::new(),
             seed,
         }
     }
@@ -168,9 +172,12 @@ impl World {
     fn step(&mut self, end: Instant) {
         self.now = self.next_time(end);
         let mut arrived = Vec::new();
-        for link in &mut self.up {
-            while let Some(datagram) = link.receive(self.now) {
-                arrived.push(datagram);
+        for (index, link) in self.up.iter_mut().enumerate() {
+            while let Some((source, mut datagram)) = link.receive(self.now) {
+                match self.tcp.get(&index) {
+                    Some(connection) => self.engine.receive_tcp(self.now, *connection, source, &mut datagram),
+                    None => arrived.push((source, datagram)),
+                }
             }
         }
         let mut batch: Vec<Datagram<'_>> = arrived
@@ -217,8 +224,11 @@ impl World {
             self.sends.push((transmit.destination, segments));
         }
         for (destination, datagram) in self.engine.transmits().datagrams() {
-            let Path::Udp(address) = destination else { continue };
-            match self.clients.iter().position(|c| c.address == address) {
+            let client = match destination {
+                Path::Udp(address) => self.clients.iter().position(|c| c.address == address),
+                Path::Tcp(id) => self.tcp.iter().find(|(_, connection)| **connection == id).map(|(index, _)| *index),
+            };
+            match client {
                 Some(index) => self.down[index].send(self.now, datagram.len(), datagram.to_vec()),
                 None => self.strays += datagram.len(),
             }
