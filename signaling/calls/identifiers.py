@@ -1,0 +1,45 @@
+"""Alphabets of ids, UUIDv7 (RFC 9562 §5.7), and the instants' one spelling.
+
+Not here: a clock or a source of randomness; both are handed in.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime
+
+from signaling.calls.problems import unprocessable
+
+CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
+USER_ID = re.compile(r"[A-Za-z0-9_@.-]{1,128}\Z")
+DEVICE_ID = CALL_ID
+
+
+def uuid7(now: datetime, random: bytes) -> str:
+    """Return a UUIDv7 of `now` and 10 bytes of `random`; ids sort by time, to the millisecond."""
+    milliseconds = int(now.timestamp() * 1000) & (2**48 - 1)
+    noise = int.from_bytes(random, "big")
+    value = milliseconds << 80 | 0x7 << 76 | (noise >> 62 & 0xFFF) << 64 | 0b10 << 62 | noise & (2**62 - 1)
+    return str(uuid.UUID(int=value))
+
+
+def check(pattern: re.Pattern[str], value: str, pointer: str) -> str:
+    """Return `value` if it is in the alphabet, else 422 at `pointer`."""
+    if not pattern.match(value):
+        raise unprocessable(pointer, f"Must match {pattern.pattern.removesuffix(chr(92) + 'Z')}.")
+    return value
+
+
+def rfc3339(at: datetime | None) -> str | None:
+    """Return UTC with milliseconds and `Z`, null for None."""
+    if at is None:
+        return None
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def whole_milliseconds(at: datetime) -> datetime:
+    """Return the instant as it can be said on the wire, in UTC."""
+    at = at.astimezone(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)

@@ -1,0 +1,117 @@
+"""What the calls system needs of the media side, and nothing more.
+
+`MediaRooms` goes out, `MediaFeed` comes back. Capabilities cross this border as they are; the media side maps them:
+media.audio → microphone, media.video → camera, media.screen → screen video and audio, call.join → subscribe,
+event.send → data. With no media capability the participant may not publish at all (T-2: an empty list of sources
+would mean all of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Permission:
+    """The full computed set of one participant (T-3). A lower `version` than the last one seen is out of date."""
+
+    capabilities: frozenset[str]
+    hidden: bool
+    version: int
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Which sources may be published, in LiveKit's names; empty: none."""
+        names = {
+            "media.audio": ("microphone",),
+            "media.video": ("camera",),
+            "media.screen": ("screen_share", "screen_share_audio"),
+        }
+        return tuple(
+            source for capability, sources in names.items() if capability in self.capabilities for source in sources
+        )
+
+    def video_grant(self, room: str) -> dict[str, Any]:
+        """Return the `video` claim of a LiveKit access token."""
+        return {
+            "roomJoin": True,
+            "room": room,
+            "canSubscribe": "call.join" in self.capabilities,
+            "canPublish": bool(self.sources),
+            "canPublishSources": list(self.sources),
+            "canPublishData": "event.send" in self.capabilities,
+            "hidden": self.hidden,
+        }
+
+
+@dataclass(frozen=True)
+class Allow:
+    permission: Permission
+
+
+@dataclass(frozen=True)
+class Refuse:
+    code: str
+    sentence: str
+
+
+Verdict = Allow | Refuse
+
+
+class NoMediaNode(Exception):
+    """No node can take the room, or none in the regions asked for."""
+
+
+class MediaRooms(Protocol):
+    async def create_room(
+        self,
+        name: str,
+        *,
+        max_participants: int | None,
+        metadata: str,
+        empty_timeout_seconds: int,
+        regions: Sequence[str],
+        region_hint: str | None,
+    ) -> None:
+        """Make the room on a node; raises `NoMediaNode`. A room that exists already stays as it is."""
+
+    async def close_room(self, name: str, reason: str) -> None:
+        """Remove everybody and the room; a room that does not exist is fine."""
+
+    async def update_participant(self, room: str, identity: str, permission: Permission) -> None:
+        """Replace the participant's permission; tracks it no longer covers are unpublished before this returns."""
+
+    async def remove_participant(self, room: str, identity: str, reason: str) -> None: ...
+
+    async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None: ...
+
+    async def regions(self) -> Sequence[str]:
+        """Return the regions that have a node."""
+
+    async def media_url(self, room: str) -> str: ...
+
+    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
+        """Return `{urls, username, credential}` each."""
+
+    def mint_token(
+        self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime
+    ) -> str:
+        """Return a LiveKit access token."""
+
+
+class MediaFeed(Protocol):
+    """What the media side asks and reports. Rooms that are not a session's are answered `Refuse` and ignored."""
+
+    async def admit(self, room: str, identity: str) -> Verdict:
+        """Asked at every connect and reconnect; the token alone opens nothing (T-1, T-5)."""
+
+    async def participant_joined(self, room: str, identity: str) -> None:
+        """The signaling join was answered."""
+
+    async def participant_left(self, room: str, identity: str, *, clean: bool) -> None: ...
+
+    async def track_changed(self, room: str, identity: str, source: str, state: str) -> None:
+        """`state`: published, unpublished, muted or unmuted."""

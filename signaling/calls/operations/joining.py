@@ -1,0 +1,169 @@
+"""Joining: every check, the lobby in front, the participant that results; and what the SFU asks and reports.
+
+A media token alone opens nothing: `admit` is asked at every connect and reconnect (T-1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from signaling.calls import gate
+from signaling.calls.identifiers import rfc3339
+from signaling.calls.model import LobbyEntry, Participant
+from signaling.calls.operations import lobby, sessions
+from signaling.calls.problems import Problem, missing, not_found, unprocessable
+from signaling.calls.rights import (
+    ANONYMOUS_PREFIX,
+    Holding,
+    active_ban,
+    active_block,
+    app_role,
+    holding,
+    own,
+    require_app_admin,
+)
+from signaling.calls.state import Turn
+
+CONNECTING_TIMEOUT = timedelta(seconds=20)
+"""From the reply to a join until the SFU reports the participant; generous for a cold start of a phone's app."""
+
+
+@dataclass(frozen=True)
+class JoinWish:
+    device_id: str
+    hidden: bool = False
+    region_hint: str | None = None
+    resume: str | None = None
+
+
+def check_may_join(turn: Turn) -> Holding:
+    """Refuse who may not join now, naming what is missing: the right, or the open gate."""
+    held = own(turn)
+    if "call.join" not in held.unmasked:
+        raise missing("call.join")
+    opens = gate.opens_at(turn.call, turn.settings)
+    if not gate.is_open(turn.call, turn.settings, turn.now) and "call.join_backstage" not in held.unmasked:
+        raise Problem(
+            "backstage", "The call is not live yet.", capability="call.join_backstage", opens_at=rfc3339(opens)
+        )
+    if turn.call.ended_at is not None and "call.join_ended" not in held.unmasked:
+        raise Problem("call_ended", "The call has ended.")
+    return held
+
+
+def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
+    """Let the caller in, or into the lobby."""
+    if turn.principal.is_server:
+        raise unprocessable("/", "A server token joins on behalf of a user: send On-Behalf-Of.")
+    held = check_may_join(turn)
+    if wish.hidden:
+        require_app_admin(turn)
+    user_id = turn.actor or f"{ANONYMOUS_PREFIX}{turn.new_id()}"
+    if wish.resume is not None:
+        resumed = turn.state.participants.get(wish.resume)
+        if resumed is not None and resumed.state != "left" and resumed.user_id == turn.actor:
+            return resumed
+    mine = [p for p in turn.state.of_user(user_id) if p.device_id == wish.device_id]
+    limit = turn.settings["limits"]["max_participants"]
+    if limit is not None and len(turn.state.present()) - len(mine) >= limit:
+        raise Problem("call_full", f"The call has its {limit} participants.")
+    if not lobby.may_pass(turn, held, user_id):
+        return lobby.wait(turn, user_id, wish.device_id)
+    _check_regions(turn)
+    session = turn.state.running or sessions.start(turn, wish.region_hint)
+    # Session grants of an earlier visit of this session count again.
+    held = own(turn)
+    for earlier in mine:
+        sessions.leave(turn, earlier, "replaced", remove=True)
+    user = turn.facts.users.get(user_id)
+    capabilities = tuple(sorted(held.capabilities))
+    participant = Participant(
+        id=turn.new_id(),
+        session_id=session.id,
+        user_id=user_id,
+        device_id=wish.device_id,
+        name=(user.name if user and user.name else user_id),
+        role=held.role,
+        app_role=app_role(turn.facts, turn.actor),
+        state="connecting",
+        hidden=wish.hidden,
+        scope=turn.principal.scope,
+        capabilities=capabilities,
+        permission_version=1,
+        due_at=turn.now + CONNECTING_TIMEOUT,
+        created_at=turn.now,
+        updated_at=turn.now,
+    )
+    sessions.come_in(turn, participant)
+    sessions.remember_rights(turn, user_id, capabilities)
+    return participant
+
+
+def _check_regions(turn: Turn) -> None:
+    wanted = turn.settings["geofencing"]["names"]
+    if wanted and not turn.facts.regions & set(wanted):
+        raise Problem("no_media_node", f"No media node serves {', '.join(wanted)}.")
+
+
+def renew(turn: Turn, participant_id: str) -> Participant:
+    """Return the caller's participant for a new media token; checks everything again."""
+    participant = own_participant(turn, participant_id)
+    held = own(turn)
+    if "call.join" not in held.unmasked:
+        raise missing("call.join")
+    return participant
+
+
+def own_participant(turn: Turn, participant_id: str) -> Participant:
+    participant = turn.state.participants.get(participant_id)
+    if participant is None or participant.state == "left":
+        raise not_found("participant")
+    if not turn.principal.is_server and participant.user_id != turn.actor:
+        raise not_found("participant")
+    return participant
+
+
+def step_out(turn: Turn, participant_id: str) -> None:
+    """Leave by one's own will; having left already is fine."""
+    participant = turn.state.participants.get(participant_id)
+    if participant is None or (not turn.principal.is_server and participant.user_id != turn.actor):
+        raise not_found("participant")
+    sessions.leave(turn, participant, "left", remove=True)
+
+
+def admit(turn: Turn, identity: str) -> Participant | Problem:
+    """Answer the SFU's question whether this identity may connect now."""
+    participant = next((p for p in turn.state.present() if p.identity == identity), None)
+    if participant is None or turn.state.running is None:
+        return Problem("not_found", "Nobody of this identity is in the session; join again.")
+    user_id = participant.user_id
+    if active_ban(turn, user_id):
+        return Problem("banned", "You are banned.")
+    if active_block(turn, user_id):
+        return Problem("blocked", "You are blocked in this call.")
+    held = holding(turn, None if participant.app_role == "anonymous" else user_id, participant.scope)
+    if "call.join" not in held.unmasked:
+        return missing("call.join")
+    return participant
+
+
+def connected(turn: Turn, identity: str) -> None:
+    for participant in turn.state.present():
+        if participant.identity == identity and participant.state in ("connecting", "reconnecting"):
+            sessions.arrive(turn, participant)
+
+
+def disconnected(turn: Turn, identity: str, *, clean: bool) -> None:
+    """Note that a participant is gone from the SFU: at once if he said goodbye, after a grace if he vanished.
+
+    Who is `connecting` is not meant: that is the old connection of somebody who has joined anew.
+    """
+    for participant in turn.state.present():
+        if participant.identity != identity or participant.state == "connecting":
+            continue
+        if clean:
+            sessions.leave(turn, participant, "left")
+        elif participant.state == "joined":
+            grace = timedelta(seconds=turn.settings["session"]["reconnect_grace_seconds"])
+            sessions.lose_contact(turn, participant, turn.now + grace)

@@ -1,0 +1,258 @@
+"""A session's life: start, who comes and goes, draining, its end; and keeping everybody's rights up to date.
+
+Who closes whom: the end of a call ends its session; the end of a session makes everybody leave, expires what was
+asked in it, and closes the room. Not here: who may do any of it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from signaling.calls import views
+from signaling.calls.model import Participant, Rights, Session
+from signaling.calls.operations import captures
+from signaling.calls.rights import Holding, deciders, holding
+from signaling.calls.state import CloseRoom, CreateRoom, RemoveParticipant, Turn, UpdateParticipant
+
+COUNTS_INSTEAD_ABOVE = 100
+"""From more participants than this on, clients hear counts instead of every arrival."""
+RING_REMEMBERED_SECONDS = 60
+"""A ring that was resolved this long before a session began belongs to it."""
+
+
+def start(turn: Turn, region_hint: str | None) -> Session:
+    """Begin a session. The room is made before anything is committed: without a node there is no session."""
+    settings = turn.settings
+    limit = settings["limits"]["max_duration_seconds"]
+    recent = turn.now - timedelta(seconds=RING_REMEMBERED_SECONDS)
+    session = Session(
+        id=turn.new_id(),
+        started_at=turn.now,
+        expires_at=turn.now + timedelta(seconds=limit) if limit is not None else None,
+        empty_since=turn.now,
+        ring_resolved=any(ring.ended_at is not None and ring.ended_at >= recent for ring in turn.state.rings.values()),
+        created_at=turn.now,
+        updated_at=turn.now,
+    )
+    turn.state.session = session
+    turn.media(
+        CreateRoom(
+            session.id,
+            settings["limits"]["max_participants"],
+            turn.call.cid,
+            settings["session"]["inactivity_seconds"],
+            tuple(settings["geofencing"]["names"]),
+            region_hint,
+        )
+    )
+    turn.emit("session.started", {"session": views.running_session(turn)}, "MPWS")
+    for user_id in turn.state.members:
+        if user_id != turn.actor:
+            turn.push(
+                user_id, "session_started", {"type": "session.started", "cid": turn.call.cid}, _alert_deadline(turn)
+            )
+    captures.start_automatic(turn)
+    return session
+
+
+def _alert_deadline(turn: Turn) -> datetime:
+    return turn.now + timedelta(hours=1)
+
+
+def end(turn: Turn, reason: str, left_reason: str) -> None:
+    """End the running session, if there is one; everybody in it leaves for `left_reason`."""
+    session = turn.state.running
+    if session is None:
+        return
+    for participant in turn.state.present():
+        leave(turn, participant, left_reason)
+    for request in list(turn.state.requests.values()):
+        if request.state == "pending":
+            turn.put("requests", request.id, request, state="expired", resolved_at=turn.now)
+            tell_request(turn, request.id)
+    captures.stop_all(turn)
+    turn.state.rights.clear()
+    turn.media(CloseRoom(session.id, reason))
+    turn.change_session(ended_at=turn.now, end_reason=reason, participant_count=0, empty_since=None, alone_since=None)
+    ended = turn.state.session
+    # `change_session` keeps a session that is there.
+    shown = views.session_of(ended, {"cid": turn.call.cid}) if ended else None
+    turn.emit("session.ended", {"session": shown}, "MPWS")
+    for entry in list(turn.state.lobby.values()):
+        if entry.state == "admitted":
+            turn.put("lobby", entry.id, entry, state="expired")
+
+
+def tell_request(turn: Turn, request_id: str) -> None:
+    request = turn.state.requests[request_id]
+    turn.emit(
+        "permission.resolved",
+        {"request": views.request(request)},
+        "S",
+        users=(request.user_id, *deciders(turn, "permission.grant")),
+    )
+
+
+def arrive(turn: Turn, participant: Participant) -> Participant:
+    """Note that the SFU answered this participant's signaling join."""
+    first = participant.joined_at is None
+    arrived: Participant = turn.put(
+        "participants",
+        participant.id,
+        participant,
+        state="joined",
+        due_at=None,
+        joined_at=participant.joined_at or turn.now,
+    )
+    _recount(turn)
+    if not first:
+        turn.emit("participant.updated", _shown(turn, arrived), "PWS")
+        return arrived
+    _tell_coming_or_going(turn, "participant.joined", _shown(turn, arrived))
+    return arrived
+
+
+def lose_contact(turn: Turn, participant: Participant, due_at: datetime) -> None:
+    """Wait until `due_at` for a participant to come back."""
+    lost: Participant = turn.put("participants", participant.id, participant, state="reconnecting", due_at=due_at)
+    turn.emit("participant.updated", _shown(turn, lost), "PWS")
+
+
+def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = False) -> None:
+    """Make a participant leave; `remove`: his connection is still up and has to be cut."""
+    if participant.state == "left":
+        return
+    if remove:
+        turn.media(RemoveParticipant(participant.session_id, participant.identity, reason))
+    gone: Participant = turn.put(
+        "participants", participant.id, participant, state="left", left_at=turn.now, left_reason=reason, due_at=None
+    )
+    if participant.id in turn.call.pins:
+        turn.change_call(pins=tuple(pin for pin in turn.call.pins if pin != participant.id))
+    _recount(turn)
+    # Who never arrived is not announced as gone: `joined` always precedes `left`.
+    if participant.joined_at is not None:
+        _tell_coming_or_going(turn, "participant.left", {**_shown(turn, gone), "reason": reason})
+
+
+def _shown(turn: Turn, participant: Participant) -> dict[str, object]:
+    return {
+        "participant": views.participant(participant, with_capabilities=True),
+        "participant_count": len(turn.state.joined()),
+    }
+
+
+def _tell_coming_or_going(turn: Turn, type_: str, data: dict[str, object]) -> None:
+    joined = turn.state.joined()
+    if len(joined) <= COUNTS_INSTEAD_ABOVE:
+        turn.emit(type_, data, "PWS")
+        return
+    turn.emit(type_, data, "S")
+    by_role: dict[str, int] = {}
+    for participant in joined:
+        by_role[participant.role] = by_role.get(participant.role, 0) + 1
+    turn.emit("session.counts", {"participant_count": len(joined), "by_role": by_role}, "PW", numbered=False)
+
+
+def _recount(turn: Turn) -> None:
+    """Bring the session's counts and its two idle clocks (empty, alone after a ring) up to date."""
+    session = turn.state.running
+    if session is None:
+        return
+    present = turn.state.present()
+    turn.change_session(
+        participant_count=len(turn.state.joined()),
+        empty_since=None if present else session.empty_since or turn.now,
+        alone_since=(session.alone_since or turn.now) if len(present) == 1 and session.ring_resolved else None,
+    )
+
+
+def note_ring_resolved(turn: Turn) -> None:
+    """From now on being alone in the session is a reason to end it."""
+    if turn.state.running is not None:
+        turn.change_session(ring_resolved=True)
+        _recount(turn)
+
+
+def come_in(turn: Turn, participant: Participant) -> None:
+    """Count a participant who was let in and is about to connect."""
+    turn.state.participants[participant.id] = participant
+    _recount(turn)
+
+
+def refresh(turn: Turn, reason: str, *, removal: str = "lost_capability", only: frozenset[str] | None = None) -> None:
+    """Recompute what everybody in the session holds; tell whose set changed; remove who lost `call.join`.
+
+    A gate that closed removes nobody by itself: see `live.stop`. `only`: the users that can be concerned.
+    """
+    seen = set()
+    for participant in turn.state.present():
+        if only is not None and participant.user_id not in only:
+            continue
+        user_id = participant.user_id
+        held = holding(turn, None if participant.app_role == "anonymous" else user_id, participant.scope)
+        told = _tell_rights(turn, user_id, held, reason) if user_id not in seen else None
+        seen.add(user_id)
+        capabilities = tuple(sorted(held.capabilities))
+        if "call.join" not in held.unmasked:
+            leave(turn, participant, removal, remove=True)
+        elif capabilities != participant.capabilities or held.role != participant.role or told:
+            _change_participant(turn, participant, held.role, capabilities)
+
+
+def _change_participant(turn: Turn, participant: Participant, role: str, capabilities: tuple[str, ...]) -> None:
+    changed: Participant = turn.put(
+        "participants",
+        participant.id,
+        participant,
+        role=role,
+        capabilities=capabilities,
+        permission_version=participant.permission_version + 1,
+    )
+    if capabilities != participant.capabilities:
+        turn.media(
+            UpdateParticipant(
+                changed.session_id, changed.identity, capabilities, changed.hidden, changed.permission_version
+            )
+        )
+    if role != participant.role and changed.joined_at is not None:
+        turn.emit("participant.updated", _shown(turn, changed), "PWS")
+
+
+def remember_rights(turn: Turn, user_id: str, capabilities: tuple[str, ...]) -> Rights:
+    """Keep the set a user starts with, so that a later change is told once."""
+    known = turn.state.rights.get(user_id)
+    if known is None:
+        known = Rights(user_id=user_id, capabilities=capabilities, created_at=turn.now, updated_at=turn.now)
+        turn.state.rights[user_id] = known
+        return known
+    kept: Rights = turn.put("rights", user_id, known, capabilities=capabilities)
+    return kept
+
+
+def capabilities_of(turn: Turn, user_id: str) -> tuple[str, ...]:
+    return tuple(sorted(holding(turn, user_id).capabilities))
+
+
+def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> bool:
+    known = turn.state.rights.get(user_id) or remember_rights(turn, user_id, ())
+    after = tuple(sorted(held.capabilities))
+    if after == known.capabilities:
+        return False
+    before = frozenset(known.capabilities)
+    told: Rights = turn.put("rights", user_id, known, capabilities=after, version=known.version + 1)
+    turn.emit(
+        "call.capabilities_updated",
+        {
+            "user_id": user_id,
+            "capabilities": list(after),
+            "added": sorted(held.capabilities - before),
+            "removed": sorted(before - held.capabilities),
+            "reason": reason,
+            "version": told.version,
+        },
+        "S",
+        users=(user_id,),
+        deciders=tuple(user for user in deciders(turn, "permission.grant") if user != user_id),
+    )
+    return True

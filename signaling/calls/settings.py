@@ -1,0 +1,68 @@
+"""The operator's settings of the calls system; `signaling/settings.py` nests them as `calls`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RateLimits(BaseModel):
+    """Token buckets per user and route, and for the whole app and route."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="Whether requests are counted at all; `--dev` switches it off.")
+    user_requests_per_minute: int = Field(
+        600, ge=1, le=1_000_000, description="Requests one user makes on one route. Raise it for chatty clients."
+    )
+    app_requests_per_minute: int = Field(
+        60_000, ge=1, le=100_000_000, description="Requests of everybody on one route. Raise it with the machine."
+    )
+    guests_per_minute_per_address: int = Field(
+        30, ge=1, le=100_000, description="Guests made from one address. Raise it where many share one address."
+    )
+
+
+class CallsSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outbound_allowed_hosts: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Hosts and CIDRs that webhooks and push may reach although they are not public. Name only what "
+        "you run yourself: everybody who may make a webhook can make this server call there.",
+    )
+    media_token_ttl_seconds: int = Field(
+        600, ge=30, le=600, description="How long a media token opens the media server. Lower it to have clients renew."
+    )
+    idempotency_ttl_seconds: int = Field(
+        86_400, ge=60, le=604_800, description="How long a reply is kept for a repeated Idempotency-Key."
+    )
+    event_retention_seconds: int = Field(
+        300, ge=60, le=86_400, description="How far back a socket resumes. Raise it for clients that sleep long."
+    )
+    delivery_retention_seconds: int = Field(
+        604_800, ge=3_600, le=2_592_000, description="How long webhook deliveries can be looked at and sent again."
+    )
+    attendance_retention_days: int = Field(
+        90, ge=1, le=3_650, description="How long ended sessions and who attended them are kept."
+    )
+    webhook_timeout_seconds: float = Field(
+        10.0, ge=0.1, le=60, description="How long one delivery may take. Raise it for slow receivers."
+    )
+    heartbeat_ms: int = Field(
+        25_000, ge=1_000, le=300_000, description="How often event sockets are expected to be heard of."
+    )
+    socket_queue_max: int = Field(
+        1_000, ge=16, le=100_000, description="Events that wait for a slow socket before it is closed (4410)."
+    )
+    media_timeout_seconds: float = Field(
+        5.0, ge=0.1, le=60, description="How long the media side may take to carry out one change of rights."
+    )
+    before_join_url: str = Field(
+        "", max_length=2_048, description="Asked before every join; empty: nobody is. The reply 2xx lets the user in."
+    )
+    before_join_timeout_seconds: float = Field(
+        2.0, ge=0.1, le=10, description="How long the join hook may take. Every join waits for it."
+    )
+    before_join_fail_open: bool = Field(False, description="Whether users get in while the join hook does not answer.")
+    rate_limits: RateLimits = Field(default_factory=RateLimits, description="How often the API may be asked.")
