@@ -1,0 +1,86 @@
+"""What is true for all calls: types, roles, app settings, bans, users.
+
+Kept in memory under one revision that every change of any of them moves; users are read on demand.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from signaling.calls.call_types import built_in_roles, built_in_types, fresh_app
+from signaling.calls.model import App, Ban, CallType, User
+from signaling.store import schema
+from signaling.store.database import fetch, save
+from signaling.store.kinds import APP, BANS, CALL_TYPES, ROLES, USERS
+
+CACHED_USERS = 50_000
+
+
+class Directory:
+    """One snapshot, refreshed when its revision has moved."""
+
+    def __init__(self) -> None:
+        self.revision = -1
+        self.app: App = fresh_app(datetime.min.replace(tzinfo=UTC), dev=False)
+        self.types: dict[str, CallType] = {}
+        self.roles: frozenset[str] = frozenset()
+        self.bans: dict[str, Ban] = {}
+        self._users: OrderedDict[str, User] = OrderedDict()
+
+    async def refresh(self, connection: AsyncConnection) -> None:
+        revision = (await connection.execute(select(schema.realm.c.revision))).scalar_one()
+        if revision == self.revision:
+            return
+        app = (await fetch(connection, APP))[0]
+        types = {t.name: t for t in await fetch(connection, CALL_TYPES)}
+        roles = frozenset(role.name for role in await fetch(connection, ROLES))
+        bans = {ban.user_id: ban for ban in await fetch(connection, BANS)}
+        self.app, self.types, self.roles, self.bans = app, types, roles, bans
+        self._users.clear()
+        self.revision = revision
+
+    async def users(self, connection: AsyncConnection, ids: Iterable[str]) -> dict[str, User]:
+        """Return those of the users that exist, deleted ones too."""
+        wanted = set(ids)
+        found = {user_id: self._users[user_id] for user_id in wanted & self._users.keys()}
+        absent = sorted(wanted - found.keys())
+        for start in range(0, len(absent), 500):
+            for user in await fetch(connection, USERS, schema.users.c.id.in_(absent[start : start + 500])):
+                found[user.id] = user
+                self.remember(user)
+        return found
+
+    def known_user(self, user_id: str | None) -> User | None:
+        """Return a user who was read lately, as every caller's is when he is authenticated."""
+        return self._users.get(user_id or "")
+
+    def remember(self, user: User) -> None:
+        self._users[user.id] = user
+        self._users.move_to_end(user.id)
+        while len(self._users) > CACHED_USERS:
+            self._users.popitem(last=False)
+
+
+async def lock_realm(connection: AsyncConnection) -> None:
+    """Take the realm for a change, so that two of them do not lose one another's; moves the revision."""
+    await connection.execute(update(schema.realm).values(revision=schema.realm.c.revision + 1))
+
+
+async def found_installation(connection: AsyncConnection, now: datetime, *, dev: bool) -> None:
+    """Put in the built-in types and roles and the app's settings, where there are none."""
+    insert: Any = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(schema.realm)
+    await connection.execute(insert.values(id=1, revision=1).on_conflict_do_nothing())
+    await lock_realm(connection)
+    if not await fetch(connection, APP):
+        await save(connection, [fresh_app(now, dev=dev)])
+    known_types = {t.name for t in await fetch(connection, CALL_TYPES)}
+    known_roles = {role.name for role in await fetch(connection, ROLES)}
+    await save(connection, [t for t in built_in_types(now) if t.name not in known_types])
+    await save(connection, [role for role in built_in_roles(now) if role.name not in known_roles])
