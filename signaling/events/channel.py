@@ -1,0 +1,234 @@
+"""The event channel: which sockets there are, what each watches, and what each was last sent.
+
+Publishing encodes an event once per variant and never waits for a socket. Not here: frames and authentication
+(`api/v1/socket.py`), what is kept for later (`journal.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from signaling.calls.identifiers import rfc3339
+from signaling.calls.model import Event
+from signaling.calls.principal import Principal
+from signaling.calls.problems import Problem
+from signaling.calls.rights import check_reach, holding
+from signaling.calls.settings import CallsSettings
+from signaling.calls.state import Turn
+from signaling.events.audience import audience, deciding_users, shown_to
+
+COALESCED = frozenset({"session.counts", "captions.text"})
+COUNTS_INTERVAL = timedelta(seconds=1)
+CLOSE_SLOW = 4410
+CLOSE_GOING_AWAY = 1001
+CLOSE_UNAUTHENTICATED = 4401
+# Events after which a watcher may no longer be allowed to read the call.
+_CHANGES_READING = (
+    "call.capabilities_updated",
+    "member.",
+    "participant.blocked",
+    "call.deleted",
+    "call.live_",
+    "call.updated",
+)
+
+
+@dataclass(eq=False)
+class Socket:
+    """One connection. `outgoing` is drained by the connection's own task, `wake` tells it that there is something."""
+
+    connection_id: str
+    principal: Principal
+    user_id: str | None
+    device_id: str | None
+    queue_max: int
+    watching: set[str] = field(default_factory=set)
+    sent: dict[str, int] = field(default_factory=dict)
+    outgoing: deque[tuple[str, bytes]] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    close_code: int | None = None
+
+    def send(self, kind: str, frame: bytes) -> None:
+        """Queue a frame; a socket that is too slow loses what can be lost, else the connection."""
+        if self.close_code is not None:
+            return
+        if len(self.outgoing) >= self.queue_max:
+            if kind in COALESCED:
+                return
+            kept = [(k, f) for k, f in self.outgoing if k not in COALESCED]
+            if len(kept) >= self.queue_max:
+                self.close(CLOSE_SLOW)
+                return
+            self.outgoing = deque(kept)
+        self.outgoing.append((kind, frame))
+        self.wake.set()
+
+    def control(self, frame: dict[str, Any]) -> None:
+        self.send("control", msgspec.json.encode(frame))
+
+    def close(self, code: int) -> None:
+        if self.close_code is None:
+            self.close_code = code
+        self.wake.set()
+
+    def may_hear(self, cid: str | None) -> bool:
+        calls = self.principal.calls
+        return cid is None or calls is None or cid in calls
+
+
+class Channel:
+    def __init__(self, settings: CallsSettings, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._now = now
+        self._by_user: dict[str, set[Socket]] = defaultdict(set)
+        self._by_cid: dict[str, set[Socket]] = defaultdict(set)
+        self._by_connection: dict[str, Socket] = {}
+        self._counts_at: dict[str, datetime] = {}
+
+    def online(self) -> frozenset[str]:
+        return frozenset(self._by_user)
+
+    def add(self, socket: Socket) -> None:
+        self._by_connection[socket.connection_id] = socket
+        if socket.user_id is not None:
+            self._by_user[socket.user_id].add(socket)
+
+    def remove(self, socket: Socket) -> None:
+        self._by_connection.pop(socket.connection_id, None)
+        for index, name in ((self._by_user, socket.user_id), *((self._by_cid, cid) for cid in socket.watching)):
+            if name is not None and name in index:
+                index[name].discard(socket)
+                if not index[name]:
+                    del index[name]
+
+    def watch(self, socket: Socket, turn: Turn) -> None:
+        cid = turn.call.cid
+        socket.watching.add(cid)
+        socket.sent.setdefault(cid, turn.call.seq)
+        self._by_cid[cid].add(socket)
+
+    def unwatch(self, socket: Socket, cid: str) -> None:
+        socket.watching.discard(cid)
+        watchers = self._by_cid.get(cid)
+        if watchers is not None:
+            watchers.discard(socket)
+            if not watchers:
+                del self._by_cid[cid]
+
+    def watch_over(self, connection_id: str, principal: Principal, turn: Turn) -> None:
+        """Have the caller's own socket watch a call he just asked for; somebody else's connection is ignored."""
+        socket = self._by_connection.get(connection_id)
+        if socket is not None and socket.user_id is not None and socket.user_id == principal.user_id:
+            self.watch(socket, turn)
+
+    def watched(self, type_: str | None = None) -> list[str]:
+        return [cid for cid in self._by_cid if type_ is None or cid.partition(":")[0] == type_]
+
+    def publish(self, turn: Turn, events: Iterable[Event]) -> None:
+        """Send events of one call to everybody who is to hear them."""
+        recheck = False
+        deciding: frozenset[str] | None = None
+        online = self.online()
+        for event in events:
+            if event.type == "session.counts" and not self._counts_due(event):
+                continue
+            if deciding is None and event.type.startswith("participant."):
+                deciding = deciding_users(turn)
+            self._send(turn, event, self._receivers(turn, event, online), deciding or frozenset())
+            recheck = recheck or event.type.startswith(_CHANGES_READING)
+        if recheck:
+            self.recheck(turn)
+
+    def recheck(self, turn: Turn) -> None:
+        """Stop watching for whoever may not read the call any more."""
+        for socket in list(self._by_cid.get(turn.call.cid, ())):
+            if not may_watch(turn, socket):
+                self.unwatch(socket, turn.call.cid)
+                socket.control({"type": "unsubscribed", "cids": [turn.call.cid], "reason": "missing_capability"})
+
+    def _counts_due(self, event: Event) -> bool:
+        cid = event.cid or ""
+        last = self._counts_at.get(cid)
+        if last is not None and event.at - last < COUNTS_INTERVAL:
+            return False
+        self._counts_at[cid] = event.at
+        return True
+
+    def _receivers(self, turn: Turn, event: Event, online: frozenset[str]) -> set[Socket]:
+        heard = audience(turn, event, online)
+        receivers: set[Socket] = set()
+        for user_id in heard.groups | heard.meant:
+            receivers |= self._by_user.get(user_id, set())
+        if heard.watchers and event.cid is not None:
+            receivers |= self._by_cid.get(event.cid, set())
+        return {socket for socket in receivers if socket.may_hear(event.cid)}
+
+    def _send(self, turn: Turn, event: Event, receivers: set[Socket], deciding: frozenset[str]) -> None:
+        variants: dict[str, bytes] = {}
+        for socket in receivers:
+            variant, data = shown_to(event, socket.user_id, socket.device_id, deciding)
+            tail = variants.get(variant)
+            if tail is None:
+                tail = variants[variant] = _tail(event, data)
+            socket.send(event.type, _frame(event, socket, tail))
+
+    def drop_user(self, user_id: str) -> None:
+        """Close the sockets of a user who no longer exists."""
+        for socket in list(self._by_user.get(user_id, ())):
+            socket.close(CLOSE_UNAUTHENTICATED)
+
+    async def close(self) -> None:
+        for socket in list(self._by_connection.values()):
+            socket.close(CLOSE_GOING_AWAY)
+
+
+def may_watch(turn: Turn, socket: Socket) -> bool:
+    """Tell whether a socket's user may read the call."""
+    own = Turn(socket.principal, turn.now, turn.new_id, turn.facts, turn.state)
+    if socket.principal.is_server:
+        return turn.call.deleted_at is None
+    try:
+        check_reach(own)
+    except Problem:
+        return False
+    return "call.read" in holding(own, socket.user_id, socket.principal.scope).capabilities
+
+
+def _tail(event: Event, data: Any) -> bytes:
+    rest = {
+        "id": event.id,
+        "type": event.type,
+        "cid": event.cid,
+        "session_id": event.session_id,
+        "seq": event.seq,
+        "at": rfc3339(event.at),
+        "actor": event.actor,
+        "data": data,
+    }
+    return msgspec.json.encode(rest)[1:]
+
+
+def _frame(event: Event, socket: Socket, tail: bytes) -> bytes:
+    prev = b"null"
+    if event.cid is not None and event.seq is not None:
+        prev = str(socket.sent.get(event.cid, 0)).encode()
+        socket.sent[event.cid] = event.seq
+    return b'{"prev_seq":' + prev + b"," + tail
+
+
+def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
+    """Send a socket what it missed of a call, in order, as far as it may hear it."""
+    deciding = deciding_users(turn)
+    for event in events:
+        heard = audience(turn, event, frozenset([socket.user_id]) if socket.user_id else frozenset())
+        mine = socket.user_id in heard.groups | heard.meant
+        if mine or (heard.watchers and turn.call.cid in socket.watching):
+            _, data = shown_to(event, socket.user_id, socket.device_id, deciding)
+            socket.send(event.type, _frame(event, socket, _tail(event, data)))

@@ -1,0 +1,145 @@
+"""Sends what is owed to devices, by the providers' own protocols: APNs (HTTP/2), FCM v1, Web Push (RFC 8030).
+
+A dead token takes its device away at once; anything else is tried at most three times before the message expires.
+Not here: what is owed (`journal.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec import structs
+from sqlalchemy import func, select
+
+from signaling.calls.model import Device, PushJob, PushProvider
+from signaling.events import apns, fcm, webpush
+from signaling.events.addresses import ForbiddenAddress
+from signaling.events.outbound import Outbound
+from signaling.events.push_message import Result, Verdict
+from signaling.store import schema
+from signaling.store.database import Database, deletion, fetch, fetch_one, save
+from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS, milliseconds
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS_MAX = 3
+BACK_OFF_SECONDS = (1, 3)
+AT_ONCE = 64
+TIMEOUT_SECONDS = 10.0
+ERROR_MAX_CHARACTERS = 256
+PROVIDER_TYPES = {"apns": "apns", "apns_voip": "apns", "fcm": "fcm", "webpush": "webpush"}
+
+
+class PushSender:
+    def __init__(self, database: Database, outbound: Outbound, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._outbound = outbound
+        self._now = now
+        self._apns = apns.Apns(outbound)
+        self._fcm = fcm.Fcm(outbound)
+        self._webpush = webpush.WebPush(outbound)
+
+    async def run_due(self) -> datetime | None:
+        """Attempt every message that is due; return when the next one is."""
+        while True:
+            table = schema.push_jobs
+            async with self._database.read() as connection:
+                rows = await connection.execute(
+                    select(table.c.doc)
+                    .where(table.c.state == "pending", table.c.next_attempt_at <= milliseconds(self._now()))
+                    .order_by(table.c.next_attempt_at, table.c.id)
+                    .limit(AT_ONCE)
+                )
+                due = [PUSH_JOBS.read(doc) for (doc,) in rows]
+                if not due:
+                    at = (
+                        await connection.execute(
+                            select(func.min(table.c.next_attempt_at)).where(table.c.state == "pending")
+                        )
+                    ).scalar()
+                    return None if at is None else self._now() + timedelta(milliseconds=at - milliseconds(self._now()))
+            await asyncio.gather(*(self._attempt(job) for job in due))
+
+    async def _attempt(self, job: PushJob) -> None:
+        now = self._now()
+        if job.expires_at <= now:
+            await self._settle(job, "failed", Result(Verdict.RETRY, None, "expired before it could be sent"))
+            return
+        async with self._database.read() as connection:
+            device: Device | None = await fetch_one(connection, DEVICES, id=job.device_id)
+            provider = await self._provider(connection, device) if device else None
+        if device is None or provider is None:
+            reason = "the device is gone" if device is None else "no push provider of its type"
+            await self._settle(job, "failed", Result(Verdict.RETRY, None, reason))
+            return
+        result = await self._send(provider, device, job)
+        if result.verdict is Verdict.SENT:
+            await self._settle(job, "delivered", result)
+        elif result.verdict is Verdict.DEAD:
+            await self._settle(job, "failed", result, forget=device)
+        elif job.attempts + 1 >= ATTEMPTS_MAX:
+            await self._settle(job, "failed", result)
+        else:
+            await self._settle(job, "pending", result, again=now + timedelta(seconds=BACK_OFF_SECONDS[job.attempts]))
+
+    async def _provider(self, connection: object, device: Device) -> PushProvider | None:
+        providers: list[PushProvider] = await fetch(connection, PUSH_PROVIDERS)  # type: ignore[arg-type]
+        fitting = sorted(
+            (p for p in providers if p.type == PROVIDER_TYPES[device.provider]), key=lambda p: (p.created_at, p.name)
+        )
+        if device.push_provider is not None:
+            return next((p for p in fitting if p.name == device.push_provider), None)
+        return fitting[0] if fitting else None
+
+    async def _send(self, provider: PushProvider, device: Device, job: PushJob) -> Result:
+        senders = {"apns": self._apns.send, "fcm": self._fcm.send, "webpush": self._webpush.send}
+        try:
+            return await senders[provider.type](provider, device, job, self._now())
+        except (ForbiddenAddress, ConnectionError, ValueError) as error:
+            return Result(Verdict.RETRY, None, str(error))
+
+    async def _settle(
+        self,
+        job: PushJob,
+        state: str,
+        result: Result,
+        *,
+        again: datetime | None = None,
+        forget: Device | None = None,
+    ) -> None:
+        settled = structs.replace(
+            job,
+            state=state,
+            attempts=job.attempts + 1,
+            last_status=result.status,
+            last_error=result.error[:ERROR_MAX_CHARACTERS] if result.error else None,
+            next_attempt_at=again,
+            updated_at=self._now(),
+        )
+        async with self._database.write() as connection:
+            await save(connection, [settled])
+            if forget is not None:
+                await connection.execute(deletion(DEVICES, id=forget.id))
+
+    async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
+        while True:
+            wait = poll_seconds
+            wake.clear()
+            try:
+                at = await self.run_due()
+                if at is not None:
+                    wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
+            except Exception:  # what is owed is in the database; it is tried again
+                log.exception("push_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await wake.wait()
+
+
+def check_keys(provider: PushProvider) -> None:
+    """Raise `ValueError`, with the pointer of the field, if a provider's keys cannot be used."""
+    {"apns": apns.check_keys, "fcm": fcm.check_keys, "webpush": webpush.check_keys}[provider.type](provider)

@@ -1,0 +1,152 @@
+"""Delivers what is owed to webhooks: retried with back-off for a day and more, each attempt logged.
+
+Back-off: 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, ± 20 %. 410 switches the endpoint off. Not here: what is owed
+(`journal.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec import structs
+from sqlalchemy import func, select
+
+from signaling.calls.model import Delivery, Webhook
+from signaling.events.addresses import ForbiddenAddress
+from signaling.events.outbound import Outbound
+from signaling.events.signatures import sign
+from signaling.store import schema
+from signaling.store.database import Database, fetch, fetch_one, save
+from signaling.store.kinds import DELIVERIES, WEBHOOKS, milliseconds
+
+log = structlog.get_logger(__name__)
+
+BACK_OFF_SECONDS = (5, 30, 120, 600, 3_600, 21_600, 86_400)
+JITTER = 0.2
+AT_ONCE = 32
+ERROR_MAX_CHARACTERS = 256
+GONE = 410
+
+
+class WebhookSender:
+    """`randomness`: bytes for the jitter."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbound: Outbound,
+        now: Callable[[], datetime],
+        randomness: Callable[[int], bytes],
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        self._database = database
+        self._outbound = outbound
+        self._now = now
+        self._randomness = randomness
+        self._timeout_seconds = timeout_seconds
+
+    async def run_due(self) -> datetime | None:
+        """Attempt every delivery that is due; return when the next one is, None if nothing is owed."""
+        while True:
+            table = schema.deliveries
+            async with self._database.read() as connection:
+                rows = await connection.execute(
+                    select(table.c.doc)
+                    .where(table.c.state == "pending", table.c.next_attempt_at <= milliseconds(self._now()))
+                    .order_by(table.c.next_attempt_at, table.c.created_at, table.c.id)
+                    .limit(AT_ONCE)
+                )
+                due = [DELIVERIES.read(doc) for (doc,) in rows]
+                webhooks = {webhook.id: webhook for webhook in await fetch(connection, WEBHOOKS)} if due else {}
+            if not due:
+                return await self._next()
+            by_stream: dict[tuple[str, str | None], list[Delivery]] = {}
+            for delivery in due:
+                by_stream.setdefault((delivery.webhook_id, delivery.cid), []).append(delivery)
+            # Streams side by side, each in order.
+            await asyncio.gather(*(self._stream(webhooks.get(key[0]), one) for key, one in by_stream.items()))
+
+    async def _next(self) -> datetime | None:
+        table = schema.deliveries
+        async with self._database.read() as connection:
+            at = (
+                await connection.execute(select(func.min(table.c.next_attempt_at)).where(table.c.state == "pending"))
+            ).scalar()
+        return None if at is None else self._now() + timedelta(milliseconds=max(0, at - milliseconds(self._now())))
+
+    async def _stream(self, webhook: Webhook | None, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            await self._attempt(webhook, delivery)
+
+    async def _attempt(self, webhook: Webhook | None, delivery: Delivery) -> None:
+        if webhook is None or not webhook.enabled:
+            await self._settle(delivery, state="failed", last_error="the endpoint is switched off")
+            return
+        status, error = await self._send(webhook, delivery)
+        now = self._now()
+        if status is not None and 200 <= status < 300:
+            await self._settle(delivery, state="delivered", last_status=status, last_error=None, delivered_at=now)
+            return
+        if status == GONE:
+            await self._switch_off(webhook)
+        failed = status == GONE or delivery.attempts >= len(BACK_OFF_SECONDS)
+        await self._settle(
+            delivery,
+            state="failed" if failed else "pending",
+            last_status=status,
+            last_error=error,
+            next_attempt_at=None if failed else now + self._pause(delivery.attempts),
+        )
+
+    async def _send(self, webhook: Webhook, delivery: Delivery) -> tuple[int | None, str | None]:
+        now, body = self._now(), delivery.body.encode()
+        timestamp = int(now.timestamp())
+        signing = [secret for secret, until in webhook.secrets if until is None or until > now]
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "Callyard-Webhooks/1",
+            "webhook-id": delivery.event_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(sign(secret, delivery.event_id, timestamp, body) for secret in signing),
+        }
+        try:
+            answer = await self._outbound.post(webhook.url, body, headers, timeout_seconds=self._timeout_seconds)
+        except (ForbiddenAddress, ConnectionError) as error:
+            return None, str(error)[:ERROR_MAX_CHARACTERS]
+        ok = 200 <= answer.status < 300
+        return answer.status, None if ok else f"the endpoint answered {answer.status}"
+
+    def _pause(self, attempts: int) -> timedelta:
+        share = int.from_bytes(self._randomness(2), "big") / 65_535
+        return timedelta(seconds=BACK_OFF_SECONDS[attempts] * (1 - JITTER + 2 * JITTER * share))
+
+    async def _settle(self, delivery: Delivery, **changes: object) -> None:
+        changes = {"next_attempt_at": None, "attempts": delivery.attempts + 1, "updated_at": self._now(), **changes}
+        async with self._database.write() as connection:
+            await save(connection, [structs.replace(delivery, **changes)])
+
+    async def _switch_off(self, webhook: Webhook) -> None:
+        async with self._database.write() as connection:
+            current: Webhook | None = await fetch_one(connection, WEBHOOKS, id=webhook.id)
+            if current is not None:
+                await save(connection, [structs.replace(current, enabled=False, updated_at=self._now())])
+        log.warning("webhook_switched_off", webhook=webhook.id, reason="the endpoint answered 410")
+
+    async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
+        while True:
+            wait = poll_seconds
+            wake.clear()
+            try:
+                at = await self.run_due()
+                if at is not None:
+                    wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
+            except Exception:  # what is owed is in the database; it is tried again
+                log.exception("webhooks_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await wake.wait()
