@@ -1,0 +1,83 @@
+"""The calls API as routes: the table of all routes, and how they are mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import Route as StarletteRoute
+
+from signaling.api.v1 import (
+    admin_routes,
+    call_routes,
+    join_routes,
+    live_routes,
+    member_routes,
+    openapi,
+    participant_routes,
+    ring_routes,
+    session_routes,
+    type_routes,
+    user_routes,
+)
+from signaling.api.v1.http import Endpoint, Route
+from signaling.api.v1.idempotency import Idempotency
+from signaling.api.v1.rate_limits import RateLimiter
+from signaling.api.v1.replies import problem_response
+from signaling.api.v1.service import CallsService
+from signaling.api.v1.socket import EventSocket
+from signaling.calls.problems import Problem, not_found
+
+# Fixed paths come before those with parameters that would swallow them.
+ROUTES: tuple[Route, ...] = (
+    *session_routes.ROUTES,
+    *call_routes.ROUTES,
+    *member_routes.ROUTES,
+    *ring_routes.ROUTES,
+    *join_routes.ROUTES,
+    *live_routes.ROUTES,
+    *participant_routes.ROUTES,
+    *type_routes.ROUTES,
+    *user_routes.ROUTES,
+    *admin_routes.ROUTES,
+)
+
+
+def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
+    """Return the routes of the calls API under /v1, the event channel and the OpenAPI document."""
+    idempotency = Idempotency(service.database, service.now, service.settings.idempotency_ttl_seconds)
+    limiter = RateLimiter(service.settings.rate_limits, service.now)
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, {})[route.method] = Endpoint(route, service, idempotency, limiter)
+    document = openapi.document(ROUTES)
+
+    async def get_document(_request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    async def no_such_route(_request: Request) -> Response:
+        return problem_response(not_found("route"), service.new_id(), {})
+
+    return [
+        StarletteRoute("/openapi.json", get_document, methods=["GET"]),
+        StarletteRoute("/v1/openapi.json", get_document, methods=["GET"]),
+        WebSocketRoute("/v1/events", EventSocket(service).__call__),
+        *(_mounted(service, path, endpoints) for path, endpoints in by_path.items()),
+        StarletteRoute("/v1/{rest:path}", no_such_route, methods=ANY),
+    ]
+
+
+ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def _mounted(service: CallsService, path: str, endpoints: dict[str, Endpoint]) -> StarletteRoute:
+    async def answer(request: Request) -> Response:
+        endpoint = endpoints.get(request.method)
+        if endpoint is None:
+            problem = Problem("method_not_allowed", f"{request.method} is not offered here.")
+            return problem_response(problem, service.new_id(), {"allow": ", ".join(sorted(endpoints))})
+        return await endpoint(request)
+
+    return StarletteRoute(path, answer, methods=ANY)

@@ -1,0 +1,565 @@
+"""The shell of the calls system: loads a call, lets an operation decide, commits, and carries the effects out.
+
+Order of one operation: decide on a draft; make the room if one is needed (no node, no session); commit state, events
+and what is owed in one transaction; tell the media side; tell everybody else. One operation per call at a time, and a
+revision check against other processes. Not here: any rule, any route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+import structlog
+from msgspec import structs
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from signaling.calls.identifiers import uuid7, whole_milliseconds
+from signaling.calls.media import Allow, MediaRooms, NoMediaNode, Permission, Refuse, Verdict
+from signaling.calls.model import AuditEntry, Event, Participant, PushProvider, User
+from signaling.calls.operations import clock as call_clock
+from signaling.calls.operations import joining, sessions
+from signaling.calls.operations.calls import blank, check_type
+from signaling.calls.principal import Principal, verify
+from signaling.calls.problems import Problem, not_found, unprocessable
+from signaling.calls.rights import check_reach
+from signaling.calls.settings import CallsSettings
+from signaling.calls.state import (
+    CallState,
+    CloseRoom,
+    CreateRoom,
+    Facts,
+    MediaEffect,
+    MuteTracks,
+    Push,
+    RemoveParticipant,
+    Turn,
+    UpdateParticipant,
+)
+from signaling.events.channel import Channel
+from signaling.events.journal import record
+from signaling.events.outbound import Outbound
+from signaling.events.push import check_keys
+from signaling.store.call_repository import (
+    CallRepository,
+    Loaded,
+    Stale,
+    busy_users,
+    call_of_session,
+    differs,
+    due_calls,
+    next_due,
+    running_calls,
+)
+from signaling.store.database import Database, save
+from signaling.store.directory_repository import Directory, found_installation, lock_realm
+from signaling.store.kinds import instant
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 20
+"""How often an operation is decided anew because another process changed the call; each time somebody got through."""
+TIMERS_AT_ONCE = 200
+POLL_SECONDS = 1.0
+"""How often other processes' timers are looked for; our own wake the loop."""
+SOURCES = {"audio": ("microphone",), "video": ("camera",), "screen": ("screen_share", "screen_share_audio")}
+
+
+@dataclass
+class Wanted:
+    """What an operation needs around it."""
+
+    users: Iterable[str] = ()
+    """Users that the request names."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """Finished things that it names, by table and id."""
+    create: str = "never"
+    """`never`: a call that is not there is 404. `blank`: the operation gets a blank one (`Turn.call.version` 0)."""
+    members_shown: int = 0
+    reach: bool = True
+    """Whether token, team, existence and blocks are checked first."""
+    regions: bool = False
+
+
+@dataclass
+class Outcome(Generic[T]):
+    result: T
+    turn: Turn
+    created: bool
+
+
+class CallsService:
+    """One per process. `clock` gives aware datetimes; nothing else here knows the time."""
+
+    def __init__(
+        self,
+        settings: CallsSettings,
+        database: Database,
+        media: MediaRooms,
+        clock: Callable[[], datetime],
+        keys: Mapping[str, str],
+        *,
+        outbound: Outbound,
+        dev: bool = False,
+        randomness: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.media = media
+        self.keys = dict(keys)
+        self.dev = dev
+        self.randomness = randomness
+        self.calls = CallRepository()
+        self.directory = Directory()
+        self.channel = Channel(settings, self.now)
+        self.outbound = outbound
+        self.deliveries_owed = asyncio.Event()
+        self.push_owed = asyncio.Event()
+        self.tasks_owed = asyncio.Event()
+        self._clock = clock
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._timers = asyncio.Event()
+        self._running: list[asyncio.Task[None]] = []
+        self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = [self._timer_loop]
+
+    def now(self) -> datetime:
+        return whole_milliseconds(self._clock())
+
+    def new_id(self) -> str:
+        return uuid7(self.now(), self.randomness(10))
+
+    # Life
+
+    def in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `work` run from `start` to `stop`."""
+        self._on_start.append(work)
+
+    async def prepare(self) -> None:
+        """Bring the store up to date; no background work yet."""
+        await self.database.migrate()
+        async with self.database.write() as connection:
+            await found_installation(connection, self.now(), dev=self.dev)
+        if self.directory.app.development_type_enabled:
+            log.warning("development_type_enabled", hint="Everybody may do everything in calls of this type.")
+
+    async def start(self) -> None:
+        await self.prepare()
+        await self.reconcile()
+        self._running = [asyncio.create_task(work()) for work in self._on_start]
+
+    async def stop(self) -> None:
+        await self.channel.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running = []
+        await self.outbound.close()
+        await self.database.close()
+
+    def wake_senders(self) -> None:
+        """Something is owed: do not wait for the next poll."""
+        for event in (self.deliveries_owed, self.push_owed, self.tasks_owed):
+            event.set()
+
+    def check_push_keys(self, provider: PushProvider) -> None:
+        try:
+            check_keys(provider)
+        except ValueError as error:
+            raise unprocessable(f"/{provider.type}", str(error)) from None
+
+    # Principals
+
+    async def authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
+        """Return who asks; a user whom a token vouches for is made on his first request."""
+        principal = verify(token, self.keys, self.now())
+        async with self.database.read() as connection:
+            await self.directory.refresh(connection)
+            if principal.kind == "server" and on_behalf_of is not None:
+                known = await self.directory.users(connection, [on_behalf_of])
+                user = known.get(on_behalf_of)
+                if user is None or user.deleted_at is not None:
+                    raise Problem("unknown_user", f"There is no user {on_behalf_of!r}.")
+                return principal.on_behalf_of(on_behalf_of)
+            if principal.kind != "user" or principal.user_id is None:
+                return principal
+            user = (await self.directory.users(connection, [principal.user_id])).get(principal.user_id)
+        if user is None:
+            user = await self._first_seen(principal.user_id, principal.name)
+        if user.deleted_at is not None:
+            raise Problem("unauthenticated", "This user was deleted.")
+        return principal
+
+    async def _first_seen(self, user_id: str, name: str | None) -> User:
+        now = self.now()
+        user = User(id=user_id, name=name, created_at=now, updated_at=now)
+        async with self.database.write() as connection:
+            # Two first requests at once: whoever comes second finds the user made.
+            known = (await self.directory.users(connection, [user_id])).get(user_id)
+            if known is not None:
+                return known
+            await save(connection, [user])
+        self.directory.remember(user)
+        return user
+
+    # Operations on calls
+
+    async def operate(
+        self,
+        principal: Principal,
+        type_: str,
+        call_id: str,
+        operation: Callable[[Turn], T],
+        wanted: Wanted | None = None,
+    ) -> Outcome[T]:
+        """Run an operation on a call and everything that follows from it."""
+        wanted = wanted or Wanted()
+        async with self._lock(f"{type_}:{call_id}"):
+            for _ in range(ATTEMPTS_MAX):
+                loaded, turn = await self._turn(principal, type_, call_id, wanted)
+                if wanted.reach and loaded.revision:
+                    check_reach(turn)
+                result = operation(turn)
+                if not differs(loaded.state, turn.state) and loaded.revision and not turn.stored:
+                    await self._carry_out(turn)
+                    return Outcome(result, turn, created=False)
+                rooms = await self._make_rooms(turn)
+                try:
+                    after = await self._commit(loaded, turn)
+                except Stale:
+                    self.calls.forget(type_, call_id)
+                    await self._unmake(rooms)
+                    continue
+                except BaseException:
+                    await self._unmake(rooms)
+                    raise
+                self.calls.committed(after)
+                await self._carry_out(turn)
+                return Outcome(result, turn, created=loaded.revision == 0)
+        raise Problem("unavailable", "The call changes too fast; try again.", retry_after_ms=100)
+
+    async def look(
+        self,
+        principal: Principal,
+        type_: str,
+        call_id: str,
+        view: Callable[[Turn], T],
+        wanted: Wanted | None = None,
+    ) -> T:
+        """Read a call; what `view` does to the draft is forgotten."""
+        wanted = wanted or Wanted()
+        loaded, turn = await self._turn(principal, type_, call_id, wanted)
+        if wanted.reach and loaded.revision:
+            check_reach(turn)
+        return view(turn)
+
+    async def _turn(self, principal: Principal, type_: str, call_id: str, wanted: Wanted) -> tuple[Loaded, Turn]:
+        now = self.now()
+        async with self.database.read() as connection:
+            await self.directory.refresh(connection)
+            loaded = await self.calls.load(connection, type_, call_id)
+            if loaded is None:
+                if wanted.create == "never":
+                    raise not_found()
+                check_type(self._facts({}), type_)
+                loaded = Loaded(blank(type_, call_id, self.new_id(), now), 0)
+            draft = loaded.state.draft()
+            if wanted.also and loaded.revision:
+                # Into the base too, so that what merely was looked up does not count as new.
+                base = loaded.state.draft()
+                await self.calls.include(connection, base, wanted.also)
+                loaded, draft = Loaded(base, loaded.revision), base.draft()
+            facts = self._facts(await self.directory.users(connection, _people(principal, draft, wanted)))
+            facts.busy = await self._busy(connection, draft, facts)
+        facts.online = self.channel.online()
+        if wanted.regions:
+            facts.regions = frozenset(await self.media.regions())
+        return loaded, Turn(principal, now, self.new_id, facts, draft)
+
+    def _facts(self, users: Mapping[str, User]) -> Facts:
+        directory = self.directory
+        return Facts(directory.app, directory.types, directory.roles, users, directory.bans)
+
+    async def _busy(self, connection: AsyncConnection, draft: CallState, facts: Facts) -> frozenset[str]:
+        type_ = facts.types.get(draft.call.type)
+        overridden = draft.call.settings_overrides.get("ring", {}).get("auto_reject_when_busy")
+        if type_ is None or not (
+            overridden or (overridden is None and type_.settings["ring"]["auto_reject_when_busy"])
+        ):
+            return frozenset()
+        return await busy_users(connection, [*draft.members, *facts.users], draft.call.key)
+
+    async def _commit(self, loaded: Loaded, turn: Turn) -> Loaded:
+        events = [effect for effect in turn.effects if isinstance(effect, Event)]
+        pushes = [effect for effect in turn.effects if isinstance(effect, Push)]
+        due = call_clock.next_due(turn)
+        async with self.database.write() as connection:
+            after = await self.calls.store(connection, loaded, turn.state, due)
+            await save(connection, turn.stored, call_key=turn.call.key)
+            owed = await record(connection, events, pushes, turn.type, turn.now, self.new_id)
+        if due is not None:
+            self._timers.set()
+        if owed or turn.stored:
+            self.wake_senders()
+        return after
+
+    def _lock(self, cid: str) -> asyncio.Lock:
+        """One operation per call at a time: two would only make each other's commit stale."""
+        lock = self._locks.get(cid)
+        if lock is None:
+            lock = self._locks[cid] = asyncio.Lock()
+        return lock
+
+    # Effects
+
+    async def _make_rooms(self, turn: Turn) -> list[str]:
+        made = []
+        for effect in turn.effects:
+            if isinstance(effect, CreateRoom):
+                try:
+                    await self.media.create_room(
+                        effect.room,
+                        max_participants=effect.max_participants,
+                        metadata=effect.metadata,
+                        empty_timeout_seconds=effect.empty_timeout_seconds,
+                        regions=effect.regions,
+                        region_hint=effect.region_hint,
+                    )
+                except NoMediaNode as refused:
+                    raise Problem("no_media_node", str(refused) or "No media node can take the call.") from None
+                made.append(effect.room)
+        return made
+
+    async def _unmake(self, rooms: Sequence[str]) -> None:
+        for room in rooms:
+            await self._apply(CloseRoom(room, "shutdown"))
+
+    async def _carry_out(self, turn: Turn) -> None:
+        # The media side first: nobody is told of a right before it holds, nor that one is gone before it is.
+        for effect in turn.effects:
+            if not isinstance(effect, Event | Push | CreateRoom):
+                await self._apply(effect)
+        events = [effect for effect in turn.effects if isinstance(effect, Event)]
+        if events:
+            self.channel.publish(turn, events)
+
+    async def _apply(self, effect: MediaEffect) -> None:
+        try:
+            async with asyncio.timeout(self.settings.media_timeout_seconds):
+                await self._tell_media(effect)
+        except Exception as error:  # the state is committed: whatever the media side says, everybody is told
+            log.warning("media_effect_failed", effect=type(effect).__name__, error=repr(error))
+
+    async def _tell_media(self, effect: MediaEffect) -> None:
+        match effect:
+            case CloseRoom(room, reason):
+                await self.media.close_room(room, reason)
+            case UpdateParticipant(room, identity, capabilities, hidden, version):
+                permission = Permission(frozenset(capabilities), hidden, version)
+                await self.media.update_participant(room, identity, permission)
+            case RemoveParticipant(room, identity, reason):
+                await self.media.remove_participant(room, identity, reason)
+            case MuteTracks(room, identity, kinds):
+                sources = [source for kind in kinds for source in SOURCES[kind]]
+                await self.media.mute_tracks(room, identity, sources)
+            case CreateRoom():
+                raise AssertionError("rooms are made before the commit")
+
+    async def reconcile(self) -> None:
+        """Tell the media side what should hold: after a crash it may have missed the last effects."""
+        async with self.database.read() as connection:
+            running = await running_calls(connection)
+        for type_, call_id in running:
+            with contextlib.suppress(Problem):
+                await self.operate(SYSTEM, type_, call_id, _repeat_rights, Wanted(reach=False))
+
+    # Things that concern all calls
+
+    @contextlib.asynccontextmanager
+    async def realm(self) -> AsyncIterator[tuple[AsyncConnection, Directory]]:
+        """Change types, roles, users, bans or the app's settings: one at a time, all others see it whole."""
+        async with self.database.write() as connection:
+            await lock_realm(connection)
+            # Not the shared directory: nobody else is to see what is not committed.
+            current = Directory()
+            await current.refresh(connection)
+            yield connection, current
+        async with self.database.read() as connection:
+            await self.directory.refresh(connection)
+
+    async def note(
+        self, connection: AsyncConnection, principal: Principal, action: str, target: str, before: Any, after: Any
+    ) -> None:
+        """Write an audit entry in the transaction of what it is about."""
+        now = self.now()
+        entry = AuditEntry(
+            id=self.new_id(),
+            actor=principal.user_id,
+            action=action,
+            target=target,
+            before=before,
+            after=after,
+            created_at=now,
+            updated_at=now,
+        )
+        await save(connection, [entry])
+
+    async def announce(
+        self, connection: AsyncConnection, principal: Principal, type_: str, data: dict[str, Any]
+    ) -> None:
+        """Owe an event of no call to the webhooks."""
+        event = Event(
+            id=self.new_id(),
+            type=type_,
+            cid=None,
+            session_id=None,
+            seq=None,
+            at=self.now(),
+            actor=principal.user_id,
+            data=data,
+            groups="S",
+        )
+        if await record(connection, [event], [], None, self.now(), self.new_id):
+            self.wake_senders()
+
+    async def refresh_running(self, reason: str, *, type_: str | None = None, user_id: str | None = None) -> None:
+        """Apply a change of types, roles or bans to everybody in the sessions concerned."""
+        async with self.database.read() as connection:
+            running = await running_calls(connection, type_=type_, user_id=user_id)
+        only = None if user_id is None else frozenset([user_id])
+        removal = "blocked" if reason == "blocked" else "lost_capability"
+        for call_type, call_id in running:
+            with contextlib.suppress(Problem):
+                await self.operate(
+                    SYSTEM,
+                    call_type,
+                    call_id,
+                    lambda turn: sessions.refresh(turn, reason, removal=removal, only=only),
+                    Wanted(reach=False),
+                )
+
+    async def recheck_watchers(self, type_: str | None = None) -> None:
+        """Have sockets stop watching calls that their users may not read any more."""
+        for cid in self.channel.watched(type_):
+            call_type, _, call_id = cid.partition(":")
+            with contextlib.suppress(Problem):
+                await self.look(SYSTEM, call_type, call_id, self.channel.recheck, Wanted(reach=False))
+
+    async def remove_user(self, user_id: str) -> None:
+        """Have a deleted user leave every session he is in."""
+        async with self.database.read() as connection:
+            await self.directory.refresh(connection)
+            running = await running_calls(connection, user_id=user_id)
+
+        def removal(turn: Turn) -> None:
+            for participant in turn.state.of_user(user_id):
+                sessions.leave(turn, participant, "removed", remove=True)
+
+        for type_, call_id in running:
+            with contextlib.suppress(Problem):
+                await self.operate(SYSTEM, type_, call_id, removal, Wanted(reach=False))
+        self.channel.drop_user(user_id)
+
+    # Timers
+
+    async def run_timers(self) -> None:
+        """Do what is due now, of all calls."""
+        while True:
+            async with self.database.read() as connection:
+                due = await due_calls(connection, self.now(), TIMERS_AT_ONCE)
+            for type_, call_id in due:
+                await self.operate(SYSTEM, type_, call_id, _tick, Wanted(reach=False))
+            if len(due) < TIMERS_AT_ONCE:
+                return
+
+    async def _timer_loop(self) -> None:
+        while True:
+            self._timers.clear()
+            wait = POLL_SECONDS
+            try:
+                await self.run_timers()
+                async with self.database.read() as connection:
+                    at = instant(await next_due(connection))
+                if at is not None:
+                    wait = min(wait, max(0.0, (at - self.now()) / timedelta(seconds=1)))
+            except Exception:  # a database that is away comes back; the timers are in it
+                log.exception("timers_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(wait, 0.005)):
+                    await self._timers.wait()
+
+    # What the media side asks and reports
+
+    async def admit(self, room: str, identity: str) -> Verdict:
+        where = await self._call_of(room)
+        if where is None:
+            return Refuse("not_found", "This session has ended.")
+        answer = await self.look(SYSTEM, *where, lambda turn: joining.admit(turn, identity), Wanted(reach=False))
+        if isinstance(answer, Participant):
+            return Allow(permission_of(answer))
+        return Refuse(str(answer.code), answer.message)
+
+    async def participant_joined(self, room: str, identity: str) -> None:
+        await self._report(room, lambda turn: joining.connected(turn, identity))
+
+    async def participant_left(self, room: str, identity: str, *, clean: bool) -> None:
+        await self._report(room, lambda turn: joining.disconnected(turn, identity, clean=clean))
+
+    async def track_changed(self, room: str, identity: str, source: str, state: str) -> None:
+        """Nothing of a call depends on single tracks; the media side's own events tell clients of them."""
+
+    async def _report(self, room: str, operation: Callable[[Turn], None]) -> None:
+        where = await self._call_of(room)
+        if where is not None:
+            with contextlib.suppress(Problem):
+                await self.operate(SYSTEM, *where, operation, Wanted(reach=False))
+
+    async def _call_of(self, session_id: str) -> tuple[str, str] | None:
+        async with self.database.read() as connection:
+            return await call_of_session(connection, session_id)
+
+
+SYSTEM = Principal("server", None, datetime.max.replace(tzinfo=UTC))
+"""The server itself: timers and the media side's reports."""
+
+
+def permission_of(participant: Participant) -> Permission:
+    return Permission(frozenset(participant.capabilities), participant.hidden, participant.permission_version)
+
+
+def _people(principal: Principal, state: CallState, wanted: Wanted) -> set[str]:
+    people = {participant.user_id for participant in state.participants.values()} | set(wanted.users)
+    for ring in state.rings.values():
+        people.update(callee.user_id for callee in ring.callees)
+        people.update([ring.caller_id] if ring.caller_id else [])
+    if principal.user_id is not None:
+        people.add(principal.user_id)
+    people.update(user_id for user_id, _ in zip(state.members, range(wanted.members_shown), strict=False))
+    return people
+
+
+def _tick(turn: Turn) -> None:
+    call_clock.tick(turn)
+    # A timer that found nothing to do must still be put off.
+    turn.state.call = structs.replace(turn.state.call)
+
+
+def _repeat_rights(turn: Turn) -> None:
+    sessions.refresh(turn, "state_changed")
+    for participant in turn.state.present():
+        turn.media(
+            UpdateParticipant(
+                participant.session_id,
+                participant.identity,
+                participant.capabilities,
+                participant.hidden,
+                participant.permission_version,
+            )
+        )

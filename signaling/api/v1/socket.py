@@ -1,0 +1,305 @@
+"""`GET /v1/events`: frames of the event channel. Frames without a dot in `type` are control, the others events.
+
+The token comes in the first frame within 5 s, or as the subprotocol `callyard.bearer, <token>`; never in the URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import select
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from signaling.api.v1.call_routes import call_reply
+from signaling.api.v1.replies import as_problem, problem_document
+from signaling.api.v1.service import CallsService, Wanted
+from signaling.calls import views
+from signaling.calls.identifiers import DEVICE_ID
+from signaling.calls.model import Event
+from signaling.calls.problems import Problem
+from signaling.calls.rights import require
+from signaling.calls.state import Turn
+from signaling.errors import Refusal
+from signaling.events.channel import Socket, may_watch, replay
+from signaling.store.kinds import milliseconds
+from signaling.store.schema import events as events_table
+
+log = structlog.get_logger(__name__)
+
+AUTH_TIMEOUT_SECONDS = 5.0
+SUBPROTOCOL = "callyard.bearer"
+FRAME_MAX_BYTES = 65_536
+CIDS_MAX = 100
+CLOSE_EXPIRED, CLOSE_FORBIDDEN, CLOSE_IDLE, CLOSE_TOO_FAST, CLOSE_FAULT = 4401, 4403, 4408, 4429, 4500
+FRAMES_PER_SECOND_MAX = 50
+MEMBERS_SHOWN = 25
+
+
+class EventSocket:
+    """ASGI-side of one connection: a reader, a writer, and the clock of its token."""
+
+    def __init__(self, service: CallsService) -> None:
+        self._service = service
+
+    async def __call__(self, websocket: WebSocket) -> None:
+        offered = websocket.scope.get("subprotocols", [])
+        token = offered[1] if len(offered) == 2 and offered[0] == SUBPROTOCOL else None
+        await websocket.accept(subprotocol=SUBPROTOCOL if token else None)
+        try:
+            socket = await self._authenticate(websocket, token)
+        except Refusal as refusal:
+            with contextlib.suppress(RuntimeError):
+                await websocket.send_text(_error(refusal, self._service.new_id()))
+                await websocket.close(CLOSE_EXPIRED)
+            return
+        except WebSocketDisconnect:
+            return
+        self._service.channel.add(socket)
+        try:
+            await self._run(websocket, socket)
+        finally:
+            self._service.channel.remove(socket)
+
+    async def _authenticate(self, websocket: WebSocket, token: str | None) -> Socket:
+        device_id = None
+        if token is None:
+            try:
+                async with asyncio.timeout(AUTH_TIMEOUT_SECONDS):
+                    frame = _parse(await websocket.receive_text())
+            except (TimeoutError, KeyError):
+                raise Problem("unauthenticated", "No token arrived.") from None
+            if frame.get("type") != "auth" or not isinstance(frame.get("token"), str):
+                raise Problem("unauthenticated", "The first frame carries the token.")
+            token, device_id = frame["token"], frame.get("device_id")
+            if device_id is not None and not (isinstance(device_id, str) and DEVICE_ID.match(device_id)):
+                raise Problem("unauthenticated", "device_id is not a device id.")
+        principal = await self._service.authenticate(token, None)
+        socket = Socket(
+            self._service.new_id(), principal, principal.user_id, device_id, self._service.settings.socket_queue_max
+        )
+        socket.control(self._hello(socket))
+        return socket
+
+    def _hello(self, socket: Socket) -> dict[str, Any]:
+        user = self._service.directory.known_user(socket.user_id)
+        return {
+            "type": "hello",
+            "connection_id": socket.connection_id,
+            "user": views.user(user) if user else None,
+            "heartbeat_ms": self._service.settings.heartbeat_ms,
+            "resume_token": socket.connection_id,
+        }
+
+    async def _run(self, websocket: WebSocket, socket: Socket) -> None:
+        reader = asyncio.create_task(self._read(websocket, socket))
+        writer = asyncio.create_task(self._write(websocket, socket))
+        done, pending = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        code = socket.close_code
+        for task in done:
+            error = task.exception()
+            if error is not None and not isinstance(error, WebSocketDisconnect):
+                log.error("event_socket_failed", error=repr(error))
+                code = CLOSE_FAULT
+        with contextlib.suppress(RuntimeError):
+            await websocket.close(code or 1000)
+
+    async def _write(self, websocket: WebSocket, socket: Socket) -> None:
+        service = self._service
+        while True:
+            while socket.outgoing:
+                _, frame = socket.outgoing.popleft()
+                await websocket.send_text(frame.decode())
+            if socket.close_code is not None:
+                return
+            socket.wake.clear()
+            if socket.outgoing:
+                continue
+            left = (socket.principal.expires_at - service.now()).total_seconds()
+            if left <= 0:
+                socket.close(CLOSE_EXPIRED)
+                continue
+            with contextlib.suppress(TimeoutError):
+                # Looked at once a second, because a token that is renewed moves the deadline.
+                async with asyncio.timeout(min(left, 1.0)):
+                    await socket.wake.wait()
+
+    async def _read(self, websocket: WebSocket, socket: Socket) -> None:
+        idle = 2 * self._service.settings.heartbeat_ms / 1000
+        window, frames = self._service.now(), 0
+        while True:
+            try:
+                async with asyncio.timeout(idle):
+                    text = await websocket.receive_text()
+            except TimeoutError:
+                socket.close(CLOSE_IDLE)
+                return
+            except KeyError:
+                socket.control({"type": "error", "problem": {"code": "invalid_request"}})
+                continue
+            now = self._service.now()
+            if now - window > timedelta(seconds=1):
+                window, frames = now, 0
+            frames += 1
+            if frames > FRAMES_PER_SECOND_MAX or len(text) > FRAME_MAX_BYTES:
+                socket.close(CLOSE_TOO_FAST)
+                return
+            await self._frame(socket, text)
+
+    async def _frame(self, socket: Socket, text: str) -> None:
+        try:
+            frame = _parse(text)
+            handlers = {
+                "auth": self._renew,
+                "subscribe": self._subscribe,
+                "unsubscribe": self._unsubscribe,
+                "resume": self._resume,
+                "ping": self._ping,
+            }
+            handler = handlers.get(str(frame.get("type")))
+            if handler is None:
+                raise Problem("unprocessable", "There is no such frame.")
+            await handler(socket, frame)
+        except Refusal as refusal:
+            socket.send("control", _error(refusal, self._service.new_id()).encode())
+
+    async def _renew(self, socket: Socket, frame: dict[str, Any]) -> None:
+        token = frame.get("token")
+        if not isinstance(token, str):
+            raise Problem("unprocessable", "The frame carries a token.")
+        try:
+            principal = await self._service.authenticate(token, None)
+        except Problem:
+            socket.close(CLOSE_EXPIRED)
+            return
+        if principal.user_id != socket.user_id or principal.kind != socket.principal.kind:
+            socket.close(CLOSE_FORBIDDEN)
+            return
+        socket.principal = principal
+        socket.wake.set()
+        socket.control(self._hello(socket))
+
+    async def _subscribe(self, socket: Socket, frame: dict[str, Any]) -> None:
+        accepted, denied, seqs = [], [], {}
+        for cid in _cids(frame):
+            try:
+                seqs[cid] = await self._watch(socket, cid)
+                accepted.append(cid)
+            except Problem as problem:
+                denied.append({"cid": cid, "code": str(problem.code)})
+        socket.control({"type": "subscribed", "cids": accepted, "denied": denied, "seqs": seqs})
+
+    async def _watch(self, socket: Socket, cid: str) -> int:
+        type_, _, call_id = cid.partition(":")
+
+        def view(turn: Turn) -> int:
+            require(turn, "call.read")
+            self._service.channel.watch(socket, turn)
+            # What comes from here on follows this number.
+            socket.sent[cid] = turn.call.seq
+            return turn.call.seq
+
+        # An operation, not a look: nothing is published between reading the number and watching.
+        return (await self._service.operate(socket.principal, type_, call_id, view)).result
+
+    async def _unsubscribe(self, socket: Socket, frame: dict[str, Any]) -> None:
+        cids = _cids(frame)
+        for cid in cids:
+            self._service.channel.unwatch(socket, cid)
+        socket.control({"type": "unsubscribed", "cids": cids, "reason": None})
+
+    async def _resume(self, socket: Socket, frame: dict[str, Any]) -> None:
+        last = frame.get("last")
+        if not isinstance(last, dict) or len(last) > CIDS_MAX:
+            raise Problem("unprocessable", "last names calls and their last seq.")
+        resumed = []
+        for cid, seq in last.items():
+            if not isinstance(seq, int) or isinstance(seq, bool) or seq < 0:
+                raise Problem("unprocessable", "A seq is a number.")
+            if await self._resume_one(socket, cid, seq):
+                resumed.append(cid)
+        socket.control({"type": "resumed", "cids": resumed})
+
+    async def _resume_one(self, socket: Socket, cid: str, seq: int) -> bool:
+        """Send what was missed of a call; tell whether that was possible."""
+        service = self._service
+        type_, _, call_id = cid.partition(":")
+        missed = await self._missed(cid, seq)
+
+        def view(turn: Turn) -> bool:
+            if not may_watch(turn, socket):
+                raise Problem("not_found", "There is no such call.")
+            service.channel.watch(socket, turn)
+            known = [event for event in missed or [] if (event.seq or 0) <= turn.call.seq]
+            if missed is None or len(known) != turn.call.seq - seq:
+                socket.sent[cid] = turn.call.seq
+                socket.control({"type": "resync", "cid": cid, "snapshot": _snapshot(turn, socket)})
+                return False
+            socket.sent[cid] = seq
+            replay(turn, socket, known)
+            return True
+
+        try:
+            wanted = Wanted(members_shown=MEMBERS_SHOWN)
+            return (await service.operate(socket.principal, type_, call_id, view, wanted)).result
+        except Problem:
+            socket.control({"type": "unsubscribed", "cids": [cid], "reason": "missing_capability"})
+            return False
+
+    async def _missed(self, cid: str, seq: int) -> list[Event] | None:
+        """Return the events after `seq`; None if they are too many or too old."""
+        oldest = self._service.now() - timedelta(seconds=self._service.settings.event_retention_seconds)
+        table, most = events_table, self._service.settings.socket_queue_max // 2
+        async with self._service.database.read() as connection:
+            rows = await connection.execute(
+                select(table.c.doc, table.c.created_at)
+                .where(table.c.cid == cid, table.c.seq > seq)
+                .order_by(table.c.seq)
+                .limit(most + 1)
+            )
+            found = list(rows)
+        if len(found) > most or any(row.created_at < milliseconds(oldest) for row in found):
+            return None
+        return [msgspec.convert(row.doc, Event) for row in found]
+
+    async def _ping(self, socket: Socket, _frame: dict[str, Any]) -> None:
+        socket.control({"type": "pong"})
+
+
+def _snapshot(turn: Turn, socket: Socket) -> dict[str, Any]:
+    own_turn = Turn(socket.principal, turn.now, turn.new_id, turn.facts, turn.state)
+    reply = call_reply(own_turn, MEMBERS_SHOWN, ring=turn.state.pending_ring, created=False)
+    decider = "permission.grant" in reply["own_capabilities"]
+    reply["participants"] = [
+        views.participant(p, with_capabilities=decider or p.user_id == socket.user_id) for p in turn.state.present()
+    ]
+    return reply
+
+
+def _cids(frame: dict[str, Any]) -> list[str]:
+    cids = frame.get("cids")
+    if not isinstance(cids, list) or len(cids) > CIDS_MAX or not all(isinstance(cid, str) for cid in cids):
+        raise Problem("unprocessable", f"cids is a list of at most {CIDS_MAX} calls.")
+    return cids
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        frame = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Problem("invalid_request", "The frame is not JSON.") from None
+    if not isinstance(frame, dict):
+        raise Problem("invalid_request", "The frame is not an object.")
+    return frame
+
+
+def _error(refusal: Refusal, request_id: str) -> str:
+    return json.dumps({"type": "error", "problem": problem_document(as_problem(refusal), request_id)})

@@ -1,0 +1,72 @@
+"""The calls system put together: store, service, background work, routes. `app.py` starts it beside the rooms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starlette.routing import BaseRoute
+
+from signaling.api.v1 import upkeep
+from signaling.api.v1.api import calls_routes
+from signaling.api.v1.service import POLL_SECONDS, CallsService
+from signaling.calls.media import MediaRooms
+from signaling.calls.settings import CallsSettings
+from signaling.events.addresses import OutboundPolicy
+from signaling.events.outbound import Outbound
+from signaling.events.push import PushSender
+from signaling.events.webhooks import WebhookSender
+from signaling.store.database import Database
+
+
+@dataclass(frozen=True)
+class CallsSystem:
+    """`service` is the `MediaFeed` the media side reports to; `routes` go into the HTTP application."""
+
+    service: CallsService
+    webhooks: WebhookSender
+    push: PushSender
+    routes: Sequence[BaseRoute]
+
+
+def system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_calls_system(
+    settings: CallsSettings,
+    database_url: str,
+    media: MediaRooms,
+    keys: Mapping[str, str],
+    *,
+    dev: bool = False,
+    clock: Callable[[], datetime] = system_clock,
+    randomness: Callable[[int], bytes] = os.urandom,
+) -> CallsSystem:
+    """Put the calls system together; `service.start()` and `service.stop()` run it.
+
+    keys: secrets by the name that tokens carry as `iss`; the first signs tokens made here. dev: plain http and
+    loopback may be called, the development type is on.
+    """
+    database = Database(database_url)
+    outbound = Outbound(OutboundPolicy(settings.outbound_allowed_hosts, plain=dev, loopback=dev))
+    service = CallsService(settings, database, media, clock, keys, outbound=outbound, dev=dev, randomness=randomness)
+    webhooks = WebhookSender(
+        database, outbound, service.now, randomness, timeout_seconds=settings.webhook_timeout_seconds
+    )
+    push = PushSender(database, outbound, service.now)
+
+    async def deliver() -> None:
+        await webhooks.loop(service.deliveries_owed, POLL_SECONDS)
+
+    async def send_push() -> None:
+        await push.loop(service.push_owed, POLL_SECONDS)
+
+    async def look_after() -> None:
+        await upkeep.loop(service)
+
+    for work in (deliver, send_push, look_after):
+        service.in_background(work)
+    return CallsSystem(service, webhooks, push, calls_routes(service))
