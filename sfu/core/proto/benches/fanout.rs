@@ -51,10 +51,8 @@ fn fanout(c: &mut Criterion) {
                         .collect();
                     world.now += Duration::from_millis(1);
                     let source = world.clients[0].address;
-                    let mut batch: Vec<Datagram<'_>> = sealed
-                        .iter_mut()
-                        .map(|payload| Datagram { source, payload, received: world.now })
-                        .collect();
+                    let mut batch: Vec<Datagram<'_>> =
+                        sealed.iter_mut().map(|payload| Datagram { source, payload, received: world.now }).collect();
                     #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
                     let began = Instant::now();
                     world.engine.receive(world.now, &mut batch);
