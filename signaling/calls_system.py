@@ -11,7 +11,9 @@ from starlette.routing import BaseRoute
 
 from signaling.api.v1 import upkeep
 from signaling.api.v1.api import calls_routes
-from signaling.api.v1.service import POLL_SECONDS, CallsService
+from signaling.api.v1.media_feed import CallsFeed
+from signaling.api.v1.service import CallsService
+from signaling.api.v1.timers import POLL_SECONDS, Timers
 from signaling.calls.media import MediaRooms
 from signaling.calls.settings import CallsSettings
 from signaling.events.addresses import OutboundPolicy
@@ -23,12 +25,25 @@ from signaling.store.database import Database
 
 @dataclass(frozen=True)
 class CallsSystem:
-    """`service` is the `MediaFeed` the media side reports to; `routes` go into the HTTP application."""
+    """`feed` is what the media side asks and reports to; `routes` go into the HTTP application.
+
+    `start` after the media side has attached to its workers: the running sessions are compared with its rooms.
+    """
 
     service: CallsService
+    feed: CallsFeed
+    timers: Timers
     webhooks: WebhookSender
     push: PushSender
     routes: Sequence[BaseRoute]
+
+    async def start(self) -> None:
+        await self.service.prepare()
+        await self.feed.reconcile()
+        self.service.start()
+
+    async def stop(self) -> None:
+        await self.service.stop()
 
 
 def system_clock() -> datetime:
@@ -45,7 +60,7 @@ def create_calls_system(
     clock: Callable[[], datetime] = system_clock,
     randomness: Callable[[int], bytes] = os.urandom,
 ) -> CallsSystem:
-    """Put the calls system together; `service.start()` and `service.stop()` run it.
+    """Put the calls system together; `start` and `stop` run it.
 
     keys: secrets by the name that tokens carry as `iss`; the first signs tokens made here. dev: plain http and
     loopback may be called, the development type is on.
@@ -69,4 +84,7 @@ def create_calls_system(
 
     for work in (deliver, send_push, look_after):
         service.in_background(work)
-    return CallsSystem(service, webhooks, push, calls_routes(service))
+    feed = CallsFeed(service)
+    timers = Timers(service, feed.catch_up)
+    service.in_background(timers.loop)
+    return CallsSystem(service, feed, timers, webhooks, push, calls_routes(service))

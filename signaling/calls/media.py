@@ -16,7 +16,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Permission:
-    """The full computed set of one participant (T-3). A lower `version` than the last one seen is out of date."""
+    """The full computed set of one participant (T-3). A lower `version` than the last one seen is out of date.
+
+    Versions rise for one identity within one room, over rejoins too; a repeated one says the same again.
+    """
 
     capabilities: frozenset[str]
     hidden: bool
@@ -88,6 +91,12 @@ class MediaRooms(Protocol):
 
     async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None: ...
 
+    async def identities(self, room: str) -> Sequence[str] | None:
+        """Return who is connected to the room now; None: there is no such room (its worker died, all was restarted).
+
+        Asked after a start of ours and after reports were lost, to find out what we missed.
+        """
+
     async def regions(self) -> Sequence[str]:
         """Return the regions that have a node."""
 
@@ -103,7 +112,11 @@ class MediaRooms(Protocol):
 
 
 class MediaFeed(Protocol):
-    """What the media side asks and reports. Rooms that are not a session's are answered `Refuse` and ignored."""
+    """What the media side asks and reports. Rooms that are not a session's are answered `Refuse` and ignored.
+
+    Reports of one room come in order. `participant_left` speaks of the identity, not of a connection: while another
+    connection of it stands, or has replaced the one that ended, nobody has left.
+    """
 
     async def admit(self, room: str, identity: str) -> Verdict:
         """Asked at every connect and reconnect; the token alone opens nothing (T-1, T-5)."""
@@ -111,7 +124,11 @@ class MediaFeed(Protocol):
     async def participant_joined(self, room: str, identity: str) -> None:
         """The signaling join was answered."""
 
-    async def participant_left(self, room: str, identity: str, *, clean: bool) -> None: ...
+    async def participant_left(self, room: str, identity: str, *, clean: bool) -> None:
+        """`clean`: he said goodbye, or was removed. Otherwise he may come back within the call's grace."""
+
+    async def room_lost(self, room: str) -> None:
+        """The room is gone and nobody asked for it: its worker died. It is made anew; everybody gets the grace."""
 
     async def track_changed(self, room: str, identity: str, source: str, state: str) -> None:
         """`state`: published, unpublished, muted or unmuted."""

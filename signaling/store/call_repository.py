@@ -133,6 +133,10 @@ class CallRepository:
         """Keep the new state; call it after the commit."""
         self._remember(loaded)
 
+    def remembered(self, type_: str, call_id: str) -> Loaded | None:
+        """Return the state last seen here; another process may have changed it since."""
+        return self._cache.get((type_, call_id))
+
     def forget(self, type_: str, call_id: str) -> None:
         self._cache.pop((type_, call_id), None)
 

@@ -6,7 +6,7 @@ Kept in memory under one revision that every change of any of them moves; users 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +60,10 @@ class Directory:
     def known_user(self, user_id: str | None) -> User | None:
         """Return a user who was read lately, as every caller's is when he is authenticated."""
         return self._users.get(user_id or "")
+
+    def remembered_users(self) -> Mapping[str, User]:
+        """Return the users that were read lately."""
+        return self._users
 
     def remember(self, user: User) -> None:
         self._users[user.id] = user

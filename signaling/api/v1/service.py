@@ -13,18 +13,17 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import structlog
-from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.identifiers import uuid7, whole_milliseconds
-from signaling.calls.media import Allow, MediaRooms, NoMediaNode, Permission, Refuse, Verdict
+from signaling.calls.media import MediaRooms, NoMediaNode, Permission
 from signaling.calls.model import AuditEntry, Event, Participant, PushProvider, User
 from signaling.calls.operations import clock as call_clock
-from signaling.calls.operations import joining, sessions
+from signaling.calls.operations import sessions
 from signaling.calls.operations.calls import blank, check_type
 from signaling.calls.principal import Principal, verify
 from signaling.calls.problems import Problem, not_found, unprocessable
@@ -51,15 +50,11 @@ from signaling.store.call_repository import (
     Loaded,
     Stale,
     busy_users,
-    call_of_session,
     differs,
-    due_calls,
-    next_due,
     running_calls,
 )
 from signaling.store.database import Database, save
 from signaling.store.directory_repository import Directory, found_installation, lock_realm
-from signaling.store.kinds import instant
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +62,6 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 20
 """How often an operation is decided anew because another process changed the call; each time somebody got through."""
-TIMERS_AT_ONCE = 200
-POLL_SECONDS = 1.0
-"""How often other processes' timers are looked for; our own wake the loop."""
 SOURCES = {"audio": ("microphone",), "video": ("camera",), "screen": ("screen_share", "screen_share_audio")}
 
 
@@ -126,9 +118,9 @@ class CallsService:
         self.tasks_owed = asyncio.Event()
         self._clock = clock
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._timers = asyncio.Event()
+        self.timers_changed = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
-        self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = [self._timer_loop]
+        self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
     def now(self) -> datetime:
         return whole_milliseconds(self._clock())
@@ -147,12 +139,13 @@ class CallsService:
         await self.database.migrate()
         async with self.database.write() as connection:
             await found_installation(connection, self.now(), dev=self.dev)
+        async with self.database.read() as connection:
+            await self.directory.refresh(connection)
         if self.directory.app.development_type_enabled:
             log.warning("development_type_enabled", hint="Everybody may do everything in calls of this type.")
 
-    async def start(self) -> None:
-        await self.prepare()
-        await self.reconcile()
+    def start(self) -> None:
+        """Begin the background work; `prepare` came before."""
         self._running = [asyncio.create_task(work()) for work in self._on_start]
 
     async def stop(self) -> None:
@@ -283,6 +276,14 @@ class CallsService:
             facts.regions = frozenset(await self.media.regions())
         return loaded, Turn(principal, now, self.new_id, facts, draft)
 
+    def remembered(self, type_: str, call_id: str) -> Turn | None:
+        """Return a turn of the system on the call as this process last saw it, without asking the database."""
+        loaded = self.calls.remembered(type_, call_id)
+        if loaded is None:
+            return None
+        facts = self._facts(self.directory.remembered_users())
+        return Turn(SYSTEM, self.now(), self.new_id, facts, loaded.state.draft())
+
     def _facts(self, users: Mapping[str, User]) -> Facts:
         directory = self.directory
         return Facts(directory.app, directory.types, directory.roles, users, directory.bans)
@@ -305,7 +306,7 @@ class CallsService:
             await save(connection, turn.stored, call_key=turn.call.key)
             owed = await record(connection, events, pushes, turn.type, turn.now, self.new_id)
         if due is not None:
-            self._timers.set()
+            self.timers_changed.set()
         if owed or turn.stored:
             self.wake_senders()
         return after
@@ -324,18 +325,22 @@ class CallsService:
         for effect in turn.effects:
             if isinstance(effect, CreateRoom):
                 try:
-                    await self.media.create_room(
-                        effect.room,
-                        max_participants=effect.max_participants,
-                        metadata=effect.metadata,
-                        empty_timeout_seconds=effect.empty_timeout_seconds,
-                        regions=effect.regions,
-                        region_hint=effect.region_hint,
-                    )
+                    await self.create_room(effect)
                 except NoMediaNode as refused:
                     raise Problem("no_media_node", str(refused) or "No media node can take the call.") from None
                 made.append(effect.room)
         return made
+
+    async def create_room(self, room: CreateRoom) -> None:
+        """Have the media side make a room; raises `NoMediaNode`."""
+        await self.media.create_room(
+            room.room,
+            max_participants=room.max_participants,
+            metadata=room.metadata,
+            empty_timeout_seconds=room.empty_timeout_seconds,
+            regions=room.regions,
+            region_hint=room.region_hint,
+        )
 
     async def _unmake(self, rooms: Sequence[str]) -> None:
         for room in rooms:
@@ -371,14 +376,6 @@ class CallsService:
                 await self.media.mute_tracks(room, identity, sources)
             case CreateRoom():
                 raise AssertionError("rooms are made before the commit")
-
-    async def reconcile(self) -> None:
-        """Tell the media side what should hold: after a crash it may have missed the last effects."""
-        async with self.database.read() as connection:
-            running = await running_calls(connection)
-        for type_, call_id in running:
-            with contextlib.suppress(Problem):
-                await self.operate(SYSTEM, type_, call_id, _repeat_rights, Wanted(reach=False))
 
     # Things that concern all calls
 
@@ -467,64 +464,6 @@ class CallsService:
                 await self.operate(SYSTEM, type_, call_id, removal, Wanted(reach=False))
         self.channel.drop_user(user_id)
 
-    # Timers
-
-    async def run_timers(self) -> None:
-        """Do what is due now, of all calls."""
-        while True:
-            async with self.database.read() as connection:
-                due = await due_calls(connection, self.now(), TIMERS_AT_ONCE)
-            for type_, call_id in due:
-                await self.operate(SYSTEM, type_, call_id, _tick, Wanted(reach=False))
-            if len(due) < TIMERS_AT_ONCE:
-                return
-
-    async def _timer_loop(self) -> None:
-        while True:
-            self._timers.clear()
-            wait = POLL_SECONDS
-            try:
-                await self.run_timers()
-                async with self.database.read() as connection:
-                    at = instant(await next_due(connection))
-                if at is not None:
-                    wait = min(wait, max(0.0, (at - self.now()) / timedelta(seconds=1)))
-            except Exception:  # a database that is away comes back; the timers are in it
-                log.exception("timers_failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(wait, 0.005)):
-                    await self._timers.wait()
-
-    # What the media side asks and reports
-
-    async def admit(self, room: str, identity: str) -> Verdict:
-        where = await self._call_of(room)
-        if where is None:
-            return Refuse("not_found", "This session has ended.")
-        answer = await self.look(SYSTEM, *where, lambda turn: joining.admit(turn, identity), Wanted(reach=False))
-        if isinstance(answer, Participant):
-            return Allow(permission_of(answer))
-        return Refuse(str(answer.code), answer.message)
-
-    async def participant_joined(self, room: str, identity: str) -> None:
-        await self._report(room, lambda turn: joining.connected(turn, identity))
-
-    async def participant_left(self, room: str, identity: str, *, clean: bool) -> None:
-        await self._report(room, lambda turn: joining.disconnected(turn, identity, clean=clean))
-
-    async def track_changed(self, room: str, identity: str, source: str, state: str) -> None:
-        """Nothing of a call depends on single tracks; the media side's own events tell clients of them."""
-
-    async def _report(self, room: str, operation: Callable[[Turn], None]) -> None:
-        where = await self._call_of(room)
-        if where is not None:
-            with contextlib.suppress(Problem):
-                await self.operate(SYSTEM, *where, operation, Wanted(reach=False))
-
-    async def _call_of(self, session_id: str) -> tuple[str, str] | None:
-        async with self.database.read() as connection:
-            return await call_of_session(connection, session_id)
-
 
 SYSTEM = Principal("server", None, datetime.max.replace(tzinfo=UTC))
 """The server itself: timers and the media side's reports."""
@@ -543,23 +482,3 @@ def _people(principal: Principal, state: CallState, wanted: Wanted) -> set[str]:
         people.add(principal.user_id)
     people.update(user_id for user_id, _ in zip(state.members, range(wanted.members_shown), strict=False))
     return people
-
-
-def _tick(turn: Turn) -> None:
-    call_clock.tick(turn)
-    # A timer that found nothing to do must still be put off.
-    turn.state.call = structs.replace(turn.state.call)
-
-
-def _repeat_rights(turn: Turn) -> None:
-    sessions.refresh(turn, "state_changed")
-    for participant in turn.state.present():
-        turn.media(
-            UpdateParticipant(
-                participant.session_id,
-                participant.identity,
-                participant.capabilities,
-                participant.hidden,
-                participant.permission_version,
-            )
-        )

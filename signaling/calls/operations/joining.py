@@ -5,6 +5,7 @@ A media token alone opens nothing: `admit` is asked at every connect and reconne
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,7 +24,7 @@ from signaling.calls.rights import (
     own,
     require_app_admin,
 )
-from signaling.calls.state import Turn
+from signaling.calls.state import CreateRoom, Turn, UpdateParticipant
 
 CONNECTING_TIMEOUT = timedelta(seconds=20)
 """From the reply to a join until the SFU reports the participant; generous for a cold start of a phone's app."""
@@ -90,7 +91,8 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
         hidden=wish.hidden,
         scope=turn.principal.scope,
         capabilities=capabilities,
-        permission_version=1,
+        # Above what the media side saw of the one that is replaced: versions never fall.
+        permission_version=max((p.permission_version for p in mine), default=0) + 1,
         due_at=turn.now + CONNECTING_TIMEOUT,
         created_at=turn.now,
         updated_at=turn.now,
@@ -167,3 +169,32 @@ def disconnected(turn: Turn, identity: str, *, clean: bool) -> None:
         elif participant.state == "joined":
             grace = timedelta(seconds=turn.settings["session"]["reconnect_grace_seconds"])
             sessions.lose_contact(turn, participant, turn.now + grace)
+
+
+def room_of(turn: Turn) -> CreateRoom | None:
+    """Return the room of the running session, as it would have to be made; None without a session."""
+    session = turn.state.running
+    return sessions.room(turn, session, None) if session is not None else None
+
+
+def take_stock(turn: Turn, *, session_id: str, connected: Collection[str]) -> None:
+    """Compare with who is really connected, when reports may have been lost; repeat everybody's rights."""
+    session = turn.state.running
+    if session is None or session.id != session_id:
+        return
+    sessions.refresh(turn, "state_changed")
+    for participant in turn.state.present():
+        if participant.identity in connected:
+            if participant.state != "joined":
+                sessions.arrive(turn, participant)
+            turn.media(
+                UpdateParticipant(
+                    participant.session_id,
+                    participant.identity,
+                    participant.capabilities,
+                    participant.hidden,
+                    participant.permission_version,
+                )
+            )
+        else:
+            disconnected(turn, participant.identity, clean=False)

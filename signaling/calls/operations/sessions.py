@@ -35,16 +35,7 @@ def start(turn: Turn, region_hint: str | None) -> Session:
         updated_at=turn.now,
     )
     turn.state.session = session
-    turn.media(
-        CreateRoom(
-            session.id,
-            settings["limits"]["max_participants"],
-            turn.call.cid,
-            settings["session"]["inactivity_seconds"],
-            tuple(settings["geofencing"]["names"]),
-            region_hint,
-        )
-    )
+    turn.media(room(turn, session, region_hint))
     turn.emit("session.started", {"session": views.running_session(turn)}, "MPWS")
     for user_id in turn.state.members:
         if user_id != turn.actor:
@@ -53,6 +44,18 @@ def start(turn: Turn, region_hint: str | None) -> Session:
             )
     captures.start_automatic(turn)
     return session
+
+
+def room(turn: Turn, session: Session, region_hint: str | None) -> CreateRoom:
+    settings = turn.settings
+    return CreateRoom(
+        session.id,
+        settings["limits"]["max_participants"],
+        turn.call.cid,
+        settings["session"]["inactivity_seconds"],
+        tuple(settings["geofencing"]["names"]),
+        region_hint,
+    )
 
 
 def _alert_deadline(turn: Turn) -> datetime:

@@ -79,7 +79,7 @@ class FakeMedia:
         self.updates.append((room, identity, permission))
         there = self.rooms.get(room)
         if there is not None and identity in there.participants:
-            assert permission.version > there.participants[identity].version
+            assert permission.version >= there.participants[identity].version
             there.participants[identity] = permission
             there.published.get(identity, set()).intersection_update(permission.sources)
 
@@ -91,6 +91,9 @@ class FakeMedia:
 
     async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None:
         self.muted.append((room, identity, tuple(sources)))
+
+    async def identities(self, room: str) -> Sequence[str] | None:
+        return list(self.rooms[room].participants) if room in self.rooms else None
 
     async def regions(self) -> Sequence[str]:
         return self.served
@@ -200,7 +203,7 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
-        await self.service.run_timers()
+        await self.system.timers.run_due()
         await self.system.webhooks.run_due()
         await self.system.push.run_due()
         await upkeep.run_tasks(self.service)
@@ -208,16 +211,16 @@ class World:
     async def connect(self, participant: dict[str, Any]) -> None:
         """Do what an SDK does after `join`: connect to the SFU, which asks whether it may."""
         room, identity = participant["session_id"], participant["identity"]
-        verdict = await self.service.admit(room, identity)
+        verdict = await self.system.feed.admit(room, identity)
         assert isinstance(verdict, Allow), verdict
         self.media.rooms[room].participants[identity] = verdict.permission
-        await self.service.participant_joined(room, identity)
+        await self.system.feed.participant_joined(room, identity)
 
     async def vanish(self, participant: dict[str, Any], *, clean: bool = False) -> None:
         room, identity = participant["session_id"], participant["identity"]
         if room in self.media.rooms:
             self.media.rooms[room].participants.pop(identity, None)
-        await self.service.participant_left(room, identity, clean=clean)
+        await self.system.feed.participant_left(room, identity, clean=clean)
 
     def publish(self, participant: dict[str, Any], source: str) -> bool:
         """Publish a source if the SFU lets it; tell whether it did."""
