@@ -3,17 +3,14 @@
 //! Reported per forwarded packet (criterion's "elements"): header, seal, bookkeeping, and the share of receiving once.
 //! The bare loop (rewrite and seal, no protocol) takes 216–236 ns on a machine of this kind.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use callyard_peer::World;
+use callyard_peer::media::{Source, play, subscribe};
+use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{DtlsRole, Want};
 use callyard_proto::engine::Datagram;
-use common::World;
-use common::media::{Source, play, subscribe};
-use common::netem::LinkConfig;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Packets of one frame, as a 2.5 Mbit/s camera sends them.

@@ -1,15 +1,13 @@
 //! From the first check to pictures: both DTLS roles, audio and video, over clean and over bad links.
 
-mod common;
-
 use std::time::Duration;
 
+use callyard_peer::World;
+use callyard_peer::media::{self, Source, content, is_key, picture_id, play, quality, subscribe};
+use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{DtlsRole, Want};
 use callyard_proto::event::{Event, PathProtocol, TransportState};
 use callyard_proto::rtcp;
-use common::media::{self, Source, content, is_key, picture_id, play, quality, subscribe};
-use common::netem::LinkConfig;
-use common::{World, client};
 
 #[test]
 fn both_dtls_roles_connect_and_say_so() {
@@ -111,8 +109,8 @@ fn a_senders_clock_is_carried_on_so_that_sound_and_picture_stay_in_step() {
     play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(1));
     // One moment of the publisher's clock, which is a century off, on both streams.
     let (video_rtp, audio_rtp) = (camera.streams[0].timestamp, microphone.streams[0].timestamp);
-    world.clients[alice].send_rtcp(&client::sender_report(1_000, 7 << 32, video_rtp));
-    world.clients[alice].send_rtcp(&client::sender_report(2_000, 7 << 32, audio_rtp));
+    world.clients[alice].send_rtcp(&callyard_peer::rtcp::sender_report(1_000, 7 << 32, video_rtp));
+    world.clients[alice].send_rtcp(&callyard_peer::rtcp::sender_report(2_000, 7 << 32, audio_rtp));
     play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(3));
 
     let bob = &world.clients[bob];

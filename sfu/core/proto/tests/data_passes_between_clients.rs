@@ -1,15 +1,13 @@
 //! Data channels in both directions, whoever opens them, and data tracks from publisher to subscribers.
 
-mod common;
-
 use std::time::Duration;
 
+use callyard_peer::World;
+use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{ChannelSpec, Command, DtlsRole};
 use callyard_proto::event::Event;
 use callyard_proto::ids::DataUptrackId;
 use callyard_proto::sctp::SctpEvent;
-use common::World;
-use common::netem::LinkConfig;
 use serde_bytes::ByteBuf;
 
 fn channels() -> Vec<ChannelSpec> {

@@ -1,17 +1,15 @@
 //! Simulcast: the wished layer, switched at key frames without a break; what is missing is replaced; what nobody wants is told.
 
-mod common;
-
 use std::time::Duration;
 
+use callyard_peer::client::Received;
+use callyard_peer::media::{Source, content, is_key, picture_id, play, quality, subscribe};
+use callyard_peer::netem::LinkConfig;
+use callyard_peer::{ROOM, World};
 use callyard_proto::command::{Command, DtlsRole, Want};
 use callyard_proto::event::Event;
 use callyard_proto::ids::{DowntrackId, Spatial, UptrackId};
 use callyard_proto::transmit::Path;
-use common::client::Received;
-use common::media::{Source, content, is_key, picture_id, play, quality, subscribe};
-use common::netem::LinkConfig;
-use common::{ROOM, World};
 
 fn call(seed: u64, link: LinkConfig) -> (World, Source) {
     let mut world = World::new(seed);
@@ -209,7 +207,7 @@ fn key_frame_requests_are_throttled_however_many_ask() {
     let before = world.engine.counters().feedback_out.pli;
     for _ in 0..100 {
         for client in 1..6 {
-            world.clients[client].send_rtcp(&common::client::pli(5_000));
+            world.clients[client].send_rtcp(&callyard_peer::rtcp::pli(5_000));
         }
         play(&mut world, &mut [&mut camera], Duration::from_millis(50));
     }

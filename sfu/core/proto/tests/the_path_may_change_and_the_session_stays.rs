@@ -1,17 +1,15 @@
 //! ICE over the life of a transport: restart, a client that moves, a client that falls silent and comes back.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use callyard_peer::World;
+use callyard_peer::media::{Source, play, subscribe};
+use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{Command, DtlsRole, IceCredentials, Want};
 use callyard_proto::event::TransportState::{Closed, Connected, Connecting, Disconnected, Failed};
 use callyard_proto::event::{Event, PathProtocol};
 use callyard_proto::transmit::TcpId;
-use common::World;
-use common::media::{Source, play, subscribe};
-use common::netem::LinkConfig;
 
 /// Alice publishes a camera that Bob watches.
 fn call(seed: u64) -> (World, usize, usize, Source) {

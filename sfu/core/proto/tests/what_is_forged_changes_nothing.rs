@@ -1,16 +1,14 @@
 //! Attackers off and on the path, and a fault inside: nobody else notices.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use callyard_peer::World;
+use callyard_peer::media::{Source, play, subscribe};
+use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{Command, DtlsRole, Fault, Fingerprint, Want};
 use callyard_proto::config::Config;
 use callyard_proto::event::{Event, TransportState};
-use common::World;
-use common::media::{Source, play, subscribe};
-use common::netem::LinkConfig;
 use proptest::prelude::*;
 
 const STRANGER: &str = "203.0.113.66:6666";
@@ -66,7 +64,7 @@ fn forged_and_replayed_packets_leave_the_stream_as_it_was() {
     let before = world.clients[1].received.len();
     let uptrack = |world: &mut World| {
         world.take_events();
-        world.apply(Command::GetRoomStats { request: 1, room: common::ROOM });
+        world.apply(Command::GetRoomStats { request: 1, room: callyard_peer::ROOM });
         match world.take_events().pop() {
             Some(Event::RoomStats { mut uptracks, .. }) => uptracks.remove(0),
             other => panic!("no figures: {other:?}"),
@@ -144,7 +142,7 @@ fn a_panic_costs_its_own_transport_alone() {
     let (mut world, mut camera) = call(Config { fault_injection: true, ..Config::default() });
     world.apply(Command::InjectFault { transport: World::transport(1), fault: Fault::Panic });
     play(&mut world, &mut [&mut camera], Duration::from_secs(1));
-    world.clients[1].send_rtcp(&common::client::pli(5_000));
+    world.clients[1].send_rtcp(&callyard_peer::rtcp::pli(5_000));
     play(&mut world, &mut [&mut camera], Duration::from_secs(3));
     world.run(Duration::from_millis(100));
     let closed = world.events.iter().any(|e| {
@@ -171,7 +169,7 @@ fn a_flood_of_streams_is_bounded() {
     let (mut world, mut camera) = call(Config::default());
     let before = world.engine.counters().dropped.total();
     for ssrc in 0..500 {
-        let packet = common::client::Outgoing {
+        let packet = callyard_peer::client::Outgoing {
             ssrc: 100_000 + ssrc,
             pt: 96,
             seq: 1,
@@ -199,7 +197,7 @@ fn asking_again_and_again_is_answered_five_times() {
     let seq = world.clients[1].in_order(5_000)[10].seq;
     for _ in 0..200 {
         for _ in 0..20 {
-            world.clients[1].send_rtcp(&common::client::nack(5_000, seq));
+            world.clients[1].send_rtcp(&callyard_peer::rtcp::nack(5_000, seq));
         }
         play(&mut world, &mut [&mut camera], Duration::from_millis(5));
     }
@@ -229,7 +227,7 @@ proptest! {
             }
         }
         for (pt, seq, ssrc, payload) in rtp {
-            let packet = common::client::Outgoing {
+            let packet = callyard_peer::client::Outgoing {
                 ssrc: 1_000 + ssrc, pt: pt & 0x7f, seq, timestamp: 0, marker: false, payload, extensions: Vec::new(),
             };
             let sealed = world.clients[2].seal(&packet);

@@ -8,8 +8,8 @@ use callyard_proto::command::{
 };
 use callyard_proto::ids::{DowntrackId, Pt, Spatial, Ssrc, UptrackId};
 
-use super::World;
-use super::client::{Outgoing, Rtx};
+use crate::World;
+use crate::client::{Outgoing, Rtx};
 
 pub const MID_ID: u8 = 4;
 pub const RID_ID: u8 = 10;

@@ -1,8 +1,8 @@
-//! A light WebRTC client in virtual time: full ICE's controlling side, DTLS, SRTP, NACK and RTX both ways, data channels.
+//! A light WebRTC client: ICE's controlling side, DTLS, SRTP, NACK and RTX both ways, feedback, data channels.
 //!
-//! It believes what it is told and remembers everything it gets; tests look at that.
+//! It believes what it is told. What it got is in `received`, `rtcp`, `sctp_events`: whoever runs long empties them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,9 @@ use callyard_proto::rtp::{HeaderFields, HeaderWriter, RtpHeader};
 use callyard_proto::sctp::{Sctp, SctpEvent};
 use callyard_proto::srtp::{InboundSrtp, OutboundSrtp};
 
-use super::stun;
+use crate::gaps::{Gaps, Repair, extend};
+use crate::twcc::TwccReporter;
+use crate::{rtcp, stun};
 
 /// RTX on the wire: stream and payload type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,13 @@ pub struct Client {
     pub resent: u64,
     /// Off: the client neither asks again nor resends.
     pub repairs: bool,
+    pub repair: Repair,
+    /// Feedback on what the server sends; off without it.
+    pub feedback: Option<TwccReporter>,
+    /// Receiver reports are sent this often; without it never.
+    pub report_interval: Option<Duration>,
+    /// Clock of a payload type in Hz; 90 000 where it is not said.
+    pub clock_rates: HashMap<u8, u32>,
     /// Id of the transport-wide number's extension; every packet then carries one.
     pub twcc_id: Option<u8>,
     pub twcc_next: u16,
@@ -84,22 +93,20 @@ pub struct Client {
     srtp: Option<(InboundSrtp, OutboundSrtp)>,
     out: VecDeque<Vec<u8>>,
     next_check: Instant,
-    next_nack: Instant,
+    next_report: Option<Instant>,
     dtls_wait: Option<Instant>,
     transactions: u64,
     sent: HashMap<(u32, u16), Outgoing>,
+    sent_order: VecDeque<(u32, u16)>,
     sent_seqs: HashMap<u32, SeqNo>,
     rtx_seqs: HashMap<u32, u16>,
     gaps: BTreeMap<u32, Gaps>,
     scratch: Vec<u8>,
+    epoch: Instant,
 }
 
-#[derive(Default)]
-struct Gaps {
-    highest: Option<u64>,
-    missing: BTreeSet<u64>,
-    tries: HashMap<u64, u32>,
-}
+/// Sent packets kept to be sent again, all streams together.
+const KEPT: usize = 8_192;
 
 impl Client {
     pub fn new(
@@ -128,6 +135,10 @@ impl Client {
             keyframes_asked: Vec::new(),
             resent: 0,
             repairs: true,
+            repair: Repair::default(),
+            feedback: None,
+            report_interval: None,
+            clock_rates: HashMap::new(),
             twcc_id: None,
             twcc_next: 65_500,
             send_rtx: HashMap::new(),
@@ -139,14 +150,16 @@ impl Client {
             srtp: None,
             out: VecDeque::new(),
             next_check: now,
-            next_nack: now,
+            next_report: None,
             dtls_wait: None,
             transactions: u64::from(address.port()) << 32,
             sent: HashMap::new(),
+            sent_order: VecDeque::new(),
             sent_seqs: HashMap::new(),
             rtx_seqs: HashMap::new(),
             gaps: BTreeMap::new(),
             scratch: Vec::new(),
+            epoch: now,
         }
     }
 
@@ -154,10 +167,12 @@ impl Client {
         self.out.pop_front()
     }
 
-    pub fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Option<Instant> {
         let sctp = self.sctp.as_ref().and_then(|s| s.deadline());
         let check = self.is_checking.then_some(self.next_check);
-        [Some(self.next_nack), check, self.dtls_wait, sctp].into_iter().flatten().min().unwrap_or(self.next_nack)
+        let feedback = self.feedback.as_ref().and_then(TwccReporter::deadline);
+        let ask = self.gaps.values().filter(|_| self.asks()).filter_map(Gaps::deadline).min();
+        [check, self.dtls_wait, sctp, feedback, ask, self.next_report].into_iter().flatten().min()
     }
 
     /// Checks again at once, as a client does whose path or credentials changed.
@@ -173,9 +188,12 @@ impl Client {
             let check = self.check();
             self.out.push_back(check);
         }
-        if self.next_nack <= now {
-            self.next_nack = now + Duration::from_millis(20);
-            self.ask_again(now);
+        self.ask_again(now);
+        for report in self.feedback.as_mut().filter(|_| self.srtp.is_some()).map(|f| f.poll(now)).unwrap_or_default() {
+            self.send_rtcp(&report);
+        }
+        if self.next_report.is_some_and(|at| at <= now) {
+            self.report(now);
         }
         if self.dtls_wait.is_some_and(|at| at <= now)
             && let Some(dtls) = &mut self.dtls
@@ -223,6 +241,12 @@ impl Client {
 
     pub fn send_rtp(&mut self, packet: Outgoing) -> Vec<u8> {
         let wire = self.seal(&packet);
+        if self.sent_order.len() == KEPT
+            && let Some(oldest) = self.sent_order.pop_front()
+        {
+            self.sent.remove(&oldest);
+        }
+        self.sent_order.push_back((packet.ssrc, packet.seq));
         self.sent.insert((packet.ssrc, packet.seq), packet);
         self.out.push_back(wire.clone());
         wire
@@ -334,6 +358,7 @@ impl Client {
                         self.srtp = Some((inbound.expect("keys fit"), outbound.expect("keys fit")));
                         self.sctp = Some(Sctp::new(&Config::default(), self.role));
                         self.is_connected = true;
+                        self.next_report = self.report_interval.map(|interval| now + interval);
                     }
                     Ok(DtlsOutput::Data(data)) => {
                         if let Some(sctp) = &mut self.sctp {
@@ -373,7 +398,7 @@ impl Client {
             // Duplicates of the network end here.
             let Ok(len) = inbound.unprotect_rtcp(&mut packet) else { return };
             packet.truncate(len);
-            self.receive_rtcp(&packet);
+            self.receive_rtcp(now, &packet);
             self.rtcp.push(packet);
             return;
         }
@@ -391,6 +416,12 @@ impl Client {
             extensions: header.extensions().map(|(id, data)| (id, data.to_vec())).collect(),
             was_rtx: false,
         };
+        if let Some(feedback) = &mut self.feedback
+            && let Some((_, data)) = received.extensions.iter().find(|(id, _)| *id == feedback.extension_id)
+            && let &[high, low] = data.as_slice()
+        {
+            feedback.arrived(now, u16::from_be_bytes([high, low]));
+        }
         if let Some(rtx) = self.receive_rtx.get(&received.ssrc) {
             if received.payload.len() < 2 {
                 return;
@@ -402,26 +433,25 @@ impl Client {
             received.was_rtx = true;
         }
         let gaps = self.gaps.entry(received.ssrc).or_default();
-        let seq = extend(gaps.highest, received.seq);
-        gaps.missing.remove(&seq);
-        match gaps.highest {
-            Some(highest) if seq > highest => {
-                gaps.missing.extend(highest + 1..seq);
-                gaps.highest = Some(seq);
-            }
-            None => gaps.highest = Some(seq),
-            Some(_) => {}
+        gaps.arrived(now, received.seq, self.repair);
+        if !received.was_rtx {
+            let rate = self.clock_rates.get(&received.pt).copied().unwrap_or(90_000);
+            gaps.timed(now.saturating_duration_since(self.epoch), received.timestamp, rate);
         }
         self.received.push(received);
     }
 
-    fn receive_rtcp(&mut self, mut compound: &[u8]) {
+    fn receive_rtcp(&mut self, now: Instant, mut compound: &[u8]) {
         while compound.len() >= 12 {
             let len = (usize::from(u16::from_be_bytes([compound[2], compound[3]])) + 1) * 4;
             let (packet, rest) = compound.split_at(len);
             compound = rest;
             let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().expect("four bytes"));
             match (packet[1], packet[0] & 31) {
+                (200, _) => {
+                    let ntp = u64::from(word(8)) << 32 | u64::from(word(12));
+                    self.gaps.entry(word(4)).or_default().sender_report(now, ntp);
+                }
                 (206, 1) => self.keyframes_asked.push(word(8)),
                 (206, 4) => self.keyframes_asked.push(word(12)),
                 (205, 1) if self.repairs => {
@@ -454,59 +484,27 @@ impl Client {
         self.out.push_back(wire);
     }
 
-    fn ask_again(&mut self, _now: Instant) {
-        if !self.repairs || self.srtp.is_none() {
+    fn asks(&self) -> bool {
+        self.repairs && self.srtp.is_some()
+    }
+
+    fn ask_again(&mut self, now: Instant) {
+        if !self.asks() {
             return;
         }
-        let mut asked = Vec::new();
+        let mut packets = Vec::new();
         for (&ssrc, gaps) in &mut self.gaps {
-            let due: Vec<u64> = gaps.missing.iter().copied().take(60).collect();
-            for seq in due {
-                let tries = gaps.tries.entry(seq).or_insert(0);
-                *tries += 1;
-                if *tries > 60 {
-                    gaps.missing.remove(&seq);
-                } else if *tries % 3 == 1 {
-                    asked.push((ssrc, seq as u16));
-                }
-            }
+            let due = gaps.due(now, self.repair);
+            packets.extend(due.chunks(200).map(|seqs| rtcp::nacks(ssrc, seqs)));
         }
-        for (ssrc, seq) in asked {
-            self.send_rtcp(&nack(ssrc, seq));
-        }
+        packets.iter().for_each(|packet| self.send_rtcp(packet));
     }
-}
 
-pub fn nack(ssrc: u32, seq: u16) -> Vec<u8> {
-    feedback(205, 1, ssrc, &(u32::from(seq) << 16).to_be_bytes())
-}
-
-pub fn pli(ssrc: u32) -> Vec<u8> {
-    feedback(206, 1, ssrc, &[])
-}
-
-/// A sender report without blocks (RFC 3550 §6.4.1).
-pub fn sender_report(ssrc: u32, ntp: u64, rtp: u32) -> Vec<u8> {
-    let mut out = vec![0x80, 200, 0, 6];
-    out.extend_from_slice(&ssrc.to_be_bytes());
-    out.extend_from_slice(&ntp.to_be_bytes());
-    out.extend_from_slice(&rtp.to_be_bytes());
-    out.extend_from_slice(&[0; 8]);
-    out
-}
-
-fn feedback(kind: u8, format: u8, ssrc: u32, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![0x80 | format, kind];
-    out.extend_from_slice(&(2 + body.len() as u16 / 4).to_be_bytes());
-    out.extend_from_slice(&1u32.to_be_bytes());
-    out.extend_from_slice(&ssrc.to_be_bytes());
-    out.extend_from_slice(body);
-    out
-}
-
-fn extend(highest: Option<u64>, seq: u16) -> u64 {
-    match highest {
-        None => (1 << 20) | u64::from(seq),
-        Some(highest) => highest.saturating_add_signed(i64::from(seq.wrapping_sub(highest as u16) as i16)),
+    fn report(&mut self, now: Instant) {
+        self.next_report = self.report_interval.map(|interval| now + interval);
+        let blocks: Vec<_> = self.gaps.iter_mut().filter_map(|(ssrc, gaps)| gaps.block(now, *ssrc)).collect();
+        for blocks in blocks.chunks(31) {
+            self.send_rtcp(&rtcp::receiver_report(1, blocks));
+        }
     }
 }

@@ -1,11 +1,4 @@
 //! A whole call in virtual time: one engine, any number of light clients, an emulated link each way for each of them.
-#![allow(dead_code, reason = "every behaviour's test uses a part of it")]
-
-pub mod client;
-pub mod media;
-#[path = "../netem/mod.rs"]
-pub mod netem;
-pub mod stun;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,8 +13,8 @@ use callyard_proto::event::{Event, TransportState};
 use callyard_proto::ids::{RoomId, TransportId};
 use callyard_proto::transmit::{Path, TcpId};
 
-use client::Client;
-use netem::{Link, LinkConfig};
+use crate::client::Client;
+use crate::netem::{Link, LinkConfig};
 
 pub const ROOM: RoomId = RoomId(1);
 
@@ -193,7 +186,7 @@ impl World {
             while let Some(datagram) = link.receive(self.now) {
                 client.receive(self.now, &datagram);
             }
-            if client.deadline() <= self.now {
+            if client.deadline().is_some_and(|at| at <= self.now) {
                 client.timeout(self.now);
             }
         }
@@ -213,8 +206,11 @@ impl World {
     fn next_time(&self, end: Instant) -> Instant {
         let links =
             self.up.iter().filter_map(Link::next_arrival).chain(self.down.iter().filter_map(Link::next_arrival));
-        let next =
-            links.chain(self.clients.iter().map(Client::deadline)).chain(self.engine.deadline()).min().unwrap_or(end);
+        let next = links
+            .chain(self.clients.iter().filter_map(Client::deadline))
+            .chain(self.engine.deadline())
+            .min()
+            .unwrap_or(end);
         next.max(self.now + Duration::from_millis(1)).min(end)
     }
 
