@@ -39,6 +39,8 @@ CIDS_MAX = 100
 CLOSE_EXPIRED, CLOSE_FORBIDDEN, CLOSE_IDLE, CLOSE_TOO_FAST, CLOSE_FAULT = 4401, 4403, 4408, 4429, 4500
 FRAMES_PER_SECOND_MAX = 50
 MEMBERS_SHOWN = 25
+RESUME_ATTEMPTS_MAX = 5
+"""How often the store is read again for a call that goes on meanwhile; after that the client gets a snapshot."""
 
 
 class EventSocket:
@@ -109,7 +111,7 @@ class EventSocket:
             if error is not None and not isinstance(error, WebSocketDisconnect):
                 log.error("event_socket_failed", error=repr(error))
                 code = CLOSE_FAULT
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # whoever has gone needs no goodbye
             await websocket.close(code or 1000)
 
     async def _write(self, websocket: WebSocket, socket: Socket) -> None:
@@ -232,13 +234,16 @@ class EventSocket:
         """Send what was missed of a call; tell whether that was possible."""
         service = self._service
         type_, _, call_id = cid.partition(":")
-        missed = await self._missed(cid, seq)
+        missed: list[Event] | None = None
+        attempt = 0
 
-        def view(turn: Turn) -> bool:
+        def view(turn: Turn) -> bool | None:
             if not may_watch(turn, socket):
                 raise Problem("not_found", "There is no such call.")
-            service.channel.watch(socket, turn)
             known = [event for event in missed or [] if (event.seq or 0) <= turn.call.seq]
+            if missed is not None and seq + len(known) < turn.call.seq and attempt < RESUME_ATTEMPTS_MAX:
+                return None  # the call went on while the store was read
+            service.channel.watch(socket, turn)
             if missed is None or len(known) != turn.call.seq - seq:
                 socket.sent[cid] = turn.call.seq
                 socket.control({"type": "resync", "cid": cid, "snapshot": _snapshot(turn, socket)})
@@ -249,7 +254,12 @@ class EventSocket:
 
         try:
             wanted = Wanted(members_shown=MEMBERS_SHOWN)
-            return (await service.operate(socket.principal, type_, call_id, view, wanted)).result
+            while True:
+                attempt += 1
+                missed = await self._missed(cid, seq)
+                sent = (await service.operate(socket.principal, type_, call_id, view, wanted)).result
+                if sent is not None:
+                    return sent
         except Problem:
             socket.control({"type": "unsubscribed", "cids": [cid], "reason": "missing_capability"})
             return False
