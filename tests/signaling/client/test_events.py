@@ -1,0 +1,190 @@
+"""The event stream over a real socket: order, resume after a loss, resync, tokens that expire, lost rights."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from signaling.client import Event, EventStream, NotFound, Unauthenticated, Unavailable
+from signaling.client.events import Ledger
+from tests.signaling.api.world import World
+from tests.signaling.client.conftest import People
+
+
+async def following(events: EventStream, wanted: str, count: int = 1) -> list[Event]:
+    """Return the next `count` events of a type."""
+    found: list[Event] = []
+    async with asyncio.timeout(20):
+        async for event in events:
+            if event.type == wanted:
+                found.append(event)
+                if len(found) == count:
+                    return found
+    raise AssertionError("the stream ended")
+
+
+def cut(world: World, code: int = 4500) -> None:
+    """Have the server drop every event socket."""
+    for socket in list(world.service.channel._by_connection.values()):
+        socket.close(code)
+
+
+async def test_a25_a_ring_comes_unasked(world: World, served: People) -> None:
+    await world.users("bob")
+    async with served("bob").events() as events:
+        await served("alice").make_call("default", "x").get_or_create(members=["bob"], ringing=True, video=True)
+        ring = (await following(events, "call.ring"))[0]
+    assert ring.cid == "default:x"
+    assert ring.actor == "alice"
+    assert ring.data["ring"]["video"] is True
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_subscribing_and_being_refused(world: World, served: People) -> None:
+    await served.server.admin.change_grants("livestream", "user", remove=["call.read"])
+    host = served("host").make_call("livestream", "x")
+    await host.get_or_create()
+    open_call = served("host").make_call("default", "x")
+    await open_call.get_or_create()
+    with pytest.raises(NotFound):
+        await served("dave").events(["default:nowhere"]).open()
+    async with served("dave").events([open_call]) as events:
+        with pytest.raises(Exception, match="missing_capability"):
+            await events.subscribe("livestream:x")
+        await open_call.update(custom={"n": 1})
+        assert (await following(events, "call.updated"))[0].data["paths"] == ["custom.n"]
+        await events.unsubscribe("default:x")
+        await events.subscribe("default:x")
+        await open_call.update(custom={"n": 2})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 2}
+
+
+async def test_a_lost_connection_loses_and_repeats_nothing(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    async with served("dave").events([host]) as events:
+        for number in range(30):
+            if number % 10 == 5:
+                cut(world)
+                await asyncio.sleep(0)
+            await host.update(custom={"n": number})
+        updates = await following(events, "call.updated", 30)
+        assert [event.data["call"]["custom"]["n"] for event in updates] == list(range(30))
+        assert [event.seq for event in updates] == sorted({event.seq for event in updates if event.seq})
+
+
+async def test_what_is_too_old_comes_as_a_snapshot(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    async with served("dave").events([host]) as events:
+        await host.update(custom={"n": 1})
+        await following(events, "call.updated")
+        cut(world)
+        await host.update(custom={"n": 2})
+        world.clock.now += timedelta(hours=1)
+        snapshot = (await following(events, "resync"))[0]
+        assert snapshot.cid == "default:x"
+        assert snapshot.data["call"]["custom"] == {"n": 2}
+        assert snapshot.data["participants"] == []
+        await host.update(custom={"n": 3})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 3}
+
+
+async def test_a_frame_lost_on_the_way_is_asked_for_again(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    async with served("dave").events([host]) as events:
+        socket: Any = next(s for s in world.service.channel._by_connection.values() if s.user_id == "dave")
+        send, lost = socket.send, []
+
+        def leaky(kind: str, frame: bytes) -> None:
+            if kind == "call.updated" and not lost:
+                lost.append(frame)
+                return
+            send(kind, frame)
+
+        socket.send = leaky
+        for number in range(3):
+            await host.update(custom={"n": number})
+        updates = await following(events, "call.updated", 3)
+        assert lost
+        assert [event.data["call"]["custom"]["n"] for event in updates] == [0, 1, 2]
+
+
+async def test_an_expired_token_is_renewed(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    given: list[int] = []
+
+    async def fresh() -> str:
+        given.append(1)
+        return world.token({"sub": "dave"}, seconds=60)
+
+    client = served.client(fresh)
+    async with client.events([host]) as events:
+        world.clock.now += timedelta(seconds=61)
+        await host.update(custom={"n": 1})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 1}
+        cut(world, 4401)
+        await host.update(custom={"n": 2})
+        await following(events, "call.updated")
+        assert len(given) == 2
+    assert (await client.make_call("default", "x").get()).call.custom == {"n": 2}
+
+
+async def test_an_expired_token_that_cannot_be_renewed_ends_the_stream(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    stream = served("dave").events([host])
+    async with stream as events:
+        cut(world, 4401)
+        with pytest.raises(Unauthenticated):
+            await asyncio.wait_for(anext(events), 10)
+    with pytest.raises(Unauthenticated) as forged:
+        await served.client("not.a.token").events().open()
+    assert forged.value.code == "unauthenticated"
+
+
+async def test_a_lost_right_ends_the_watching(world: World, served: People) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    async with served("dave").events([host]) as events:
+        await host.block("dave")
+        assert (await following(events, "unsubscribed"))[0].data == {"reason": "missing_capability"}
+
+
+async def test_nobody_listens_there() -> None:
+    from signaling.client import CallyardClient
+
+    async with CallyardClient("http://127.0.0.1:9", token="a.b.c") as client:
+        with pytest.raises(Unavailable) as refused:
+            await client.events().open()
+        assert refused.value.code == "unreachable"
+
+
+def event(seq: int, prev: int, cid: str = "default:x") -> dict[str, Any]:
+    return {"id": f"{cid}/{seq}", "cid": cid, "seq": seq, "prev_seq": prev}
+
+
+def test_the_ledger_tells_new_old_and_missing() -> None:
+    ledger = Ledger()
+    ledger.subscribed("default:x", 4)
+    assert [ledger.judge(event(*pair)) for pair in ((7, 4), (7, 4), (6, 4), (9, 8))] == ["new", "old", "old", "gap"]
+    assert ledger.resume(["default:x"]) == {"default:x": 7}
+    # Until the answer is complete, what does not follow is part of the replay.
+    assert ledger.judge(event(9, 8)) == "old"
+    assert [ledger.judge(event(8, 7)), ledger.judge(event(9, 8))] == ["new", "new"]
+    ledger.resumed()
+    assert ledger.judge(event(12, 11)) == "gap"
+
+
+def test_the_ledger_takes_what_has_no_number() -> None:
+    ledger = Ledger()
+    counts = {"id": "1", "cid": "default:x", "seq": None, "prev_seq": None}
+    assert [ledger.judge(counts), ledger.judge(counts), ledger.judge({**counts, "id": "2"})] == ["new", "old", "new"]
+    assert ledger.judge(event(5, 0)) == "new"
+    assert ledger.judge(event(5, 0, "default:y")) == "new"
