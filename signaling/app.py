@@ -9,20 +9,39 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
+from sfu.metrics import WorkerMetrics
+from sfu.node import NodeError
+from signaling import tokens
 from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
+from signaling.api.room_service import room_service_routes
+from signaling.api.signal import signal_routes
 from signaling.console.routes import call_page_routes
+from signaling.errors import CallyardError
+from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
+from signaling.events.outbox import Outbox
 from signaling.http_server import HttpServer, http_server
+from signaling.room_directory import RoomDirectory
+from signaling.rooms.grants import Grants
+from signaling.runtime import Rooms
+from signaling.runtime_metrics import RoomMetrics
 from signaling.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+_OUTBOX_FILE = "livekit-webhooks.sqlite"
+_WEBHOOK_PATIENCE_SECONDS = 2.0
+_CORS_SECONDS = 600
 
 
 class Server:
@@ -31,18 +50,34 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = SignalingMetrics(CollectorRegistry())
-        self._draining = False
+        self.room_metrics = RoomMetrics(self.metrics.registry)
+        self.worker_metrics = WorkerMetrics()
+        self.metrics.registry.register(self.worker_metrics)
+        self.webhooks = Webhooks(
+            settings.webhooks,
+            settings.keyring,
+            Outbox(settings.state_dir / _OUTBOX_FILE if settings.webhooks.urls else None),
+            WebhookMetrics(self.metrics.registry),
+        )
+        self.rooms = Rooms(settings, self.room_metrics, self.webhooks.publish)
         self._forced = asyncio.Event()
         self._asked_to_stop = asyncio.Event()
         self._drain_seconds = settings.drain.deadline_seconds
 
     async def run(self, listener: socket.socket) -> None:
         """Serve on `listener` until told to stop by a signal or by `stop`."""
+        self._watch_signals()
         async with contextlib.AsyncExitStack() as parts:
             lag = asyncio.create_task(sample_loop_lag(self.metrics))
             parts.callback(lag.cancel)
+            parts.push_async_callback(self.webhooks.close, _WEBHOOK_PATIENCE_SECONDS)
+            self.webhooks.start()
+            try:
+                await self.rooms.start()
+            except NodeError as error:
+                raise CallyardError(f"{error}.") from error
+            parts.push_async_callback(self.rooms.node.stop, 0)
             http = http_server(RequestMetrics(self.asgi(), self.metrics), self.settings.http)
-            self._watch_signals(parts)
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             log.info("server_started", bind=self.settings.bind, port=listener.getsockname()[1])
             stopping = asyncio.create_task(self._asked_to_stop.wait())
@@ -59,34 +94,60 @@ class Server:
             return
         if drain_seconds is not None:
             self._drain_seconds = drain_seconds
-        self._draining = True
+        self.rooms.is_draining = True
         self._asked_to_stop.set()
 
-    def asgi(self) -> Starlette:
+    def asgi(self) -> ASGIApp:
         """Return the HTTP application."""
+        settings = self.settings
         routes: list[BaseRoute] = [
             *health_routes(self.not_ready),
-            *metrics_routes(self.metrics.registry),
-            *call_page_routes(self.settings.keyring),
-            *call_page_routes(self.settings.keyring),
+            *metrics_routes(self.metrics.registry, [self._read_workers]),
+            *signal_routes(self.rooms, self.verify, settings.rooms, self._count_refusal),
+            *room_service_routes(RoomDirectory(self.rooms), self.verify, settings.http),
+            *call_page_routes(settings.keyring),
         ]
-        return Starlette(routes=routes)
+        # Browser applications come from other origins; whoever asks brings a token, never a cookie.
+        return CORSMiddleware(
+            Starlette(routes=routes),
+            allow_origins=["*"],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=_CORS_SECONDS,
+        )
+
+    def verify(self, token: str) -> Grants:
+        """Return what a token allows; raises `Unauthenticated`."""
+        return tokens.verify(token, self.settings.keyring, time.time())
 
     def not_ready(self) -> Mapping[str, str]:
         """What stands against new work, by name."""
-        reasons = {}
-        if self._draining:
-            reasons["draining"] = "The server was told to stop and takes no new rooms or participants."
+        reasons = dict(self.rooms.not_ready())
+        if self._asked_to_stop.is_set():
+            reasons["draining"] = "The server was told to stop and takes no new rooms."
         return reasons
 
-    def _watch_signals(self, parts: contextlib.AsyncExitStack) -> None:
+    async def _read_workers(self) -> None:
+        await self.worker_metrics.refresh(self.rooms.node.workers)
+
+    def _count_refusal(self, code: str) -> None:
+        self.room_metrics.refused.labels(code).inc()
+
+    def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         # Ctrl-C is a person who waits: clients are told, nobody is waited for.
         loop.add_signal_handler(signal.SIGINT, lambda: self.stop(drain_seconds=0))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            parts.callback(loop.remove_signal_handler, number)
 
     async def _drain(self, http: HttpServer) -> None:
         log.info("draining", deadline_seconds=self._drain_seconds)
+        leaving = asyncio.create_task(self._see_off())
+        forced = asyncio.create_task(self._forced.wait())
+        await asyncio.wait({leaving, forced}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, forced):
+            task.cancel()
         http.stop(at_once=self._forced.is_set())
+
+    async def _see_off(self) -> None:
+        await self.rooms.drain(self._drain_seconds)
+        await self.rooms.dismiss()

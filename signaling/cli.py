@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -14,9 +15,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import jwt
 import typer
 import uvloop
+from jwt.warnings import InsecureKeyLengthWarning
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from signaling import doctor as doctor_checks
 from signaling import structured_logs
@@ -41,6 +43,7 @@ USAGE_EXIT_CODE = 2
 Answer = TypeVar("Answer")
 
 _DEMO_ROOM = "demo"
+_PIPED_WIDTH = 400
 _INVITE_SECONDS = 7 * 86_400
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
@@ -133,8 +136,9 @@ def doctor(
         },
         config,
     )
-    console = Console()
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    # Piped, a line is a line; a terminal folds long values.
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    table = Table("setting", Column("value", overflow="fold"), "from", box=None, pad_edge=False)
     for row in doctor_checks.effective(loaded):
         table.add_row(*row)
     console.print(table)
@@ -253,6 +257,8 @@ def _ask(answer: Coroutine[Any, Any, Answer]) -> Answer:
 
 def main() -> None:
     """Entry point of the `callyard` command."""
+    # Settings judge keys, in words for people; only the published development secret is shorter.
+    warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
     app()
 
 

@@ -16,6 +16,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sfu.settings import NodeSettings
+from signaling.rooms.settings import RoomSettings
 
 DEV_KEY = "devkey"
 DEV_SECRET = "secret"  # noqa: S105 - the published development secret, refused on public addresses
@@ -192,6 +193,23 @@ class DrainSettings(Section):
     )
 
 
+class IceSettings(Section):
+    stun_urls: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="STUN servers that clients are told (`stun:stun.example.org:3478`). Workers have public addresses, "
+        "so clients do without; name some where clients also connect to each other.",
+    )
+    turn_urls: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="TURN servers that clients are told (`turns:turn.example.org:443?transport=tcp`), for networks "
+        "that let neither UDP nor the media ports' TCP pass.",
+    )
+    turn_username: str = Field("", max_length=512, description="User name for `turn_urls`.")
+    turn_credential: SecretStr = Field(SecretStr(""), description="Password for `turn_urls`; every client gets it.")
+
+
 class Settings(Section):
     """Everything a server can be told. `settings_sources.load` makes one."""
 
@@ -229,14 +247,19 @@ class Settings(Section):
         {},
         description="Further API keys with their secrets, for rotation or several coordinators: `{key: secret, …}`.",
     )
+    region: str = Field(
+        "", max_length=64, description="Name of this node's region, told to clients and used to place calls."
+    )
     state_dir: Path = Field(
         Path("var"),
         description="Directory for what must survive a restart: waiting webhooks, the database.",
     )
     drain: DrainSettings = DrainSettings()
     http: HttpSettings = HttpSettings()
+    ice: IceSettings = IceSettings()
     log: LogSettings = LogSettings()
     node: NodeSettings = NodeSettings()
+    rooms: RoomSettings = RoomSettings()
     webhooks: WebhookSettings = WebhookSettings()
 
     @cached_property

@@ -9,7 +9,7 @@ starts to receive. No I/O, no clock, no SDP text: `sfu.sdp` reads and writes. RF
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -38,6 +38,21 @@ MAX_MESSAGE_BYTES = 65535
 _KINDS = ("audio", "video")
 
 
+@dataclass
+class ClientOfferedState:
+    """All that `ClientOffered` must remember. `idle`: free sections on which the client receives, with their kind."""
+
+    local: LocalTransport
+    mimes: tuple[str, ...] = ()
+    version: int = 0
+    remote: Remote | None = None
+    mid_of: dict[int, str] = field(default_factory=dict)
+    cid_of: dict[str, tuple[str, str]] = field(default_factory=dict)
+    idle: dict[str, str] = field(default_factory=dict)
+    kind_of: dict[str, str] = field(default_factory=dict)
+    unsupported: frozenset[int] = frozenset()
+
+
 class ClientOffered:
     """Answers a client's offers. `mimes`: the only codecs to accept (empty: all we support)."""
 
@@ -48,20 +63,20 @@ class ClientOffered:
         new_credentials: Callable[[], IceCredentials],
         mimes: Sequence[str] = (),
     ) -> None:
-        self._local = local
+        self.state = ClientOfferedState(local=local, mimes=tuple(mimes))
         self._new_credentials = new_credentials
-        self._mimes = tuple(mimes)
-        self._version = 0
-        self._remote: Remote | None = None
-        self._mid_of: dict[int, str] = {}
-        self._cid_of: dict[str, tuple[str, str]] = {}
-        self._idle: dict[str, str] = {}
-        self._unsupported: frozenset[int] = frozenset()
+
+    @classmethod
+    def revive(cls, state: ClientOfferedState, *, new_credentials: Callable[[], IceCredentials]) -> ClientOffered:
+        """Return the negotiation as it was when `state` was packed."""
+        negotiation = cls(state.local, new_credentials=new_credentials)
+        negotiation.state = state
+        return negotiation
 
     @property
     def local(self) -> LocalTransport:
         """Our side as of the last answer."""
-        return self._local
+        return self.state.local
 
     def answer(
         self,
@@ -76,17 +91,17 @@ class ClientOffered:
         offer = sdp.parse(offer_sdp)
         bundled = _bundled(offer)
         remote = _remote_of(offer, bundled)
-        restart = self._remote is not None and self._remote.ice != remote.ice
-        local = replace(self._local, ice=self._new_credentials()) if restart else self._local
+        restart = self.state.remote is not None and self.state.remote.ice != remote.ice
+        local = replace(self.state.local, ice=self._new_credentials()) if restart else self.state.local
         setup = Setup.PASSIVE if remote.role is DtlsRole.SERVER else Setup.ACTIVE
         agreed = {
-            mid: sdp.agree(media, mimes=self._mimes)
+            mid: sdp.agree(media, mimes=self.state.mimes)
             for mid, media in bundled.items()
             if media.kind in _KINDS and not media.rejected
         }
         placed, unsupported = self._place(bundled, agreed, wanted)
 
-        cid_of = dict(self._cid_of)
+        cid_of = dict(self.state.cid_of)
         received = []
         sections = []
         idle: dict[str, str] = {}
@@ -113,11 +128,12 @@ class ClientOffered:
                 if media.direction.receives and mid not in placed:
                     idle[mid] = media.kind
 
-        version = self._version + 1
+        version = self.state.version + 1
         text = sdp.write(_session(_with_candidates(sections, local.addresses), offer=offer, version=version))
-        self._local, self._remote, self._version = local, remote, version
-        self._cid_of, self._idle, self._unsupported = cid_of, idle, frozenset(unsupported)
-        self._mid_of = {want.downtrack_id: mid for mid, want in placed.items()}
+        self.state.local, self.state.remote, self.state.version = local, remote, version
+        self.state.cid_of, self.state.idle, self.state.unsupported = cid_of, idle, frozenset(unsupported)
+        self.state.mid_of = {want.downtrack_id: mid for mid, want in placed.items()}
+        self.state.kind_of = {mid: want.kind for mid, want in placed.items()}
         return Answer(
             sdp=text,
             mid_to_track_id={mid: want.track_sid for mid, want in placed.items()},
@@ -131,12 +147,17 @@ class ClientOffered:
             data_channels=data_channels,
         )
 
+    def receiving(self, kind: Kind) -> int:
+        """Count the sections of `kind` on which the client receives or may, by its last offer."""
+        idle = sum(1 for idle in self.state.idle.values() if idle == kind)
+        return idle + sum(1 for mid in self.state.mid_of.values() if self.state.kind_of.get(mid) == kind)
+
     def missing(self, wanted: Sequence[Wanted]) -> Missing:
         """Return what the client must add to carry `wanted`, judged by its last offer."""
-        settled = self._unsupported | self._mid_of.keys()
+        settled = self.state.unsupported | self.state.mid_of.keys()
         waiting = [want for want in wanted if want.downtrack_id not in settled]
-        gone = self._mid_of.keys() - {want.downtrack_id for want in wanted}
-        idle = list(self._idle.values())
+        gone = self.state.mid_of.keys() - {want.downtrack_id for want in wanted}
+        idle = list(self.state.idle.values())
 
         def short_of(kind: Kind) -> int:
             return max(0, sum(want.kind is kind for want in waiting) - idle.count(kind))
@@ -148,11 +169,11 @@ class ClientOffered:
     ) -> tuple[dict[str, Wanted], tuple[int, ...]]:
         """Keep what has a section, then give free ones in their order; a section that is freed now rests this round."""
         taking = {mid for mid, media in offered.items() if media.direction.receives and mid in agreed}
-        resting = set(self._mid_of.values())
+        resting = set(self.state.mid_of.values())
         placed: dict[str, Wanted] = {}
         left = []
         for want in wanted:
-            mid = self._mid_of.get(want.downtrack_id)
+            mid = self.state.mid_of.get(want.downtrack_id)
             if mid in taking and _carries(agreed[mid], want):
                 placed[mid] = want
             else:
@@ -170,7 +191,7 @@ class ClientOffered:
 
 
 @dataclass
-class _Slot:
+class Slot:
     """A media section of our own offers. `rested`: it was inactive in the last agreed description."""
 
     mid: str
@@ -180,49 +201,63 @@ class _Slot:
     rejected: bool = False
 
 
+@dataclass
+class ServerOfferedState:
+    """All that `ServerOffered` must remember. `outstanding`: the offer that waits for its answer, id and sections."""
+
+    local: LocalTransport
+    slots: list[Slot] = field(default_factory=list)
+    last_id: int = 0
+    outstanding: tuple[int, dict[str, Media]] | None = None
+    needs_offer: bool = True
+    restarting: bool = False
+
+
 class ServerOffered:
     """Makes the offers on a connection that only carries tracks, and our data channels, to the client."""
 
     def __init__(self, local: LocalTransport, *, new_credentials: Callable[[], IceCredentials]) -> None:
-        self._local = local
+        self.state = ServerOfferedState(local=local)
         self._new_credentials = new_credentials
-        self._slots: list[_Slot] = []
-        self._last_id = 0
-        self._outstanding: tuple[int, dict[str, Media]] | None = None
-        self._needs_offer = True
-        self._restarting = False
+
+    @classmethod
+    def revive(cls, state: ServerOfferedState, *, new_credentials: Callable[[], IceCredentials]) -> ServerOffered:
+        """Return the negotiation as it was when `state` was packed."""
+        negotiation = cls(state.local, new_credentials=new_credentials)
+        negotiation.state = state
+        return negotiation
 
     @property
     def local(self) -> LocalTransport:
         """Our side as of the last offer."""
-        return self._local
+        return self.state.local
 
     @property
     def needs_offer(self) -> bool:
         """Something waits to be offered: `offer` again as soon as nothing is outstanding."""
-        return self._needs_offer
+        return self.state.needs_offer
 
     @property
     def outstanding(self) -> bool:
-        return self._outstanding is not None
+        return self.state.outstanding is not None
 
     def restart_ice(self) -> None:
         """Take new credentials with the next offer. An offer that is out is given up: its answer will be stale."""
-        self._restarting = self._needs_offer = True
-        self._outstanding = None
+        self.state.restarting = self.state.needs_offer = True
+        self.state.outstanding = None
 
     def offer(self, wanted: Sequence[Wanted]) -> Offer | None:
         """Offer to carry exactly `wanted`. None while an answer is awaited: ask again after `accept`."""
-        if self._outstanding is not None:
-            self._needs_offer = True
+        if self.state.outstanding is not None:
+            self.state.needs_offer = True
             return None
-        restart = self._restarting
+        restart = self.state.restarting
         if restart:
-            self._local = replace(self._local, ice=self._new_credentials())
-            self._restarting = False
-        self._needs_offer = False
+            self.state.local = replace(self.state.local, ice=self._new_credentials())
+            self.state.restarting = False
+        self.state.needs_offer = False
         self._place(wanted)
-        self._last_id += 1
+        self.state.last_id += 1
 
         data = Media(
             kind="application",
@@ -232,15 +267,17 @@ class ServerOffered:
             sctp_port=SCTP_PORT,
             max_message_size=MAX_MESSAGE_BYTES,
         )
-        sections = [_with_transport(data, self._local, Setup.ACTPASS)]
-        sections += [_offered_section(slot, self._local) for slot in self._slots]
-        text = sdp.write(_session(_with_candidates(sections, self._local.addresses), offer=None, version=self._last_id))
-        self._outstanding = (self._last_id, {section.mid: section for section in sections if section.mid is not None})
+        sections = [_with_transport(data, self.state.local, Setup.ACTPASS)]
+        sections += [_offered_section(slot, self.state.local) for slot in self.state.slots]
+        placed = _with_candidates(sections, self.state.local.addresses)
+        text = sdp.write(_session(placed, offer=None, version=self.state.last_id))
+        by_mid = {section.mid: section for section in sections if section.mid is not None}
+        self.state.outstanding = (self.state.last_id, by_mid)
         return Offer(
             sdp=text,
-            id=self._last_id,
-            mid_to_track_id={slot.mid: slot.want.track_sid for slot in self._slots if slot.want is not None},
-            local=self._local,
+            id=self.state.last_id,
+            mid_to_track_id={slot.mid: slot.want.track_sid for slot in self.state.slots if slot.want is not None},
+            local=self.state.local,
             ice_restart=restart,
         )
 
@@ -249,9 +286,9 @@ class ServerOffered:
 
         Raises `SdpError` if it cannot be used; the offer then stays outstanding.
         """
-        if self._outstanding is None or offer_id not in (0, self._outstanding[0]):
+        if self.state.outstanding is None or offer_id not in (0, self.state.outstanding[0]):
             return None
-        offered = self._outstanding[1]
+        offered = self.state.outstanding[1]
         answer = sdp.parse(answer_sdp)
         answered = {media.mid: media for media in answer.media if media.mid is not None}
         if set(answered) != set(offered):
@@ -260,7 +297,7 @@ class ServerOffered:
         remote = _remote_of(answer, bundled)
         bound: dict[int, SendParameters] = {}
         unsupported = []
-        for slot in self._slots:
+        for slot in self.state.slots:
             media = answered[slot.mid]
             slot.rejected = media.rejected
             slot.rested = slot.want is None
@@ -271,7 +308,7 @@ class ServerOffered:
                 unsupported.append(slot.want.downtrack_id)
             else:
                 bound[slot.want.downtrack_id] = _send_parameters(slot.mid, agreed, slot.want)
-        self._outstanding = None
+        self.state.outstanding = None
         return Accepted(
             remote=remote,
             bound=bound,
@@ -283,7 +320,7 @@ class ServerOffered:
         """Give every wanted track a slot: its own, else a rested one, else a new one."""
         by_id = {want.downtrack_id: want for want in wanted}
         placed = set()
-        for slot in self._slots:
+        for slot in self.state.slots:
             want = by_id.get(slot.want.downtrack_id) if slot.want is not None else None
             if want is None or slot.rejected:
                 slot.rested = slot.rested and slot.want is None
@@ -296,7 +333,7 @@ class ServerOffered:
                 continue
             free = (
                 slot
-                for slot in self._slots
+                for slot in self.state.slots
                 if slot.want is None and slot.rested and not slot.rejected and slot.kind is want.kind
             )
             reused = next(free, None)
@@ -304,13 +341,13 @@ class ServerOffered:
                 reused.want = want
                 reused.rested = False
             else:
-                self._slots.append(_Slot(mid=str(len(self._slots) + 1), kind=want.kind, want=want))
+                self.state.slots.append(Slot(mid=str(len(self.state.slots) + 1), kind=want.kind, want=want))
 
 
 # --- sections -------------------------------------------------------------------------------------------------------
 
 
-def _offered_section(slot: _Slot, local: LocalTransport) -> Media:
+def _offered_section(slot: Slot, local: LocalTransport) -> Media:
     section = msgspec.structs.replace(
         sdp.supported(slot.kind),
         mid=slot.mid,

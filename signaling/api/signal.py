@@ -1,0 +1,192 @@
+"""The LiveKit signal connection: `WS /rtc`, `WS /rtc/v1`, and `GET …/validate` with the same checks.
+
+Refusals come before the upgrade, as plain HTTP with a sentence; the upgrade waits until the first message is ready.
+A client that reads slowly is cut off when too much waits for it, and may resume. Not here: what a message means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+from livekit.protocol import rtc
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from signaling.errors import Refusal, Unauthenticated, status_of
+from signaling.rooms.effects import SessionId
+from signaling.rooms.grants import Grants
+from signaling.rooms.presence import JoinParameters
+from signaling.rooms.settings import RoomSettings
+from signaling.runtime import Session
+from signaling.wire.livekit import connecting, frames
+
+log = structlog.get_logger(__name__)
+
+_NORMAL = 1000
+_UNREADABLE = 1007
+_TOO_FAST = 1008
+_TOO_SLOW = 1013
+_CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "Authorization"}
+
+
+class Rooms(Protocol):
+    """What is asked of `signaling.runtime.Rooms`."""
+
+    async def admit(self, parameters: JoinParameters) -> None: ...
+    def connect(self, session: Session, parameters: JoinParameters) -> SessionId: ...
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> None: ...
+    def disconnected(self, session: SessionId) -> None: ...
+
+
+def signal_routes(
+    rooms: Rooms,
+    verify: Callable[[str], Grants],
+    settings: RoomSettings,
+    refused: Callable[[str], None],
+) -> list[BaseRoute]:
+    """Return the routes. `verify` raises `Unauthenticated`; `refused` is told the code of each refusal."""
+
+    async def admitted(connection: HTTPConnection) -> JoinParameters:
+        is_v1 = connection.url.path.startswith("/rtc/v1")
+        grants = verify(_token(connection))
+        parameters = connecting.parameters(connection.query_params, grants, is_v1=is_v1)
+        await rooms.admit(parameters)
+        return parameters
+
+    async def validate(request: Request) -> Response:
+        try:
+            await admitted(request)
+        except Refusal as refusal:
+            return PlainTextResponse(refusal.message, status_of(refusal).http, headers=_CORS)
+        return PlainTextResponse("success", headers=_CORS)
+
+    async def signal(websocket: WebSocket) -> None:
+        connection = _Connection(websocket, settings)
+        try:
+            parameters = await admitted(websocket)
+            session = rooms.connect(connection, parameters)
+        except Refusal as refusal:
+            refused(refusal.code)
+            reply = PlainTextResponse(refusal.message, status_of(refusal).http, headers=_CORS)
+            await websocket.send_denial_response(reply)
+            return
+        try:
+            await websocket.accept()
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(connection.write())
+                await connection.read(lambda request: rooms.request(session, request))
+                # The reader has ended: the client is gone, or misbehaved and the writer says so.
+                rooms.disconnected(session)
+                connection.close("")
+                await writing
+        finally:
+            rooms.disconnected(session)
+
+    return [
+        Route("/rtc/validate", validate),
+        Route("/rtc/v1/validate", validate),
+        WebSocketRoute("/rtc", signal),
+        WebSocketRoute("/rtc/v1", signal),
+    ]
+
+
+def _token(connection: HTTPConnection) -> str:
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    query: Mapping[str, str] = connection.query_params
+    token = query.get("access_token", "")
+    if not token:
+        raise Unauthenticated("no permissions to access the room: there is no access token")
+    return token
+
+
+class _Connection:
+    """One WebSocket: a queue towards the client, and the rate at which it may speak."""
+
+    def __init__(self, websocket: WebSocket, settings: RoomSettings) -> None:
+        self._websocket = websocket
+        self._settings = settings
+        self._queue: deque[rtc.SignalResponse] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._close_code = _NORMAL
+        self._close_reason = ""
+        self._as_text = False
+        self._tokens = float(settings.signal_messages_burst)
+        self._refilled = asyncio.get_running_loop().time()
+
+    def send(self, message: rtc.SignalResponse) -> None:
+        if self._is_closing:
+            return
+        self._queue.append(message)
+        self._queued_bytes += message.ByteSize()
+        if self._queued_bytes > self._settings.signal_queue_max_bytes:
+            self._queue.clear()
+            self._end(_TOO_SLOW, "The client reads too slowly; it may come back and resume.")
+        self._wake.set()
+
+    def close(self, reason: str) -> None:
+        self._end(_NORMAL, reason)
+
+    def _end(self, code: int, reason: str) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._close_code, self._close_reason = code, reason
+        self._wake.set()
+
+    async def write(self) -> None:
+        """Send what is queued until it is closed or the client is gone."""
+        try:
+            while True:
+                while self._queue:
+                    message = self._queue.popleft()
+                    self._queued_bytes -= message.ByteSize()
+                    frame = frames.write(message, as_text=self._as_text)
+                    if isinstance(frame, str):
+                        await self._websocket.send_text(frame)
+                    else:
+                        await self._websocket.send_bytes(frame)
+                if self._is_closing:
+                    # RFC 6455 §5.5: a close frame's reason has at most 123 bytes.
+                    await self._websocket.close(self._close_code, self._close_reason[:120])
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+        except (WebSocketDisconnect, RuntimeError):
+            # Gone while we wrote; the reader sees it too. Starlette says RuntimeError after a close.
+            self._is_closing = True
+
+    async def read(self, handle: Callable[[rtc.SignalRequest], None]) -> None:
+        """Take messages until the client is gone, misbehaves, or the connection is closed."""
+        try:
+            while True:
+                frame = await self._websocket.receive()
+                if frame["type"] == "websocket.disconnect":
+                    return
+                if not self._may_speak():
+                    self._end(_TOO_FAST, "Too many signal messages.")
+                    return
+                payload = frame.get("bytes")
+                if payload is None:
+                    payload = frame.get("text") or ""
+                self._as_text = isinstance(payload, str)
+                handle(frames.read(payload))
+        except Refusal as refusal:
+            self._end(_UNREADABLE, refusal.message)
+        except WebSocketDisconnect:
+            return
+
+    def _may_speak(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        refill = (now - self._refilled) * self._settings.signal_messages_per_second
+        self._tokens = min(self._tokens + refill, self._settings.signal_messages_burst) - 1
+        self._refilled = now
+        return self._tokens >= 0

@@ -1,0 +1,205 @@
+"""A room's records and their indices, and the few things that everything else in this folder does with them.
+
+`room.py` is the front; `publishing.py`, `subscribing.py`, … have the rules, each as functions over a `RoomCore`. They
+append effects to `out`. No I/O, no clock: `Moment` is an argument, ids and random numbers come from `Sources`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from livekit.protocol import models, rtc
+from livekit.protocol.webhook import WebhookEvent
+
+from sfu.border import AnyCommand, Fingerprint, IceCredentials
+from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
+from signaling.rooms.settings import RoomSettings
+from signaling.rooms.state import Participant, RoomRecord, Subscription, Track, Uplink
+from signaling.rooms.timers import Timers
+from signaling.rooms.transport import Address, LocalTransport
+
+State = models.ParticipantInfo.State
+Reason = models.DisconnectReason
+TimerKey: TypeAlias = tuple[str, str]
+"""What is due, and for whom (a participant's sid, or empty)."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """`seconds`: a clock that never jumps. `unix_ms`: the time that people are told."""
+
+    seconds: float
+    unix_ms: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where numbers come from that must not repeat. `number`: ids of the border. `sid`: prefix in, whole id out."""
+
+    number: Callable[[], int]
+    sid: Callable[[str], str]
+    ssrc: Callable[[], int]
+    credentials: Callable[[], IceCredentials]
+
+
+@dataclass(frozen=True)
+class WorkerSide:
+    """What clients must know of the worker that serves the room."""
+
+    fingerprint: Fingerprint
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What every client is told of the server. `ice_servers`: STUN and TURN of the operator's choice."""
+
+    info: models.ServerInfo
+    ice_servers: tuple[rtc.ICEServer, ...] = ()
+    sif_trailer: bytes = b""
+
+
+@dataclass
+class RoomCore:
+    record: RoomRecord
+    settings: RoomSettings
+    server: ServerFacts
+    worker: WorkerSide
+    sources: Sources
+    participants: dict[str, Participant] = field(default_factory=dict)
+    """By sid, in order of arrival."""
+    by_identity: dict[str, Participant] = field(default_factory=dict)
+    by_session: dict[SessionId, Participant] = field(default_factory=dict)
+    by_transport: dict[int, Participant] = field(default_factory=dict)
+    by_uptrack: dict[int, tuple[Participant, Track, Uplink]] = field(default_factory=dict)
+    by_downtrack: dict[int, tuple[Participant, Subscription]] = field(default_factory=dict)
+    timers: Timers[TimerKey] = field(default_factory=Timers)
+    out: list[Effect] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Sids of participants, and of the room, whose records differ from what was remembered."""
+    changed_little: set[str] = field(default_factory=set)
+    """Those of which only a count went on, many times a second perhaps: they are remembered a little later."""
+    server_calls: dict[str, str] = field(default_factory=dict)
+    """RPC made by the server and not answered yet: request id → identity that was called."""
+    speaking: set[str] = field(default_factory=set)
+    """Participants who were told as active speakers."""
+    is_over: bool = False
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def send(self, participant: Participant, message: rtc.SignalResponse) -> None:
+        """To one client; nothing if its signal connection is gone, as a resume tells it everything anew."""
+        if participant.session is not None:
+            self.out.append(Send(participant.session, message))
+
+    def command(self, command: AnyCommand) -> None:
+        self.out.append(ToWorker(command))
+
+    def drop(self, reason: str) -> None:
+        self.out.append(Dropped(reason))
+
+    def notify(self, event: str, participant: Participant | None = None, track: models.TrackInfo | None = None) -> None:
+        """Tell the operator's webhooks. Hidden participants are nobody's business there either, as in LiveKit."""
+        message = WebhookEvent(event=event, room=self.info())
+        if participant is not None:
+            message.participant.CopyFrom(participant.info())
+        if track is not None:
+            message.track.CopyFrom(track)
+        self.out.append(Notify(message))
+
+    def refresh_token(self, participant: Participant) -> None:
+        if participant.session is not None:
+            grants = replace(
+                participant.grants,
+                name=participant.name,
+                metadata=participant.metadata,
+                attributes=dict(participant.attributes),
+                room_config=None,
+            )
+            self.out.append(RefreshToken(participant.session, grants))
+
+    def hang_up(self, participant: Participant, reason: str) -> None:
+        """Close the signal connection after what has been sent."""
+        if participant.session is not None:
+            self.out.append(CloseSignal(participant.session, reason))
+            self.by_session.pop(participant.session, None)
+            participant.session = None
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def info(self) -> models.Room:
+        counted = [participant for participant in self.participants.values() if participant.is_counted]
+        return models.Room(
+            sid=self.record.sid,
+            name=self.record.name,
+            empty_timeout=int(self.record.empty_timeout_seconds),
+            departure_timeout=int(self.record.departure_timeout_seconds),
+            max_participants=self.record.participants_max,
+            creation_time=self.record.created_at_ms // 1000,
+            creation_time_ms=self.record.created_at_ms,
+            enabled_codecs=self.codecs(),
+            metadata=self.record.metadata,
+            num_participants=len(counted),
+            num_publishers=sum(any(track.is_published for track in p.tracks.values()) for p in counted),
+        )
+
+    def codecs(self) -> list[models.Codec]:
+        return [models.Codec(mime=mime) for mime in self.settings.codecs]
+
+    def others(self, participant: Participant) -> Iterator[Participant]:
+        return (other for other in self.participants.values() if other is not participant)
+
+    def visible_to(self, participant: Participant) -> list[models.ParticipantInfo]:
+        """Return everybody else, as far as they are to be seen."""
+        return [other.info() for other in self.others(participant) if not other.is_hidden]
+
+    def track(self, sid: str) -> tuple[Participant, Track] | None:
+        for participant in self.participants.values():
+            track = participant.tracks.get(sid)
+            if track is not None:
+                return participant, track
+        return None
+
+    def by_downtrack_moved(self, subscription: Subscription, downtrack: int) -> None:
+        """Give a subscription another id: what the worker says of the old one is of no interest any more."""
+        found = self.by_downtrack.pop(subscription.downtrack, None)
+        subscription.downtrack = downtrack
+        if found is not None:
+            self.by_downtrack[downtrack] = found
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def touch(self, participant: Participant) -> None:
+        """Something of the participant's record has changed."""
+        self.changed.add(participant.sid)
+
+    def announce(self, participant: Participant) -> None:
+        """Tell everybody who may know how the participant is now, himself included."""
+        participant.version += 1
+        self.touch(participant)
+        message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[participant.info()]))
+        audience: Iterable[Participant] = self.participants.values()
+        for other in (participant,) if participant.is_hidden else tuple(audience):
+            if other.protocol >= _HEARS_DISCONNECTED or participant.state != State.DISCONNECTED:
+                self.send(other, message)
+
+    def broadcast(self, message: rtc.SignalResponse) -> None:
+        for participant in self.participants.values():
+            self.send(participant, message)
+
+    def room_changed(self) -> None:
+        self.changed.add(self.record.sid)
+        self.broadcast(rtc.SignalResponse(room_update=rtc.RoomUpdate(room=self.info())))
+
+    def local_transport(self, identity: str) -> LocalTransport:
+        """Our side of a new connection."""
+        addresses = self.worker.addresses
+        if identity in self.record.prefers_tcp:
+            addresses = tuple(address for address in addresses if address.protocol == "tcp") or addresses
+        return LocalTransport(ice=self.sources.credentials(), fingerprint=self.worker.fingerprint, addresses=addresses)
+
+
+_HEARS_DISCONNECTED = 9
+"""Protocol version from which clients take updates of participants who have left."""

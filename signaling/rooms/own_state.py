@@ -1,0 +1,75 @@
+"""What participants change about themselves (name, metadata, attributes) and how administrators change it for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from livekit.protocol import models, rtc
+
+from signaling.errors import Refusal
+from signaling.rooms import data, publishing, subscribing
+from signaling.rooms.core import RoomCore
+from signaling.rooms.presence import check_attributes, check_size, check_text
+from signaling.rooms.state import Participant
+
+_Reasons = rtc.RequestResponse.Reason
+
+
+def update_metadata(room: RoomCore, participant: Participant, request: rtc.UpdateParticipantMetadata) -> None:
+    """The client's own wish; answered either way."""
+    reply = rtc.RequestResponse(request_id=request.request_id, reason=_Reasons.OK)
+    if not participant.grants.can_update_own_metadata:
+        reply.reason = _Reasons.NOT_ALLOWED
+        reply.message = "The token does not allow to update one's own metadata."
+        reply.update_metadata.CopyFrom(request)
+    else:
+        try:
+            change(room, participant, name=request.name, metadata=request.metadata, attributes=request.attributes)
+        except Refusal as refusal:
+            reply.reason = _Reasons.LIMIT_EXCEEDED
+            reply.message = refusal.message
+            reply.update_metadata.CopyFrom(request)
+    room.send(participant, rtc.SignalResponse(request_response=reply))
+
+
+def change(
+    room: RoomCore,
+    participant: Participant,
+    *,
+    name: str = "",
+    metadata: str = "",
+    attributes: Mapping[str, str] | None = None,
+    permission: models.ParticipantPermission | None = None,
+) -> None:
+    """Empty name and metadata change nothing; an attribute set to "" goes. Raises a `Refusal`, then nothing changed."""
+    check_text("name", name, room.settings.name_max_bytes)
+    check_size("metadata", metadata.encode(), room.settings.metadata_max_bytes)
+    merged = {**participant.attributes, **(attributes or {})}
+    merged = {key: value for key, value in merged.items() if value}
+    check_attributes(merged, room.settings)
+    was_hidden = participant.is_hidden
+    participant.name = name or participant.name
+    participant.metadata = metadata or participant.metadata
+    participant.attributes = merged
+    if permission is not None:
+        participant.grants = participant.grants.with_permission(permission)
+    room.announce(participant)
+    if permission is not None:
+        publishing.enforce_permission(room, participant)
+        subscribing.consider_all(room, participant)
+        data.consider_tracks(room, participant)
+        if not participant.grants.can_publish_data:
+            for track in tuple(participant.data_tracks.values()):
+                data.end_track(room, participant, track)
+        if participant.is_hidden and not was_hidden:
+            _vanish(room, participant)
+    room.refresh_token(participant)
+
+
+def _vanish(room: RoomCore, participant: Participant) -> None:
+    """To the others, one who hides has left."""
+    info = participant.info()
+    info.state = models.ParticipantInfo.State.DISCONNECTED
+    message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info]))
+    for other in room.others(participant):
+        room.send(other, message)

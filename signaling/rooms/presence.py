@@ -1,0 +1,406 @@
+"""Coming and going: joining, resuming, losing the signal or the media, leaving; and who is told.
+
+Who closes whom: a participant closes his tracks and both his connections; the last one to leave starts the room's
+departure time-out. A signal connection that ends costs nothing while media lives: the client comes back and resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from livekit.protocol import models, rtc
+
+from sfu import border
+from sfu.border import TransportStatus
+from signaling.errors import InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
+from signaling.rooms import data, demand, publishing, quality, subscribing
+from signaling.rooms.core import Moment, Reason, RoomCore, State
+from signaling.rooms.effects import (
+    CloseSignal,
+    ParticipantConnected,
+    ParticipantJoined,
+    ParticipantLeft,
+    Send,
+    SessionId,
+)
+from signaling.rooms.grants import Grants
+from signaling.rooms.negotiation import ClientOffered, ServerOffered
+from signaling.rooms.settings import RoomSettings
+from signaling.rooms.state import Connection, Participant
+
+_Action = rtc.LeaveRequest.Action
+_KNOWS_ACTIONS = 13
+"""Protocol version from which `leave.action` is understood."""
+PING_INTERVAL_SECONDS = 5
+PING_TIMEOUT_SECONDS = 15
+_COUNTS_SECONDS = 1.0
+_COUNTS_LARGE_SECONDS = 5.0
+_LARGE_ROOM = 50
+
+
+class RoomFull(PermissionDenied):
+    code = "room_full"
+
+
+@dataclass(frozen=True)
+class JoinParameters:
+    """What a client says when it connects. `offer` and `add_tracks` come with the join in single mode only."""
+
+    grants: Grants
+    client: models.ClientInfo
+    is_single: bool
+    auto_subscribe: bool = True
+    adaptive_stream: bool = False
+    auto_subscribe_data: bool = True
+    metadata: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    offer: rtc.SessionDescription | None = None
+    add_tracks: tuple[rtc.AddTrackRequest, ...] = ()
+    is_reconnect: bool = False
+    participant_sid: str = ""
+    sync_state: rtc.SyncState | None = None
+
+
+def check(parameters: JoinParameters, settings: RoomSettings) -> None:
+    """Refuse what no room may take, before there is one. Raises a `Refusal`."""
+    grants = parameters.grants
+    if not grants.room_join:
+        raise Unauthenticated("permissions denied: the token has no `roomJoin` grant")
+    if not grants.identity:
+        raise InvalidRequest("identity cannot be empty")
+    if not grants.room:
+        raise InvalidRequest("room name cannot be empty: the token's grant names no room")
+    for what, text in (("identity", grants.identity), ("room name", grants.room), ("name", grants.name)):
+        check_text(what, text, settings.name_max_bytes)
+    if (parameters.metadata or parameters.attributes) and not grants.can_update_own_metadata:
+        raise Unauthenticated("permissions denied: metadata or attributes without `canUpdateOwnMetadata`")
+    check_size("metadata", (parameters.metadata or grants.metadata).encode(), settings.metadata_max_bytes)
+    check_attributes({**grants.attributes, **parameters.attributes}, settings)
+
+
+def check_text(what: str, text: str, max_bytes: int) -> None:
+    check_size(what, text.encode(errors="replace"), max_bytes)
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        raise InvalidRequest(f"The {what} has control characters.")
+
+
+def check_size(what: str, encoded: bytes, max_bytes: int) -> None:
+    if len(encoded) > max_bytes:
+        raise TooLarge(f"The {what} has {len(encoded)} bytes; at most {max_bytes} are taken.")
+
+
+def check_attributes(attributes: Mapping[str, str], settings: RoomSettings) -> None:
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
+    if size > settings.attributes_max_bytes:
+        raise TooLarge(f"The attributes have {size} bytes; at most {settings.attributes_max_bytes} are taken.")
+
+
+# --- coming ---------------------------------------------------------------------------------------------------------
+
+
+def check_place(room: RoomCore, grants: Grants) -> None:
+    """Raises `RoomFull`. Whoever takes the place of himself, or takes none, may always come."""
+    limit = min(room.record.participants_max or room.settings.participants_max, room.settings.participants_max)
+    if grants.identity in room.by_identity or grants.hidden or grants.recorder:
+        return
+    if sum(participant.is_counted for participant in room.participants.values()) >= limit:
+        raise RoomFull(f"The room is full: at most {limit} participants.")
+
+
+def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Moment) -> None:
+    grants = parameters.grants
+    predecessor = room.by_identity.get(grants.identity)
+    if predecessor is not None:
+        leave(room, predecessor, Reason.DUPLICATE_IDENTITY, now, is_told=True)
+    participant = _newcomer(room, session, parameters, now)
+    room.participants[participant.sid] = participant
+    room.by_identity[participant.identity] = participant
+    room.by_session[session] = participant
+    room.record.was_joined = True
+    room.changed.add(room.record.sid)
+    room.timers.clear(("room", ""))
+
+    room.send(participant, rtc.SignalResponse(join=_join_response(room, participant)))
+    participant.state = State.JOINED
+    room.refresh_token(participant)
+    room.announce(participant)
+    for request in parameters.add_tracks:
+        publishing.add_track(room, participant, request)
+    subscribing.begin(room, participant)
+    data.consider_tracks(room, participant)
+    if parameters.offer is not None and parameters.offer.sdp:
+        publishing.offer(room, participant, parameters.offer)
+        data.transport_added(room, participant)
+    if not participant.is_single:
+        subscribing.offer(room, participant)
+        data.transport_added(room, participant)
+    room.out.append(ParticipantJoined(participant.identity))
+    room.timers.set(("connect", participant.sid), now.seconds + room.settings.connect_seconds)
+    _schedule_refresh(room, participant, now)
+    counts_changed(room, now)
+
+
+def _newcomer(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Moment) -> Participant:
+    grants = parameters.grants
+    credentials = room.sources.credentials
+    local = room.local_transport(grants.identity)
+    participant = Participant(
+        sid=room.sources.sid("PA_"),
+        grants=grants,
+        client=parameters.client,
+        is_single=parameters.is_single,
+        auto_subscribe=parameters.auto_subscribe,
+        adaptive_stream=parameters.adaptive_stream,
+        auto_subscribe_data=parameters.auto_subscribe_data,
+        name=grants.name,
+        metadata=parameters.metadata or grants.metadata,
+        attributes={key: value for key, value in {**grants.attributes, **parameters.attributes}.items() if value},
+        joined_at_ms=now.unix_ms,
+        joined_at=now.seconds,
+        publisher=Connection(room.sources.number()),
+        publishing=ClientOffered(local, new_credentials=credentials, mimes=room.settings.codecs),
+        session=session,
+    )
+    if not parameters.is_single:
+        participant.subscriber = Connection(room.sources.number())
+        own = room.local_transport(grants.identity)
+        participant.subscribing = ServerOffered(own, new_credentials=credentials)
+    room.record.prefers_tcp.discard(grants.identity)
+    return participant
+
+
+def _join_response(room: RoomCore, participant: Participant) -> rtc.JoinResponse:
+    return rtc.JoinResponse(
+        room=room.info(),
+        participant=participant.info(),
+        other_participants=room.visible_to(participant),
+        server_version=room.server.info.version,
+        server_info=room.server.info,
+        server_region=room.server.info.region,
+        ice_servers=room.server.ice_servers,
+        subscriber_primary=not participant.is_single,
+        ping_interval=PING_INTERVAL_SECONDS,
+        ping_timeout=PING_TIMEOUT_SECONDS,
+        sif_trailer=room.server.sif_trailer,
+        enabled_publish_codecs=room.codecs(),
+        fast_publish=participant.grants.can_publish or participant.grants.can_publish_data,
+    )
+
+
+def _schedule_refresh(room: RoomCore, participant: Participant, now: Moment) -> None:
+    room.timers.set(("refresh", participant.sid), now.seconds + room.settings.token_refresh_seconds)
+
+
+def refresh(room: RoomCore, participant: Participant, now: Moment) -> None:
+    room.refresh_token(participant)
+    if participant.session is not None:
+        _schedule_refresh(room, participant, now)
+
+
+# --- coming back ----------------------------------------------------------------------------------------------------
+
+
+def resume(
+    room: RoomCore, session: SessionId, parameters: JoinParameters, cache: data.ReliableCache, now: Moment
+) -> None:
+    participant = room.participants.get(parameters.participant_sid)
+    if (
+        participant is None
+        or participant.identity != parameters.grants.identity
+        or participant.is_single != parameters.is_single
+    ):
+        room.out.extend(mismatch(session))
+        return
+    room.hang_up(participant, "resumed on another connection")
+    participant.session = session
+    room.by_session[session] = participant
+    room.timers.clear(("absent", participant.sid))
+    reconnect = rtc.ReconnectResponse(
+        ice_servers=room.server.ice_servers,
+        server_info=room.server.info,
+        last_message_seq=participant.last_sequence,
+    )
+    room.send(participant, rtc.SignalResponse(reconnect=reconnect))
+    if participant.fail_resume:
+        participant.fail_resume = False
+        signal_closed(room, session, now)
+        room.out.append(CloseSignal(session, "asked for by simulate"))
+        return
+    everybody = [*room.visible_to(participant), participant.info()]
+    room.send(participant, rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=everybody)))
+    room.send(participant, rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
+    room.refresh_token(participant)
+    for track in participant.tracks.values():
+        demand.tell_demand(room, participant, track)
+    if parameters.sync_state is not None:
+        sync_state(room, participant, parameters.sync_state, cache)
+    if participant.subscribing is not None:
+        participant.subscribing.restart_ice()
+        subscribing.offer(room, participant)
+    _schedule_refresh(room, participant, now)
+    room.touch(participant)
+
+
+def mismatch(session: SessionId) -> list[Send | CloseSignal]:
+    """What a client is told that comes back to something that is not there any more."""
+    message = rtc.LeaveRequest(can_reconnect=True, reason=Reason.STATE_MISMATCH, action=_Action.RECONNECT)
+    return [
+        Send(session, rtc.SignalResponse(leave=message)),
+        CloseSignal(session, "there is no such participant to resume"),
+    ]
+
+
+def sync_state(room: RoomCore, participant: Participant, state: rtc.SyncState, cache: data.ReliableCache) -> None:
+    """What the client believes, after a resume; ours wins but for its own wishes."""
+    if state.HasField("subscription"):
+        subscribing.update_subscription(room, participant, state.subscription)
+    if state.track_sids_disabled:
+        disabled = rtc.UpdateTrackSettings(track_sids=state.track_sids_disabled, disabled=True)
+        subscribing.track_setting(room, participant, disabled)
+    for published in state.publish_data_tracks:
+        if published.info.pub_handle not in participant.data_tracks:
+            request = rtc.PublishDataTrackRequest(
+                pub_handle=published.info.pub_handle,
+                name=published.info.name,
+                encryption=published.info.encryption,
+            )
+            data.publish_track(room, participant, request)
+    if state.HasField("data_subscription"):
+        data.update_subscription(room, participant, state.data_subscription)
+    data.replay(room, cache, participant, state.datachannel_receive_states)
+
+
+# --- losing signal or media -----------------------------------------------------------------------------------------
+
+
+def signal_closed(room: RoomCore, session: SessionId, now: Moment) -> None:
+    """The signal connection is gone, without a word."""
+    participant = room.by_session.pop(session, None)
+    if participant is None or participant.session != session:
+        return
+    participant.session = None
+    room.timers.clear(("refresh", participant.sid))
+    if not participant.primary.was_connected:
+        leave(room, participant, Reason.SIGNAL_CLOSE, now)
+        return
+    room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
+    room.touch(participant)
+
+
+def transport_changed(room: RoomCore, event: border.TransportState, now: Moment) -> None:
+    participant = room.by_transport.get(event.transport)
+    if participant is None:
+        return
+    is_publisher = participant.publisher.transport == event.transport
+    connection = participant.publisher if is_publisher else participant.subscriber
+    if connection is None:
+        return
+    match event.state:
+        case TransportStatus.CONNECTED:
+            connection.is_connected = connection.was_connected = True
+            room.timers.clear(("gone", participant.sid))
+            quality.lost(room, participant, event.state)
+            if connection is participant.primary:
+                _active(room, participant, now)
+        case TransportStatus.DISCONNECTED:
+            quality.lost(room, participant, event.state)
+        case TransportStatus.FAILED:
+            connection.is_connected = False
+            quality.lost(room, participant, event.state)
+            _media_failed(room, participant, now)
+        case TransportStatus.CLOSED:
+            # The worker has forgotten it: there is nothing to come back to.
+            reason = Reason.CONNECTION_TIMEOUT if connection.was_connected else Reason.JOIN_FAILURE
+            if event.reason == "closed_by_peer":
+                reason = Reason.CLIENT_INITIATED
+            leave(room, participant, reason, now, is_told=True, action=_Action.RECONNECT)
+        case _:
+            pass
+    room.touch(participant)
+
+
+def _active(room: RoomCore, participant: Participant, now: Moment) -> None:
+    room.timers.clear(("connect", participant.sid))
+    if participant.state != State.JOINED:
+        return
+    participant.state = State.ACTIVE
+    room.announce(participant)
+    room.out.append(ParticipantConnected(participant.identity, now.seconds - participant.joined_at))
+    room.notify("participant_joined", participant)
+    for track in participant.tracks.values():
+        if track.is_published:
+            room.notify("track_published", participant, track.info)
+
+
+def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None:
+    if participant.session is None:
+        leave(room, participant, Reason.CONNECTION_TIMEOUT, now)
+        return
+    _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
+    room.hang_up(participant, "media failed")
+    room.timers.set(("gone", participant.sid), now.seconds + room.settings.media_absence_seconds)
+
+
+def _tell_leave(
+    room: RoomCore, participant: Participant, reason: models.DisconnectReason, action: rtc.LeaveRequest.Action
+) -> None:
+    message = rtc.LeaveRequest(reason=reason, can_reconnect=action != _Action.DISCONNECT)
+    if participant.protocol >= _KNOWS_ACTIONS:
+        message.action = action
+    room.send(participant, rtc.SignalResponse(leave=message))
+
+
+# --- leaving --------------------------------------------------------------------------------------------------------
+
+
+def leave(
+    room: RoomCore,
+    participant: Participant,
+    reason: models.DisconnectReason,
+    now: Moment,
+    *,
+    is_told: bool = False,
+    action: rtc.LeaveRequest.Action = _Action.DISCONNECT,
+) -> None:
+    """Take a participant out of the room. `is_told`: he does not know yet."""
+    if room.participants.get(participant.sid) is not participant:
+        return
+    was_active = participant.state == State.ACTIVE
+    if is_told:
+        _tell_leave(room, participant, reason, action)
+    room.hang_up(participant, models.DisconnectReason.Name(reason).lower())
+    published = [track for track in participant.tracks.values() if track.is_published]
+    del room.participants[participant.sid]
+    room.by_identity.pop(participant.identity, None)
+    participant.state = State.DISCONNECTED
+    participant.disconnect_reason = reason
+    room.announce(participant)
+    for track in tuple(participant.tracks.values()):
+        publishing.end_track(room, participant, track)
+    for data_track in tuple(participant.data_tracks.values()):
+        data.end_track(room, participant, data_track)
+    for subscription in participant.subscriptions.values():
+        room.by_downtrack.pop(subscription.downtrack, None)
+    for connection in (participant.publisher, participant.subscriber):
+        if connection is not None and connection.is_added:
+            room.by_transport.pop(connection.transport, None)
+            room.command(border.RemoveTransport(transport=connection.transport))
+    for kind in ("connect", "gone", "absent", "refresh"):
+        room.timers.clear((kind, participant.sid))
+    room.touch(participant)
+    room.notify("participant_left" if was_active else "participant_connection_aborted", participant)
+    clean = reason not in (Reason.CONNECTION_TIMEOUT, Reason.SIGNAL_CLOSE, Reason.JOIN_FAILURE)
+    room.out.append(ParticipantLeft(participant.identity, reason, clean))
+    if not room.participants:
+        room.timers.set(("room", ""), now.seconds + room.record.departure_timeout_seconds)
+    if published or participant.is_counted:
+        counts_changed(room, now)
+
+
+def counts_changed(room: RoomCore, now: Moment) -> None:
+    """Counts are told together, and in large rooms rarely."""
+    key = ("counts", "")
+    if key not in room.timers:
+        wait = _COUNTS_LARGE_SECONDS if len(room.participants) > _LARGE_ROOM else _COUNTS_SECONDS
+        room.timers.set(key, now.seconds + wait)

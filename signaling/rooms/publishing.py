@@ -1,0 +1,416 @@
+"""What participants send: announcing tracks, the client's offers, muting, changing, ending.
+
+A track exists from `add_track` on and is published once a media section of the client's offer carries it; the two come
+in either order and are joined by the client's id of the track (`cid`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from livekit.protocol import models, rtc
+
+from sfu import border
+from sfu.border import Content, Kind, LayerMode, LayerSpec
+from sfu.sdp import SdpError
+from signaling.rooms import quality, subscribing
+from signaling.rooms.core import RoomCore, State
+from signaling.rooms.demand import layers_of
+from signaling.rooms.effects import TrackChanged
+from signaling.rooms.grants import SOURCES
+from signaling.rooms.state import Participant, Track, Uplink
+from signaling.rooms.transport import Answer, Publishing, ReceivedSection
+
+_SOURCE_LETTERS = {
+    models.TrackSource.CAMERA: "C",
+    models.TrackSource.MICROPHONE: "M",
+    models.TrackSource.SCREEN_SHARE: "S",
+    models.TrackSource.SCREEN_SHARE_AUDIO: "s",
+}
+_SOURCE_NAMES: dict[int, str] = {number: name for name, number in SOURCES.items()}
+_SCREENS = (models.TrackSource.SCREEN_SHARE, models.TrackSource.SCREEN_SHARE_AUDIO)
+_SVC_MIMES = ("video/vp9", "video/av1")
+_VIDEO = models.TrackType.VIDEO
+_SVC_MODE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
+_SIMULCAST_MODE = models.VideoLayer.Mode.ONE_SPATIAL_LAYER_PER_STREAM
+
+
+def source_name(source: int) -> str:
+    """Return the name that tokens use."""
+    return _SOURCE_NAMES.get(source, "unknown")
+
+
+# --- announcing -----------------------------------------------------------------------------------------------------
+
+
+def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackRequest) -> None:
+    refusal = _refusal(room, participant, request)
+    if refusal is not None:
+        reason, message = refusal
+        refused = rtc.RequestResponse(reason=reason, message=message, add_track=request)
+        room.send(participant, rtc.SignalResponse(request_response=refused))
+        return
+    if request.sid:
+        track = participant.tracks[request.sid]
+        # A further codec of a track that is published already.
+        for codec in request.simulcast_codecs:
+            track.cids[codec.cid or request.cid] = _mime(codec.codec, track.kind)
+            track.info.codecs.append(_codec_info(codec, track.kind, request))
+    else:
+        track = _new_track(room, request)
+        participant.tracks[track.sid] = track
+    room.touch(participant)
+    reply = rtc.TrackPublishedResponse(cid=request.cid, track=track.info)
+    room.send(participant, rtc.SignalResponse(track_published=reply))
+    parked = [participant.parked.pop(cid) for cid in tuple(track.cids) if cid in participant.parked]
+    for section in parked:
+        _connect(room, participant, track, section)
+    if parked:
+        _announced(room, participant, track)
+
+
+def _refusal(
+    room: RoomCore, participant: Participant, request: rtc.AddTrackRequest
+) -> tuple[rtc.RequestResponse.Reason, str] | None:
+    reasons = rtc.RequestResponse.Reason
+    if not participant.grants.may_publish(request.source):
+        return reasons.NOT_ALLOWED, "The token does not allow to publish this source."
+    if request.sid:
+        known = participant.tracks.get(request.sid)
+        return None if known is not None else (reasons.NOT_FOUND, "There is no track of that sid to add a codec to.")
+    if not request.cid:
+        return reasons.INVALID_REQUEST, "A track needs a `cid`."
+    if request.type not in (models.TrackType.AUDIO, models.TrackType.VIDEO):
+        return reasons.UNSUPPORTED_TYPE, "Only audio and video tracks can be added; data goes over data channels."
+    waiting = sum(not track.is_published for track in participant.tracks.values())
+    if len(participant.tracks) >= room.settings.tracks_max or waiting >= room.settings.pending_tracks_max:
+        return reasons.LIMIT_EXCEEDED, "That are more tracks than one participant may publish."
+    if len(request.name.encode()) > room.settings.name_max_bytes:
+        return reasons.LIMIT_EXCEEDED, "The track's name is too long."
+    return None
+
+
+def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
+    is_video = request.type == _VIDEO
+    kind = Kind.VIDEO if is_video else Kind.AUDIO
+    letters = ("V" if is_video else "A") + _SOURCE_LETTERS.get(request.source, "_")
+    codecs = [_codec_info(codec, kind, request) for codec in request.simulcast_codecs]
+    layers = _sorted_layers(request.layers)
+    info = models.TrackInfo(
+        sid=room.sources.sid(f"TR_{letters}"),
+        type=request.type,
+        name=request.name,
+        muted=request.muted,
+        width=request.width,
+        height=request.height,
+        simulcast=is_video and len(layers) > 1,
+        disable_dtx=request.disable_dtx,
+        source=request.source,
+        layers=layers,
+        mime_type=codecs[0].mime_type if codecs else "",
+        codecs=codecs,
+        stereo=request.stereo,
+        disable_red=request.disable_red,
+        encryption=request.encryption,
+        stream=request.stream or ("screen" if request.source in _SCREENS else "camera"),
+        audio_features=request.audio_features,
+        backup_codec_policy=request.backup_codec_policy,
+        packet_trailer_features=request.packet_trailer_features,
+    )
+    cids = {codec.cid or request.cid: _mime(codec.codec, kind) for codec in request.simulcast_codecs}
+    return Track(info=info, request=request, kind=kind, cids=cids or {request.cid: ""})
+
+
+def _codec_info(codec: rtc.SimulcastCodec, kind: Kind, request: rtc.AddTrackRequest) -> models.SimulcastCodecInfo:
+    return models.SimulcastCodecInfo(
+        mime_type=_mime(codec.codec, kind),
+        cid=codec.cid or request.cid,
+        layers=_sorted_layers(codec.layers or request.layers),
+        video_layer_mode=codec.video_layer_mode,
+    )
+
+
+def _mime(codec: str, kind: Kind) -> str:
+    """Return `video/VP8` for the `vp8` of requests; "" for no preference."""
+    if not codec:
+        return ""
+    name = codec.rpartition("/")[2].lower()
+    return f"{kind}/{name if name in ('opus', 'red') else name.upper()}"
+
+
+def _sorted_layers(layers: Iterable[models.VideoLayer]) -> list[models.VideoLayer]:
+    """Return the layers lowest first, numbered; clients list them in either order."""
+    ordered = sorted(layers, key=lambda layer: (layer.quality, layer.width * layer.height))
+    numbered = []
+    for spatial, layer in enumerate(ordered):
+        copy = models.VideoLayer()
+        copy.CopyFrom(layer)
+        copy.spatial_layer = spatial
+        numbered.append(copy)
+    return numbered
+
+
+# --- the client's offers --------------------------------------------------------------------------------------------
+
+
+def offer(room: RoomCore, participant: Participant, description: rtc.SessionDescription) -> None:
+    """Answer the client's offer on its publisher connection."""
+    wanted = subscribing.wanted(room, participant) if participant.is_single else ()
+    try:
+        answer = participant.publishing.answer(description.sdp, wanted, _hints(participant))
+    except SdpError as error:
+        room.drop(f"sdp_{error.code}")
+        subscribing.hopeless(room, participant, f"The offer cannot be used: {error.message}.")
+        return
+    connection = participant.publisher
+    if not connection.is_added:
+        connection.is_added = True
+        room.by_transport[connection.transport] = participant
+        room.command(
+            border.AddTransport(
+                transport=connection.transport, room=room.record.number, local=answer.local.ice, remote=answer.remote
+            )
+        )
+    elif answer.ice_restart:
+        room.command(
+            border.RestartIce(transport=connection.transport, local=answer.local.ice, remote=answer.remote.ice)
+        )
+    else:
+        room.command(border.SetRemote(transport=connection.transport, remote=answer.remote))
+    _take_sections(room, participant, answer)
+    if participant.is_single:
+        subscribing.bind(room, participant, answer.bound, answer.unsupported)
+    reply = rtc.SessionDescription(
+        type="answer", sdp=answer.sdp, id=description.id, mid_to_track_id=answer.mid_to_track_id
+    )
+    room.send(participant, rtc.SignalResponse(answer=reply))
+    room.touch(participant)
+    if participant.is_single:
+        subscribing.after_offer(room, participant)
+
+
+def _hints(participant: Participant) -> Mapping[str, Publishing]:
+    return {
+        cid: Publishing(
+            mime=mime or None,
+            stereo=track.request.stereo,
+            dtx=not track.request.disable_dtx,
+            red=not track.request.disable_red,
+        )
+        for track in participant.tracks.values()
+        for cid, mime in track.cids.items()
+    }
+
+
+def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> None:
+    """Match what the client sends on with what it announced, and end what it has stopped."""
+    active = {section.mid: section for section in answer.received if section.active}
+    for track in tuple(participant.tracks.values()):
+        for uplink in tuple(track.uplinks):
+            section = active.get(uplink.mid)
+            if section is None or section.cid != uplink.section.cid:
+                _disconnect(room, participant, track, uplink)
+            else:
+                del active[uplink.mid]
+    participant.parked.clear()
+    for section in active.values():
+        track_of_section = _track_of(participant, section)
+        if track_of_section is None:
+            participant.parked[section.cid] = section
+        else:
+            _connect(room, participant, track_of_section, section)
+            _announced(room, participant, track_of_section)
+
+
+def _track_of(participant: Participant, section: ReceivedSection) -> Track | None:
+    for track in participant.tracks.values():
+        if section.cid in track.cids:
+            return track
+    if section.cid:
+        return None
+    # A client that names nothing: the oldest announced track of that kind.
+    waiting = (track for track in participant.tracks.values() if not track.uplinks and track.kind is section.kind)
+    return next(waiting, None)
+
+
+def _connect(room: RoomCore, participant: Participant, track: Track, section: ReceivedSection) -> None:
+    mime = track.cids.get(section.cid, "") or (section.codecs[0].mime if section.codecs else "")
+    uplink = Uplink(uptrack=room.sources.number(), section=section, mime=mime)
+    track.uplinks.append(uplink)
+    room.by_uptrack[uplink.uptrack] = (participant, track, uplink)
+    if len(track.uplinks) == 1:
+        track.info.mid = section.mid
+    _note_codec(track, uplink)
+    layers = layers_of(track, uplink)
+    room.command(
+        border.AddUptrack(
+            uptrack=uplink.uptrack,
+            transport=participant.publisher.transport,
+            kind=track.kind,
+            content=Content.SCREEN if track.info.source in _SCREENS else Content.CAMERA,
+            mode=_mode(track, uplink, layers),
+            mid=section.mid,
+            codecs=section.codecs,
+            extensions=section.extensions,
+            rids=section.rids,
+            ssrcs=section.ssrcs,
+            layers=tuple(_layer_spec(layer) for layer in layers) if track.kind is Kind.VIDEO else (),
+            muted=track.info.muted,
+        )
+    )
+
+
+def _announced(room: RoomCore, participant: Participant, track: Track) -> None:
+    """Everybody is told of a track that is published, and those who want it get it."""
+    if len(track.uplinks) == 1:
+        room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "published"))
+    room.announce(participant)
+    if participant.state == State.ACTIVE and len(track.uplinks) == 1:
+        room.notify("track_published", participant, track.info)
+    for other in tuple(room.others(participant)):
+        subscribing.consider(room, other, participant, track)
+    if len(track.uplinks) > 1:
+        subscribing.codec_added(room, track, track.uplinks[-1])
+
+
+def _mode(track: Track, uplink: Uplink, layers: list[models.VideoLayer]) -> LayerMode:
+    if track.kind is Kind.AUDIO:
+        return LayerMode.SINGLE
+    media_ssrcs = [ssrc for ssrc in uplink.section.ssrcs if ssrc.rid is None]
+    if len(uplink.section.rids) > 1 or len(media_ssrcs) > 1:
+        return LayerMode.SIMULCAST
+    # Any of VP9 and AV1 in one stream may bring layers whatever was declared; their descriptors tell.
+    return LayerMode.SVC if uplink.mime.lower() in _SVC_MIMES or len(layers) > 1 else LayerMode.SINGLE
+
+
+def _layer_spec(layer: models.VideoLayer) -> LayerSpec:
+    return LayerSpec(
+        spatial=layer.spatial_layer, width=layer.width, height=layer.height, bitrate_bps=min(layer.bitrate, 2**31)
+    )
+
+
+def _note_codec(track: Track, uplink: Uplink) -> None:
+    """Enter codec and mid where clients look for them."""
+    if track.uplinks[0] is uplink:
+        track.info.mime_type = uplink.mime
+    entry = next((codec for codec in track.info.codecs if codec.cid == uplink.section.cid), None)
+    if entry is None:
+        entry = track.info.codecs.add(cid=uplink.section.cid, layers=track.info.layers)
+    entry.mime_type = uplink.mime
+    entry.mid = uplink.mid
+    if track.kind is Kind.VIDEO and not entry.video_layer_mode:
+        is_svc = uplink.mime.lower() in _SVC_MIMES and len(uplink.section.rids) <= 1 and len(entry.layers) > 1
+        entry.video_layer_mode = _SVC_MODE if is_svc else _SIMULCAST_MODE
+
+
+def media_arrived(room: RoomCore, event: border.UptrackMedia) -> None:
+    found = room.by_uptrack.get(event.uptrack)
+    if found is None:
+        return
+    participant, track, uplink = found
+    is_new = not uplink.has_media
+    uplink.has_media = True
+    if event.mime.lower() != uplink.mime.lower():
+        uplink.mime = event.mime
+        _note_codec(track, uplink)
+        room.announce(participant)
+    if is_new:
+        room.touch(participant)
+
+
+# --- ending ---------------------------------------------------------------------------------------------------------
+
+
+def _disconnect(room: RoomCore, participant: Participant, track: Track, uplink: Uplink) -> None:
+    """One codec of a track has stopped; the track ends with its last."""
+    if len(track.uplinks) == 1:
+        end_track(room, participant, track)
+        return
+    track.uplinks.remove(uplink)
+    room.by_uptrack.pop(uplink.uptrack, None)
+    subscribing.uplink_ended(room, track, uplink)
+    room.command(border.RemoveUptrack(uptrack=uplink.uptrack))
+    room.announce(participant)
+
+
+def end_track(room: RoomCore, participant: Participant, track: Track, *, by_server: bool = False) -> None:
+    participant.tracks.pop(track.sid, None)
+    was_published = track.is_published
+    for uplink in track.uplinks:
+        room.by_uptrack.pop(uplink.uptrack, None)
+        room.command(border.RemoveUptrack(uptrack=uplink.uptrack))
+    if track.kind is Kind.AUDIO:
+        quality.silenced(room, participant)
+    subscribing.track_ended(room, track)
+    if by_server:
+        message = rtc.TrackUnpublishedResponse(track_sid=track.sid)
+        room.send(participant, rtc.SignalResponse(track_unpublished=message))
+    room.touch(participant)
+    if not was_published:
+        return
+    room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "unpublished"))
+    if participant.state != State.DISCONNECTED:
+        room.announce(participant)
+    room.notify("track_unpublished", participant, track.info)
+
+
+def enforce_permission(room: RoomCore, participant: Participant) -> None:
+    """End whatever the grants do not allow any more."""
+    for track in tuple(participant.tracks.values()):
+        if not participant.grants.may_publish(track.info.source):
+            end_track(room, participant, track, by_server=True)
+
+
+# --- changing -------------------------------------------------------------------------------------------------------
+
+
+def mute(room: RoomCore, participant: Participant, request: rtc.MuteTrackRequest) -> None:
+    track = participant.tracks.get(request.sid)
+    if track is not None:
+        set_muted(room, participant, track, request.muted)
+
+
+def set_muted(room: RoomCore, participant: Participant, track: Track, muted: bool) -> None:
+    if track.info.muted == muted:
+        return
+    track.info.muted = muted
+    for uplink in track.uplinks:
+        room.command(border.UpdateUptrack(uptrack=uplink.uptrack, muted=muted))
+    room.touch(participant)
+    if track.is_published:
+        state = "muted" if muted else "unmuted"
+        room.out.append(TrackChanged(participant.identity, source_name(track.info.source), state))
+        room.announce(participant)
+
+
+def update_layers(room: RoomCore, participant: Participant, request: rtc.UpdateVideoLayers) -> None:
+    track = participant.tracks.get(request.track_sid)
+    if track is None or not request.layers:
+        return
+    del track.info.layers[:]
+    track.info.layers.extend(_sorted_layers(request.layers))
+    for codec in track.info.codecs:
+        del codec.layers[:]
+        codec.layers.extend(track.info.layers)
+    for uplink in track.uplinks:
+        layers = tuple(_layer_spec(layer) for layer in layers_of(track, uplink))
+        room.command(border.UpdateUptrack(uptrack=uplink.uptrack, muted=track.info.muted, layers=layers))
+    room.announce(participant)
+
+
+def update_audio_track(room: RoomCore, participant: Participant, request: rtc.UpdateLocalAudioTrack) -> None:
+    track = participant.tracks.get(request.track_sid)
+    if track is not None:
+        del track.info.audio_features[:]
+        track.info.audio_features.extend(request.features)
+        features = models.AudioTrackFeature
+        track.info.stereo = features.TF_STEREO in request.features
+        track.info.disable_dtx = features.TF_NO_DTX in request.features
+        room.announce(participant)
+
+
+def update_video_track(room: RoomCore, participant: Participant, request: rtc.UpdateLocalVideoTrack) -> None:
+    track = participant.tracks.get(request.track_sid)
+    if track is not None:
+        track.info.width, track.info.height = request.width, request.height
+        room.announce(participant)

@@ -1,0 +1,362 @@
+"""A room: what comes in, and the effects that go out. One object per room, no I/O, no clock.
+
+Every method takes what happened and the moment, and returns all that follows, in order. The rules are in the modules
+beside this one; here is only which of them a message, an event or a timer concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from livekit.protocol import models, rtc
+from livekit.protocol import room as api
+
+from sfu import border
+from signaling.errors import InvalidRequest, NotFound, PreconditionFailed
+from signaling.rooms import data, demand, own_state, presence, publishing, quality, subscribing
+from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
+from signaling.rooms.effects import Effect, Ended, RpcEnded, SessionId
+from signaling.rooms.presence import JoinParameters
+from signaling.rooms.settings import RoomSettings
+from signaling.rooms.state import Participant, RoomRecord
+
+_Action = rtc.LeaveRequest.Action
+
+
+class Room:
+    """`RoomCore` has the records; this is the only way to them from outside."""
+
+    def __init__(
+        self, record: RoomRecord, settings: RoomSettings, server: ServerFacts, worker: WorkerSide, sources: Sources
+    ) -> None:
+        self.core = RoomCore(record, settings, server, worker, sources)
+        self._cache = data.ReliableCache(settings.reliable_cache_seconds, settings.reliable_cache_max_bytes)
+
+    # --- a room's life -----------------------------------------------------------------------------------------------
+
+    def open(self, now: Moment) -> list[Effect]:
+        """Begin: nobody is there yet."""
+        core = self.core
+        core.notify("room_started")
+        core.changed.add(core.record.sid)
+        core.timers.set(("room", ""), now.seconds + core.record.empty_timeout_seconds)
+        return self._effects()
+
+    def revive(self, participants: Iterable[Participant], now: Moment) -> list[Effect]:
+        """Go on after a restart of signaling: media has lived on, signal connections have not."""
+        core = self.core
+        for participant in participants:
+            participant.session = None
+            core.participants[participant.sid] = participant
+            core.by_identity[participant.identity] = participant
+            for connection in (participant.publisher, participant.subscriber):
+                if connection is not None and connection.is_added:
+                    core.by_transport[connection.transport] = participant
+            for track in participant.tracks.values():
+                core.by_uptrack.update({uplink.uptrack: (participant, track, uplink) for uplink in track.uplinks})
+            for subscription in participant.subscriptions.values():
+                core.by_downtrack[subscription.downtrack] = (participant, subscription)
+            core.timers.set(("absent", participant.sid), now.seconds + core.settings.signal_absence_seconds)
+        if not core.participants:
+            record = core.record
+            wait = record.departure_timeout_seconds if record.was_joined else record.empty_timeout_seconds
+            core.timers.set(("room", ""), now.seconds + wait)
+        return self._effects()
+
+    def close(
+        self, reason: models.DisconnectReason, now: Moment, action: rtc.LeaveRequest.Action = _Action.DISCONNECT
+    ) -> list[Effect]:
+        """End: everybody is told to go."""
+        self._everybody_out(reason, now, action)
+        self._end()
+        return self._effects()
+
+    def worker_lost(self, now: Moment) -> list[Effect]:
+        """The worker is gone with all media: clients come back afresh, to another one. The room lives on."""
+        self._everybody_out(Reason.STATE_MISMATCH, now, _Action.RECONNECT)
+        return self._effects()
+
+    def move(self, worker: WorkerSide) -> None:
+        """Newcomers are served by another worker from now on."""
+        self.core.worker = worker
+
+    def _everybody_out(self, reason: models.DisconnectReason, now: Moment, action: rtc.LeaveRequest.Action) -> None:
+        for participant in tuple(self.core.participants.values()):
+            presence.leave(self.core, participant, reason, now, is_told=True, action=action)
+
+    def _end(self) -> None:
+        core = self.core
+        if not core.is_over:
+            core.is_over = True
+            core.notify("room_finished")
+            core.out.append(Ended())
+
+    # --- signal connections ------------------------------------------------------------------------------------------
+
+    def join(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
+        """Raises a `Refusal`; `JoinParameters` were checked by `presence.check`."""
+        presence.check_place(self.core, parameters.grants)
+        presence.join(self.core, session, parameters, now)
+        return self._effects()
+
+    def resume(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
+        presence.resume(self.core, session, parameters, self._cache, now)
+        return self._effects()
+
+    def request(self, session: SessionId, request: rtc.SignalRequest, now: Moment) -> list[Effect]:
+        """What a client says. From a connection that the room does not know any more, nothing."""
+        participant = self.core.by_session.get(session)
+        if participant is not None:
+            self._handle(participant, request, now)
+        return self._effects()
+
+    def signal_closed(self, session: SessionId, now: Moment) -> list[Effect]:
+        presence.signal_closed(self.core, session, now)
+        return self._effects()
+
+    def _handle(self, participant: Participant, request: rtc.SignalRequest, now: Moment) -> None:
+        core = self.core
+        kind = request.WhichOneof("message")
+        if kind is None:
+            core.drop("signal_unknown")
+            return
+        message = getattr(request, kind)
+        rule = _RULES.get(kind)
+        if rule is not None:
+            rule(core, participant, message)
+            return
+        match kind:
+            case "offer":
+                was_added = participant.publisher.is_added
+                publishing.offer(core, participant, message)
+                if participant.is_single and not was_added and participant.publisher.is_added:
+                    data.transport_added(core, participant)
+            case "ping":
+                core.send(participant, rtc.SignalResponse(pong=now.unix_ms))
+            case "ping_req":
+                pong = rtc.Pong(last_ping_timestamp=message.timestamp, timestamp=now.unix_ms)
+                core.send(participant, rtc.SignalResponse(pong_resp=pong))
+            case "leave":
+                # The Go SDK waits for the echo.
+                echo = rtc.LeaveRequest(reason=Reason.CLIENT_INITIATED, action=_Action.DISCONNECT)
+                core.send(participant, rtc.SignalResponse(leave=echo))
+                presence.leave(core, participant, Reason.CLIENT_INITIATED, now)
+            case "sync_state":
+                presence.sync_state(core, participant, message, self._cache)
+            case "simulate":
+                self._simulate(participant, message, now)
+            case _:
+                core.drop("signal_unknown")
+
+    def _simulate(self, participant: Participant, scenario: rtc.SimulateScenario, now: Moment) -> None:
+        """Faults that SDKs ask for in their tests; what the SDK does by itself is not repeated here."""
+        core = self.core
+        match scenario.WhichOneof("scenario"):
+            case "speaker_update":
+                speaker = models.SpeakerInfo(sid=participant.sid, level=0.5, active=True)
+                core.broadcast(rtc.SignalResponse(speakers_changed=rtc.SpeakersChanged(speakers=[speaker])))
+            case "migration" | "node_failure":
+                presence.leave(core, participant, Reason.UNKNOWN_REASON, now)
+            case "server_leave":
+                presence.leave(core, participant, Reason.SERVER_SHUTDOWN, now, is_told=True)
+            case "switch_candidate_protocol":
+                if scenario.switch_candidate_protocol != rtc.CandidateProtocol.UDP:
+                    core.record.prefers_tcp.add(participant.identity)
+            case "disconnect_signal_on_resume" | "disconnect_signal_on_resume_no_messages":
+                participant.fail_resume = True
+            case _:
+                core.drop("simulation_unknown")
+
+    # --- the worker --------------------------------------------------------------------------------------------------
+
+    def event(self, event: border.AnyEvent, now: Moment) -> list[Effect]:
+        core = self.core
+        match event:
+            case border.DataMessage():
+                sender = core.by_transport.get(event.transport)
+                if sender is not None:
+                    data.received(core, self._cache, sender, event, now)
+            case border.TransportState():
+                presence.transport_changed(core, event, now)
+            case border.DataChannelOpen():
+                receiver = core.by_transport.get(event.transport)
+                if receiver is not None:
+                    data.channel_open(core, self._cache, receiver, event)
+            case border.UptrackMedia():
+                publishing.media_arrived(core, event)
+            case border.UptrackDemand():
+                demand.demand_changed(core, event)
+            case border.DowntrackState():
+                subscribing.state_changed(core, event)
+            case border.Speakers():
+                quality.speakers(core, event)
+            case _:
+                pass
+        return self._effects()
+
+    def quality(self, reports: Iterable[border.TransportQuality]) -> list[Effect]:
+        quality.reported(self.core, reports)
+        return self._effects()
+
+    def attach(self, snapshot: border.Snapshot, now: Moment) -> list[Effect]:
+        """Take what lives on the worker for true, after events may have been missed."""
+        core = self.core
+        alive = {summary.transport: summary for summary in snapshot.transports}
+        for transport, participant in tuple(core.by_transport.items()):
+            summary = alive.get(transport)
+            state = border.TransportStatus.CLOSED if summary is None else summary.state
+            event = border.TransportState(transport=transport, state=state, reason="found_so")
+            presence.transport_changed(core, event, now)
+            if summary is not None and data.RELIABLE in summary.channels:
+                opened = border.DataChannelOpen(transport=transport, label=data.RELIABLE)
+                data.channel_open(core, self._cache, participant, opened)
+        for uptrack in snapshot.uptracks:
+            found = core.by_uptrack.get(uptrack.uptrack)
+            if found is not None and found[2].max_spatial != uptrack.max_spatial:
+                demand.demand_changed(
+                    core, border.UptrackDemand(uptrack=uptrack.uptrack, max_spatial=uptrack.max_spatial)
+                )
+        return self._effects()
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When `timeout` wants to be called next."""
+        return self.core.timers.next()
+
+    def timeout(self, now: Moment) -> list[Effect]:
+        core = self.core
+        while (key := core.timers.pop_due(now.seconds)) is not None:
+            kind, sid = key
+            participant = core.participants.get(sid)
+            match kind:
+                case "room":
+                    if not core.participants:
+                        self._end()
+                case "counts":
+                    core.room_changed()
+                case "rpc":
+                    if core.server_calls.pop(sid, None) is not None:
+                        core.out.append(RpcEnded(sid, "", "response timeout"))
+                case "refresh" if participant is not None:
+                    presence.refresh(core, participant, now)
+                case "connect" if participant is not None:
+                    presence.leave(core, participant, Reason.JOIN_FAILURE, now, is_told=True, action=_Action.RECONNECT)
+                case "gone" | "absent" if participant is not None:
+                    presence.leave(core, participant, Reason.CONNECTION_TIMEOUT, now)
+                case _:
+                    pass
+        return self._effects()
+
+    # --- administrators ----------------------------------------------------------------------------------------------
+
+    def participant(self, identity: str) -> Participant:
+        """Raises `NotFound`."""
+        participant = self.core.by_identity.get(identity)
+        if participant is None:
+            raise NotFound("participant does not exist")
+        return participant
+
+    def remove(
+        self, identity: str, now: Moment, reason: models.DisconnectReason = Reason.PARTICIPANT_REMOVED
+    ) -> list[Effect]:
+        presence.leave(self.core, self.participant(identity), reason, now, is_told=True)
+        return self._effects()
+
+    def mute(self, identity: str, track_sid: str, muted: bool) -> list[Effect]:
+        """Mute a track and tell its publisher to. An unknown track is no error, as in LiveKit."""
+        participant = self.participant(identity)
+        if not muted and not self.core.settings.enable_remote_unmute:
+            raise PreconditionFailed("remote unmute not enabled")
+        track = participant.tracks.get(track_sid)
+        if track is not None and track.info.muted != muted:
+            message = rtc.MuteTrackRequest(sid=track_sid, muted=muted)
+            self.core.send(participant, rtc.SignalResponse(mute=message))
+            publishing.set_muted(self.core, participant, track, muted)
+        return self._effects()
+
+    def update_participant(self, request: api.UpdateParticipantRequest) -> list[Effect]:
+        own_state.change(
+            self.core,
+            self.participant(request.identity),
+            name=request.name,
+            metadata=request.metadata,
+            attributes=request.attributes,
+            permission=request.permission if request.HasField("permission") else None,
+        )
+        return self._effects()
+
+    def update_subscriptions(self, request: api.UpdateSubscriptionsRequest) -> list[Effect]:
+        update = rtc.UpdateSubscription(
+            track_sids=request.track_sids,
+            subscribe=request.subscribe,
+            participant_tracks=request.participant_tracks,
+        )
+        subscribing.update_subscription(self.core, self.participant(request.identity), update)
+        return self._effects()
+
+    def update_metadata(self, metadata: str) -> list[Effect]:
+        presence.check_size("metadata", metadata.encode(), self.core.settings.metadata_max_bytes)
+        self.core.record.metadata = metadata
+        self.core.room_changed()
+        return self._effects()
+
+    def send_data(self, request: api.SendDataRequest, now: Moment) -> list[Effect]:
+        packet = models.DataPacket(kind=request.kind, destination_identities=request.destination_identities)
+        packet.user.payload = request.data
+        packet.user.destination_sids.extend(request.destination_sids)
+        packet.user.destination_identities.extend(request.destination_identities)
+        packet.user.nonce = request.nonce
+        if request.HasField("topic"):
+            packet.user.topic = request.topic
+        data.from_server(self.core, self._cache, packet, now)
+        return self._effects()
+
+    def call(self, request: api.PerformRpcRequest, request_id: str, now: Moment) -> list[Effect]:
+        """Call a method of a participant; `RpcEnded` follows, at the latest at the time-out."""
+        callee = self.participant(request.destination_identity)
+        if not request.method:
+            raise InvalidRequest("A call needs a method.")
+        timeout_ms = request.response_timeout_ms or _RPC_TIMEOUT_MS
+        self.core.server_calls[request_id] = callee.identity
+        self.core.timers.set(("rpc", request_id), now.seconds + timeout_ms / 1000)
+        packet = models.DataPacket(kind=models.DataPacket.Kind.RELIABLE, destination_identities=[callee.identity])
+        packet.rpc_request.CopyFrom(
+            models.RpcRequest(
+                id=request_id,
+                method=request.method,
+                payload=request.payload,
+                response_timeout_ms=timeout_ms,
+                version=1,
+            )
+        )
+        data.from_server(self.core, self._cache, packet, now)
+        return self._effects()
+
+    def _effects(self) -> list[Effect]:
+        effects = self.core.out
+        self.core.out = []
+        return effects
+
+
+_RPC_TIMEOUT_MS = 10_000
+
+_RULES: dict[str, Callable[[RoomCore, Participant, Any], None]] = {
+    "add_track": publishing.add_track,
+    "mute": publishing.mute,
+    "update_layers": publishing.update_layers,
+    "update_audio_track": publishing.update_audio_track,
+    "update_video_track": publishing.update_video_track,
+    "answer": subscribing.answer,
+    "subscription": subscribing.update_subscription,
+    "track_setting": subscribing.track_setting,
+    "subscription_permission": subscribing.subscription_permission,
+    "update_metadata": own_state.update_metadata,
+    "publish_data_track_request": data.publish_track,
+    "unpublish_data_track_request": data.unpublish_track,
+    "update_data_subscription": data.update_subscription,
+    # ICE-lite never checks addresses, so clients' candidates are of no use.
+    "trickle": lambda room, participant, message: None,
+}
+"""Messages that one rule answers, without looking at the time."""

@@ -1,0 +1,131 @@
+"""The operator's settings of rooms; `signaling/settings.py` nests them as `rooms`. Values only."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB = 1024 * 1024
+
+
+class RoomSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    auto_create: bool = Field(
+        True, description="Whether a room is made when somebody joins it first. Off, only CreateRoom makes rooms."
+    )
+    enable_remote_unmute: bool = Field(
+        False,
+        description="Whether administrators may unmute tracks. Off, they may only mute: people unmute themselves.",
+    )
+    empty_timeout_seconds: int = Field(
+        300,
+        ge=1,
+        le=604_800,
+        description="How long a room that nobody has joined yet is kept, unless CreateRoom says otherwise.",
+    )
+    departure_timeout_seconds: int = Field(
+        20,
+        ge=1,
+        le=604_800,
+        description="How long a room is kept after its last participant has left, unless CreateRoom says otherwise. "
+        "Raise it where people come back to the same room after a break.",
+    )
+    rooms_max: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Rooms of this node. Raise it with the machine; an empty room costs some kilobytes.",
+    )
+    participants_max: int = Field(
+        5_000,
+        ge=1,
+        le=100_000,
+        description="Participants of one room; CreateRoom can only lower it. Raise it for larger audiences.",
+    )
+    tracks_max: int = Field(
+        64,
+        ge=1,
+        le=1_000,
+        description="Tracks one participant may publish, waiting ones included. Raise it for gateways that publish for "
+        "many.",
+    )
+    pending_tracks_max: int = Field(
+        20,
+        ge=1,
+        le=1_000,
+        description="Announced tracks of one participant that have no media section yet. Raise it with `tracks_max`.",
+    )
+    data_tracks_max: int = Field(
+        64, ge=1, le=1_000, description="Data tracks one participant may publish. Raise it for gateways."
+    )
+    codecs: tuple[str, ...] = Field(
+        ("audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265"),
+        min_length=1,
+        max_length=16,
+        description="Codecs that participants may publish. Take one out where some clients cannot decode it.",
+    )
+    name_max_bytes: int = Field(
+        256, ge=1, le=4_096, description="Longest name of a room or participant, and longest identity."
+    )
+    metadata_max_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        le=524_288,
+        description="Longest metadata of a room or participant. Raise it for applications that keep state there; every "
+        "change goes to everybody.",
+    )
+    attributes_max_bytes: int = Field(
+        65_536, ge=1_024, le=524_288, description="Size of all attributes of a participant together, keys included."
+    )
+    signal_absence_seconds: float = Field(
+        120.0,
+        ge=5,
+        le=3_600,
+        description="How long a participant whose signal connection is gone stays while his media lives. Raise it for "
+        "clients that lose WebSockets for long.",
+    )
+    media_absence_seconds: float = Field(
+        5.0,
+        ge=1,
+        le=120,
+        description="How long a participant stays after his media has failed, to come back. Raise it for links that "
+        "break for longer.",
+    )
+    connect_seconds: float = Field(
+        20.0,
+        ge=5,
+        le=120,
+        description="How long a participant may take from joining to connected media. Raise it for very slow links.",
+    )
+    token_refresh_seconds: int = Field(
+        300, ge=10, le=3_600, description="How often connected clients get a fresh token to come back with."
+    )
+    reliable_cache_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=300,
+        description="How long reliable data is kept for those who come back. Raise it with `signal_absence_seconds`.",
+    )
+    reliable_cache_max_bytes: int = Field(
+        8 * MIB,
+        ge=64 * 1024,
+        le=1024 * MIB,
+        description="Reliable data kept in one room for those who come back; the oldest gives way.",
+    )
+    signal_messages_per_second: int = Field(
+        100,
+        ge=5,
+        le=10_000,
+        description="Signal messages one client may send in the long run; beyond its burst it is closed. Raise it for "
+        "clients with hundreds of tracks.",
+    )
+    signal_messages_burst: int = Field(
+        1_000, ge=50, le=100_000, description="Signal messages one client may send at once before that rate counts."
+    )
+    signal_queue_max_bytes: int = Field(
+        4 * MIB,
+        ge=64 * 1024,
+        le=256 * MIB,
+        description="Signal messages that wait for a slow client before its connection is closed; it may come back "
+        "and resume. Raise it for very large rooms.",
+    )

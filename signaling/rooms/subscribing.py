@@ -1,0 +1,420 @@
+"""What participants receive: who gets which track, in which section, and what they said of it.
+
+A subscription exists as soon as a track may and shall reach a subscriber; it is sent once a media section carries it.
+In dual mode we offer; in single mode the client offers, and is asked to when something waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from livekit.protocol import models, rtc
+
+from sfu import border
+from sfu.border import ChannelSpec, Kind, Want
+from sfu.sdp import SdpError
+from signaling.rooms import demand
+from signaling.rooms.core import RoomCore
+from signaling.rooms.state import Connection, Participant, Subscription, Track, Uplink
+from signaling.rooms.transport import Offer, SendParameters, Wanted
+
+CHANNELS = (
+    ChannelSpec(label="_reliable", ordered=True, max_retransmits=None),
+    ChannelSpec(label="_lossy", ordered=False, max_retransmits=0),
+    ChannelSpec(label="_data_track", ordered=False, max_retransmits=0),
+)
+"""What we open on a connection of our own; elsewhere clients open them."""
+
+
+# --- who gets what --------------------------------------------------------------------------------------------------
+
+
+def consider(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> None:
+    """Make or end the subscription of one participant to one track, as its wish and the rules have it."""
+    if _reconcile(room, subscriber, publisher, track):
+        negotiate(room, subscriber)
+
+
+def consider_all(room: RoomCore, subscriber: Participant) -> None:
+    """As `consider`, for every track in the room with one negotiation."""
+    if _reconcile_all(room, subscriber):
+        negotiate(room, subscriber)
+
+
+def begin(room: RoomCore, subscriber: Participant) -> None:
+    """Subscribe a newcomer; its first offer or answer carries everything."""
+    _reconcile_all(room, subscriber)
+
+
+def _reconcile_all(room: RoomCore, subscriber: Participant) -> bool:
+    changes = [
+        _reconcile(room, subscriber, publisher, track)
+        for publisher in room.others(subscriber)
+        for track in publisher.tracks.values()
+    ]
+    return any(changes)
+
+
+def _reconcile(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> bool:
+    if subscriber is publisher or not track.is_published:
+        return False
+    wished = subscriber.wishes.get(track.sid, subscriber.auto_subscribe) and subscriber.grants.can_subscribe
+    allowed = _allows(publisher, subscriber, track)
+    has = track.sid in subscriber.subscriptions
+    if wished and allowed and not has:
+        _subscribe(room, subscriber, publisher, track)
+        return True
+    if not allowed and (wished or has) and track.sid not in subscriber.refused_to:
+        subscriber.refused_to.add(track.sid)
+        _tell_permission(room, subscriber, publisher, track, allowed=False)
+    if has and not (wished and allowed):
+        _unsubscribe(room, subscriber, track.sid)
+        return True
+    return False
+
+
+def _allows(publisher: Participant, subscriber: Participant, track: Track) -> bool:
+    permissions = publisher.permissions
+    if permissions is None or permissions.all_participants:
+        return True
+    for permission in permissions.track_permissions:
+        named = permission.participant_identity or permission.participant_sid
+        if named in (subscriber.identity, subscriber.sid) and (
+            permission.all_tracks or track.sid in permission.track_sids
+        ):
+            return True
+    return False
+
+
+def _subscribe(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> None:
+    uplink = track.uplinks[0]
+    is_video = track.kind is Kind.VIDEO
+    subscription = Subscription(
+        track_sid=track.sid,
+        publisher_sid=publisher.sid,
+        kind=track.kind,
+        downtrack=room.sources.number(),
+        ssrc=room.sources.ssrc(),
+        rtx_ssrc=room.sources.ssrc() if is_video else None,
+        uptrack=uplink.uptrack,
+        stream_id=f"{publisher.sid}|{track.sid}",
+        codecs=uplink.codecs,
+        want=subscriber.settings.get(track.sid, Want()),
+    )
+    subscriber.subscriptions[track.sid] = subscription
+    room.by_downtrack[subscription.downtrack] = (subscriber, subscription)
+    subscriber.refused_to.discard(track.sid)
+    room.touch(subscriber)
+    _tell_permission(room, subscriber, publisher, track, allowed=True)
+
+
+def _unsubscribe(room: RoomCore, subscriber: Participant, track_sid: str, *, with_uptrack: bool = False) -> None:
+    """`with_uptrack`: the worker ends the downtrack by itself, as its uptrack ends."""
+    subscription = subscriber.subscriptions.pop(track_sid)
+    room.by_downtrack.pop(subscription.downtrack, None)
+    if subscription.sent is not None and not with_uptrack:
+        room.command(border.RemoveDowntrack(downtrack=subscription.downtrack))
+    room.touch(subscriber)
+
+
+def _tell_permission(
+    room: RoomCore, subscriber: Participant, publisher: Participant, track: Track, *, allowed: bool
+) -> None:
+    update = rtc.SubscriptionPermissionUpdate(participant_sid=publisher.sid, track_sid=track.sid, allowed=allowed)
+    room.send(subscriber, rtc.SignalResponse(subscription_permission_update=update))
+
+
+def track_ended(room: RoomCore, track: Track) -> None:
+    """Every subscriber loses the track."""
+    for subscriber in room.participants.values():
+        subscriber.wishes.pop(track.sid, None)
+        subscriber.settings.pop(track.sid, None)
+        subscriber.refused_to.discard(track.sid)
+        if track.sid in subscriber.subscriptions:
+            _unsubscribe(room, subscriber, track.sid, with_uptrack=True)
+            negotiate(room, subscriber)
+
+
+def uplink_ended(room: RoomCore, track: Track, uplink: Uplink) -> None:
+    """One codec of a track has stopped: those who watched it go on with another."""
+    for subscriber in room.participants.values():
+        subscription = subscriber.subscriptions.get(track.sid)
+        if subscription is not None and subscription.uptrack == uplink.uptrack:
+            _move(room, subscription, track.uplinks[0])
+            negotiate(room, subscriber)
+
+
+# --- negotiation ----------------------------------------------------------------------------------------------------
+
+
+def wanted(room: RoomCore, subscriber: Participant) -> tuple[Wanted, ...]:
+    return tuple(
+        Wanted(
+            downtrack_id=subscription.downtrack,
+            track_sid=subscription.track_sid,
+            stream_id=subscription.stream_id,
+            kind=subscription.kind,
+            codecs=subscription.codecs,
+            ssrc=subscription.ssrc,
+            rtx_ssrc=subscription.rtx_ssrc,
+        )
+        for subscription in subscriber.subscriptions.values()
+        if not subscription.is_refused
+    )
+
+
+def negotiate(room: RoomCore, subscriber: Participant) -> None:
+    """Bring the subscriber's sections in line with its subscriptions, or have the client do it."""
+    if subscriber.is_single:
+        _ask_for_sections(room, subscriber)
+    else:
+        offer(room, subscriber)
+
+
+def _ask_for_sections(room: RoomCore, subscriber: Participant) -> None:
+    """Ask for what is missing and not asked for yet. Zero and zero still means: offer again."""
+    if not subscriber.publisher.is_added:
+        # The first offer is on its way and will be answered with everything.
+        return
+    missing = subscriber.publishing.missing(wanted(room, subscriber))
+    if not missing.again:
+        return
+    audio = max(0, missing.audio - subscriber.asked_audio)
+    video = max(0, missing.video - subscriber.asked_video)
+    subscriber.asked_audio += audio
+    subscriber.asked_video += video
+    room.touch(subscriber)
+    requirement = rtc.MediaSectionsRequirement(num_audios=audio, num_videos=video)
+    room.send(subscriber, rtc.SignalResponse(media_sections_requirement=requirement))
+
+
+def after_offer(room: RoomCore, subscriber: Participant) -> None:
+    """The client's offer is answered: what it has added counts against what it was asked for."""
+    audio, video = (subscriber.publishing.receiving(kind) for kind in (Kind.AUDIO, Kind.VIDEO))
+    subscriber.asked_audio = max(0, subscriber.asked_audio - max(0, audio - subscriber.sections_audio))
+    subscriber.asked_video = max(0, subscriber.asked_video - max(0, video - subscriber.sections_video))
+    subscriber.sections_audio, subscriber.sections_video = audio, video
+    missing = subscriber.publishing.missing(wanted(room, subscriber))
+    if (
+        missing.audio > subscriber.asked_audio
+        or missing.video > subscriber.asked_video
+        or (missing.again and not (subscriber.asked_audio or subscriber.asked_video))
+    ):
+        _ask_for_sections(room, subscriber)
+
+
+def offer(room: RoomCore, subscriber: Participant) -> None:
+    """Offer what the subscriber shall receive; what changes before the answer comes is offered after it."""
+    connection, negotiation = subscriber.subscriber, subscriber.subscribing
+    if connection is None or negotiation is None or (subscriber.session is None and connection.is_added):
+        # Without a signal connection nobody could answer; a resume offers anew.
+        return
+    made = negotiation.offer(wanted(room, subscriber))
+    room.touch(subscriber)
+    if made is None:
+        return
+    if not connection.is_added:
+        _add(room, subscriber, connection, made)
+    elif made.ice_restart:
+        room.command(border.RestartIce(transport=connection.transport, local=made.local.ice))
+    description = rtc.SessionDescription(type="offer", sdp=made.sdp, id=made.id, mid_to_track_id=made.mid_to_track_id)
+    room.send(subscriber, rtc.SignalResponse(offer=description))
+
+
+def _add(room: RoomCore, subscriber: Participant, connection: Connection, made: Offer) -> None:
+    connection.is_added = True
+    room.by_transport[connection.transport] = subscriber
+    room.command(border.AddTransport(transport=connection.transport, room=room.record.number, local=made.local.ice))
+    room.command(border.OpenDataChannels(transport=connection.transport, channels=CHANNELS))
+
+
+def answer(room: RoomCore, subscriber: Participant, description: rtc.SessionDescription) -> None:
+    """Take the client's answer to our offer."""
+    connection, negotiation = subscriber.subscriber, subscriber.subscribing
+    if connection is None or negotiation is None:
+        room.drop("answer_in_single_mode")
+        return
+    try:
+        accepted = negotiation.accept(description.sdp, description.id)
+    except SdpError as error:
+        room.drop(f"sdp_{error.code}")
+        hopeless(room, subscriber, f"The answer cannot be used: {error.message}.")
+        return
+    if accepted is None:
+        room.drop("answer_stale")
+        return
+    room.command(border.SetRemote(transport=connection.transport, remote=accepted.remote))
+    room.touch(subscriber)
+    bind(room, subscriber, accepted.bound, accepted.unsupported)
+    if negotiation.needs_offer:
+        offer(room, subscriber)
+
+
+def hopeless(room: RoomCore, participant: Participant, message: str) -> None:
+    """A description that cannot be used: the client is told why, and to come back afresh."""
+    leave = rtc.LeaveRequest(
+        can_reconnect=True,
+        reason=models.DisconnectReason.STATE_MISMATCH,
+        action=rtc.LeaveRequest.Action.RECONNECT,
+    )
+    response = rtc.RequestResponse(reason=rtc.RequestResponse.Reason.UNCLASSIFIED_ERROR, message=message)
+    room.send(participant, rtc.SignalResponse(request_response=response))
+    room.send(participant, rtc.SignalResponse(leave=leave))
+
+
+def bind(
+    room: RoomCore, subscriber: Participant, bound: Mapping[int, SendParameters], unsupported: Iterable[int]
+) -> None:
+    """Have the worker send what has a section now."""
+    by_downtrack = {subscription.downtrack: subscription for subscription in subscriber.subscriptions.values()}
+    for downtrack, parameters in bound.items():
+        subscription = by_downtrack.get(downtrack)
+        if subscription is None or subscription.sent == parameters:
+            continue
+        if subscription.sent is not None:
+            room.command(border.RemoveDowntrack(downtrack=downtrack))
+        subscription.sent = parameters
+        room.command(
+            border.AddDowntrack(
+                downtrack=downtrack,
+                uptrack=subscription.uptrack,
+                transport=subscriber.receiving.transport,
+                mid=parameters.mid,
+                ssrc=subscription.ssrc,
+                rtx_ssrc=subscription.rtx_ssrc,
+                codecs=parameters.codecs,
+                extensions=parameters.extensions,
+                want=subscription.want,
+            )
+        )
+        _tell_publisher(room, subscription)
+    for downtrack in unsupported:
+        subscription = by_downtrack.get(downtrack)
+        if subscription is not None and not subscription.is_refused:
+            _fall_back(room, subscriber, subscription)
+    room.touch(subscriber)
+
+
+def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:
+    publisher = room.participants.get(subscription.publisher_sid)
+    track = publisher.tracks.get(subscription.track_sid) if publisher is not None else None
+    if publisher is not None and track is not None and not track.told_subscribed:
+        track.told_subscribed = True
+        message = rtc.TrackSubscribed(track_sid=track.sid)
+        room.send(publisher, rtc.SignalResponse(track_subscribed=message))
+
+
+# --- codecs that a client does not take -----------------------------------------------------------------------------
+
+
+def _fall_back(room: RoomCore, subscriber: Participant, subscription: Subscription) -> None:
+    """Give the subscriber another codec of the track, asking the publisher for one if there is none."""
+    found = room.track(subscription.track_sid)
+    if found is None:
+        return
+    publisher, track = found
+    subscription.refused.add(subscription.uptrack)
+    other = next((uplink for uplink in track.uplinks if uplink.uptrack not in subscription.refused), None)
+    if other is not None:
+        _move(room, subscription, other)
+        negotiate(room, subscriber)
+        return
+    subscription.is_refused = True
+    if not demand.backup_wanted(room, publisher, track):
+        error = models.SubscriptionError.SE_CODEC_UNSUPPORTED
+        reply = rtc.SubscriptionResponse(track_sid=track.sid, err=error)
+        room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
+
+
+def codec_added(room: RoomCore, track: Track, uplink: Uplink) -> None:
+    """A further codec of a track has come: it is for those who could not take the others."""
+    for subscriber in room.participants.values():
+        subscription = subscriber.subscriptions.get(track.sid)
+        if subscription is not None and subscription.is_refused:
+            _move(room, subscription, uplink)
+            negotiate(room, subscriber)
+
+
+def _move(room: RoomCore, subscription: Subscription, uplink: Uplink) -> None:
+    if subscription.sent is not None:
+        room.command(border.RemoveDowntrack(downtrack=subscription.downtrack))
+    room.by_downtrack_moved(subscription, room.sources.number())
+    subscription.ssrc = room.sources.ssrc()
+    subscription.rtx_ssrc = room.sources.ssrc() if subscription.kind is Kind.VIDEO else None
+    subscription.uptrack = uplink.uptrack
+    subscription.codecs = uplink.codecs
+    subscription.sent = None
+    subscription.is_refused = False
+
+
+# --- what the client says -------------------------------------------------------------------------------------------
+
+
+def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.UpdateSubscription) -> None:
+    sids = [*request.track_sids, *(sid for tracks in request.participant_tracks for sid in tracks.track_sids)]
+    changed = False
+    for sid in dict.fromkeys(sids):
+        found = room.track(sid)
+        if found is None:
+            if request.subscribe:
+                error = models.SubscriptionError.SE_TRACK_NOTFOUND
+                reply = rtc.SubscriptionResponse(track_sid=sid, err=error)
+                room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
+            continue
+        publisher, track = found
+        subscriber.wishes[sid] = request.subscribe
+        changed = _reconcile(room, subscriber, publisher, track) or changed
+    room.touch(subscriber)
+    if changed:
+        negotiate(room, subscriber)
+
+
+def track_setting(room: RoomCore, subscriber: Participant, request: rtc.UpdateTrackSettings) -> None:
+    # Proto3 cannot tell "low" from "not said"; with a size, quality does not count.
+    want = Want(
+        disabled=request.disabled,
+        quality=int(request.quality),
+        width=request.width,
+        height=request.height,
+        fps=request.fps,
+        priority=request.priority,
+    )
+    for sid in dict.fromkeys(request.track_sids):
+        if room.track(sid) is None:
+            continue
+        subscriber.settings[sid] = want
+        subscription = subscriber.subscriptions.get(sid)
+        if subscription is not None and subscription.want != want:
+            subscription.want = want
+            if subscription.sent is not None:
+                room.command(border.SetDowntrack(downtrack=subscription.downtrack, want=want))
+    room.touch(subscriber)
+
+
+def subscription_permission(room: RoomCore, publisher: Participant, request: rtc.SubscriptionPermission) -> None:
+    """The publisher says who may have its tracks."""
+    publisher.permissions = request
+    room.touch(publisher)
+    for subscriber in tuple(room.others(publisher)):
+        changes = [_reconcile(room, subscriber, publisher, track) for track in publisher.tracks.values()]
+        if any(changes):
+            negotiate(room, subscriber)
+
+
+# --- what the worker says -------------------------------------------------------------------------------------------
+
+
+def state_changed(room: RoomCore, event: border.DowntrackState) -> None:
+    """The worker paused a copy, or sends it again."""
+    found = room.by_downtrack.get(event.downtrack)
+    if found is None:
+        return
+    subscriber, subscription = found
+    states = rtc.StreamState
+    state = rtc.StreamStateInfo(
+        participant_sid=subscription.publisher_sid,
+        track_sid=subscription.track_sid,
+        state=states.ACTIVE if event.active else states.PAUSED,
+    )
+    message = rtc.StreamStateUpdate(stream_states=[state])
+    room.send(subscriber, rtc.SignalResponse(stream_state_update=message))

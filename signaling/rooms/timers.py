@@ -1,0 +1,48 @@
+"""Deadlines by key; virtual, so that tests jump time. Not here: what happens when one is due."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Timers(Generic[K]):
+    """At most one deadline per key, in seconds of the caller's clock."""
+
+    def __init__(self) -> None:
+        self._at: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._count = 0
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._at
+
+    def set(self, key: K, at: float) -> None:
+        self._at[key] = at
+        # The count keeps keys from being compared.
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, key))
+
+    def clear(self, key: K) -> None:
+        self._at.pop(key, None)
+
+    def next(self) -> float | None:
+        """Return the earliest deadline."""
+        while self._heap:
+            at, _, key = self._heap[0]
+            if self._at.get(key) == at:
+                return at
+            heapq.heappop(self._heap)
+        return None
+
+    def pop_due(self, now: float) -> K | None:
+        """Take the earliest key whose deadline has come."""
+        at = self.next()
+        if at is None or at > now:
+            return None
+        key = heapq.heappop(self._heap)[2]
+        del self._at[key]
+        return key

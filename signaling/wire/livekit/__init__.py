@@ -1,0 +1,1 @@
+"""The LiveKit client protocol's frames and connection parameters."""
