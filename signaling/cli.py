@@ -24,6 +24,7 @@ from signaling import doctor as doctor_checks
 from signaling import structured_logs
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
+from signaling.probe.command import probe
 from signaling.room_service_client import RoomServiceClient
 from signaling.settings_sources import LoadedSettings, load
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(rooms_app, name="rooms")
+app.command()(probe)
 
 USAGE_EXIT_CODE = 2
 
