@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,14 +60,17 @@ def create_calls_system(
     dev: bool = False,
     clock: Callable[[], datetime] = system_clock,
     randomness: Callable[[int], bytes] = os.urandom,
+    tls: ssl.SSLContext | bool = True,
 ) -> CallsSystem:
     """Put the calls system together; `start` and `stop` run it.
 
     keys: secrets by the name that tokens carry as `iss`; the first signs tokens made here. dev: plain http and
-    loopback may be called, the development type is on.
+    loopback may be called, the development type is on, nobody is rate-limited. tls: how webhooks and push services are
+    trusted.
     """
     database = Database(database_url)
-    outbound = Outbound(OutboundPolicy(settings.outbound_allowed_hosts, plain=dev, loopback=dev))
+    policy = OutboundPolicy(settings.outbound_allowed_hosts, plain=dev, loopback=dev)
+    outbound = Outbound(policy, tls=tls)
     service = CallsService(settings, database, media, clock, keys, outbound=outbound, dev=dev, randomness=randomness)
     webhooks = WebhookSender(
         database, outbound, service.now, randomness, timeout_seconds=settings.webhook_timeout_seconds

@@ -313,6 +313,26 @@ def delivery(value: model.Delivery) -> Json:
     )
 
 
+def push_job(value: model.PushJob) -> Json:
+    return _aged(
+        value,
+        {
+            "id": value.id,
+            "device_id": value.device_id,
+            "user_id": value.user_id,
+            "kind": value.kind,
+            "type": value.payload.get("type"),
+            "cid": value.payload.get("cid"),
+            "state": value.state,
+            "attempts": value.attempts,
+            "last_status": value.last_status,
+            "last_error": value.last_error,
+            "next_attempt_at": rfc3339(value.next_attempt_at),
+            "expires_at": rfc3339(value.expires_at),
+        },
+    )
+
+
 def push_provider(value: model.PushProvider) -> Json:
     """Return a provider without its keys: they are write-only."""
     secret = {"auth_key", "private_key", "service_account"}

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events.outbound import Outbound
-from signaling.events.push_message import Result, Verdict, es256, private_key
+from signaling.events.push_message import Result, UnusableKey, Verdict, es256, private_key
 
 ORIGIN = "https://api.push.apple.com"
 TOKEN_LIFETIME = timedelta(minutes=45)
@@ -23,9 +23,9 @@ def check_keys(provider: PushProvider) -> None:
 
 
 def _key(provider: PushProvider) -> ec.EllipticCurvePrivateKey:
-    key = private_key(provider.config["auth_key"])
+    key = private_key(provider.config["auth_key"], "auth_key")
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError("APNs keys are P-256.")
+        raise UnusableKey("auth_key", "APNs keys are P-256.")
     return key
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events.outbound import Outbound
-from signaling.events.push_message import Result, Verdict, private_key, rs256
+from signaling.events.push_message import Result, UnusableKey, Verdict, private_key, rs256
 
 ORIGIN = "https://fcm.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -25,9 +25,9 @@ def check_keys(provider: PushProvider) -> None:
 
 
 def _key(provider: PushProvider) -> rsa.RSAPrivateKey:
-    key = private_key(provider.config["service_account"]["private_key"])
+    key = private_key(provider.config["service_account"]["private_key"], "service_account/private_key")
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise ValueError("Service accounts have RSA keys.")
+        raise UnusableKey("service_account/private_key", "Service accounts have RSA keys.")
     return key
 
 

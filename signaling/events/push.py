@@ -67,14 +67,14 @@ class PushSender:
     async def _attempt(self, job: PushJob) -> None:
         now = self._now()
         if job.expires_at <= now:
-            await self._settle(job, "failed", Result(Verdict.RETRY, None, "expired before it could be sent"))
+            await self._settle(job, "failed", Result(Verdict.RETRY, None, "expired before it could be sent"), tried=0)
             return
         async with self._database.read() as connection:
             device: Device | None = await fetch_one(connection, DEVICES, id=job.device_id)
             provider = await self._provider(connection, device) if device else None
         if device is None or provider is None:
             reason = "the device is gone" if device is None else "no push provider of its type"
-            await self._settle(job, "failed", Result(Verdict.RETRY, None, reason))
+            await self._settle(job, "failed", Result(Verdict.RETRY, None, reason), tried=0)
             return
         result = await self._send(provider, device, job)
         if result.verdict is Verdict.SENT:
@@ -108,13 +108,14 @@ class PushSender:
         state: str,
         result: Result,
         *,
+        tried: int = 1,
         again: datetime | None = None,
         forget: Device | None = None,
     ) -> None:
         settled = structs.replace(
             job,
             state=state,
-            attempts=job.attempts + 1,
+            attempts=job.attempts + tried,
             last_status=result.status,
             last_error=result.error[:ERROR_MAX_CHARACTERS] if result.error else None,
             next_attempt_at=again,
@@ -141,5 +142,5 @@ class PushSender:
 
 
 def check_keys(provider: PushProvider) -> None:
-    """Raise `ValueError`, with the pointer of the field, if a provider's keys cannot be used."""
+    """Raise `UnusableKey` if a provider's keys cannot be used."""
     {"apns": apns.check_keys, "fcm": fcm.check_keys, "webpush": webpush.check_keys}[provider.type](provider)

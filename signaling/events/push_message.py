@@ -27,6 +27,14 @@ class Result:
     error: str | None
 
 
+class UnusableKey(ValueError):
+    """`field`: pointer of the key in the provider's own part of the request."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.field = field
+
+
 def base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
@@ -35,12 +43,12 @@ def unbase64url(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def private_key(pem: str) -> Any:
-    """Return the key of a PEM; `ValueError` if there is none."""
+def private_key(pem: str, field: str) -> Any:
+    """Return the key of a PEM; `UnusableKey` of `field` if there is none."""
     try:
         return serialization.load_pem_private_key(pem.encode(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("This is not a private key in PEM.") from None
+        raise UnusableKey(field, "This is not a private key in PEM.") from None
 
 
 def es256(header: dict[str, Any], claims: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> str:

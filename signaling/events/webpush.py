@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events.outbound import Outbound
-from signaling.events.push_message import Result, Verdict, base64url, es256, private_key, unbase64url
+from signaling.events.push_message import Result, UnusableKey, Verdict, base64url, es256, private_key, unbase64url
 
 RECORD_SIZE = 4_096
 VAPID_LIFETIME = timedelta(hours=12)
@@ -33,20 +33,20 @@ def check_keys(provider: PushProvider) -> None:
         .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     )
     if base64url(public) != provider.config["public_key"].rstrip("="):
-        raise ValueError("The public key is not that of the private key.")
+        raise UnusableKey("public_key", "The public key is not that of the private key.")
 
 
 def _key(provider: PushProvider) -> ec.EllipticCurvePrivateKey:
     text = provider.config["private_key"]
     if "BEGIN" in text:
-        key = private_key(text)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("VAPID keys are P-256.")
+        key = private_key(text, "private_key")
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise UnusableKey("private_key", "VAPID keys are P-256.")
         return key
     try:
         return ec.derive_private_key(int.from_bytes(unbase64url(text), "big"), ec.SECP256R1())
     except ValueError:
-        raise ValueError("This is not a VAPID private key.") from None
+        raise UnusableKey("private_key", "This is not a VAPID private key.") from None
 
 
 def encrypt(plain: bytes, p256dh: bytes, auth: bytes, own: ec.EllipticCurvePrivateKey, salt: bytes) -> bytes:

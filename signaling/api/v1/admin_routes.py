@@ -277,6 +277,8 @@ async def patch_app(ask: Ask) -> Reply:
         await save(connection, [after])
         shown = views.app(after)
         await service.note(connection, ask.principal, "app.update", "app", views.app(current.app), shown)
+    if "development_type_enabled" in changes:
+        service.warn_of_development()
     await service.recheck_watchers()
     return Reply({"app": shown})
 

@@ -48,7 +48,8 @@ ROUTES: tuple[Route, ...] = (
 def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
     """Return the routes of the calls API under /v1, the event channel and the OpenAPI document."""
     idempotency = Idempotency(service.database, service.now, service.settings.idempotency_ttl_seconds)
-    limiter = RateLimiter(service.settings.rate_limits, service.now)
+    limits = service.settings.rate_limits
+    limiter = RateLimiter(limits.model_copy(update={"enabled": limits.enabled and not service.dev}), service.now)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for route in ROUTES:
         by_path.setdefault(route.path, {})[route.method] = Endpoint(route, service, idempotency, limiter)

@@ -45,6 +45,7 @@ from signaling.events.channel import Channel
 from signaling.events.journal import record
 from signaling.events.outbound import Outbound
 from signaling.events.push import check_keys
+from signaling.events.push_message import UnusableKey
 from signaling.store.call_repository import (
     CallRepository,
     Loaded,
@@ -141,6 +142,9 @@ class CallsService:
             await found_installation(connection, self.now(), dev=self.dev)
         async with self.database.read() as connection:
             await self.directory.refresh(connection)
+        self.warn_of_development()
+
+    def warn_of_development(self) -> None:
         if self.directory.app.development_type_enabled:
             log.warning("development_type_enabled", hint="Everybody may do everything in calls of this type.")
 
@@ -165,8 +169,8 @@ class CallsService:
     def check_push_keys(self, provider: PushProvider) -> None:
         try:
             check_keys(provider)
-        except ValueError as error:
-            raise unprocessable(f"/{provider.type}", str(error)) from None
+        except UnusableKey as wrong:
+            raise unprocessable(f"/{provider.type}/{wrong.field}", str(wrong)) from None
 
     # Principals
 

@@ -25,7 +25,7 @@ from signaling.calls.rights import ANONYMOUS_PREFIX
 from signaling.store import schema
 from signaling.store.database import deletion, fetch, fetch_one, save
 from signaling.store.directory_repository import Directory
-from signaling.store.kinds import BANS, DEVICES, USERS
+from signaling.store.kinds import BANS, DEVICES, PUSH_JOBS, USERS
 from signaling.store.pages import Column, newest_first, page_of
 from signaling.store.queries import condition, user_columns
 
@@ -269,6 +269,24 @@ async def delete_device(ask: Ask) -> Reply:
     return Reply(status=204)
 
 
+async def list_device_deliveries(ask: Ask) -> Reply:
+    """Return what was sent to a device, newest first; also of one that was forgotten because its token was dead."""
+    _self_or_admin(ask)
+    table = schema.push_jobs
+    mine = [table.c.device_id == ask.path["device"], table.c.doc["user_id"].as_string() == ask.path["user"]]
+    async with ask.service.database.read() as connection:
+        page = await page_of(
+            connection,
+            PUSH_JOBS,
+            mine,
+            newest_first(PUSH_JOBS),
+            ask.limit(),
+            ask.query("next"),
+            ask.query("prev"),
+        )
+    return Reply(page.shown([views.push_job(job) for job in page.items]))
+
+
 async def put_ban(ask: Ask) -> Reply:
     _may_ban(ask)
     body, service, now = await ask.body(PutBan), ask.service, ask.service.now()
@@ -344,6 +362,8 @@ ROUTES = [
           example={"provider": "fcm", "token": "registration-token"}),
     Route("GET", f"{_USER}/devices", list_devices, "List devices", query=_PAGE),
     Route("DELETE", f"{_USER}/devices/{{device}}", delete_device, "Forget a device", status=204),
+    Route("GET", f"{_USER}/devices/{{device}}/deliveries", list_device_deliveries, "List what was sent to a device",
+          query=_PAGE),
     Route("PUT", "/v1/bans/{user}", put_ban, "Ban a user", body=PutBan, example={"reason": "spam"}),
     Route("DELETE", "/v1/bans/{user}", delete_ban, "Lift a ban", status=204),
 ]  # fmt: skip

@@ -129,19 +129,16 @@ def notify(turn: Turn, *, user_ids: Sequence[str] | None, title: str | None, bod
 
 def alert(turn: Turn, user_ids: Sequence[str], title: str | None, body: str | None) -> None:
     template = turn.type.notifications.get("notification") or {}
-    data = {
-        "call": views.call(turn),
-        "title": title if title is not None else template.get("title"),
-        "body": body if body is not None else template.get("body"),
+    caller = _caller(turn)
+    name = str(caller.get("caller_name") or caller.get("caller_id") or "")
+    said = {
+        part: given if given is not None else str(template.get(part, "")).replace("{caller}", name)
+        for part, given in (("title", title), ("body", body))
     }
-    turn.emit("call.notification", data, "S", users=tuple(user_ids))
+    turn.emit("call.notification", {"call": views.call(turn), **said}, "S", users=tuple(user_ids))
     for user_id in user_ids:
-        turn.push(
-            user_id,
-            "notification",
-            {"type": "call.notification", "cid": turn.call.cid, "title": title, "body": body, **_caller(turn)},
-            turn.now + ALERT_LIFETIME,
-        )
+        payload = {"type": "call.notification", "cid": turn.call.cid, **said, **caller}
+        turn.push(user_id, "notification", payload, turn.now + ALERT_LIFETIME)
 
 
 def _caller(turn: Turn) -> dict[str, Any]:

@@ -6,7 +6,9 @@ and does what is due.
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +23,7 @@ from signaling.api.v1 import upkeep
 from signaling.calls.media import Allow, NoMediaNode, Permission
 from signaling.calls.model import Event
 from signaling.calls.principal import mint
-from signaling.calls.settings import CallsSettings, RateLimits
+from signaling.calls.settings import CallsSettings
 from signaling.calls_system import CallsSystem, create_calls_system
 from signaling.events.channel import Socket
 from signaling.store import schema
@@ -164,10 +166,11 @@ class World:
         clock: Clock | None = None,
         media: FakeMedia | None = None,
         dev: bool = True,
+        tls: ssl.SSLContext | bool = True,
     ) -> World:
         clock, media = clock or Clock(), media or FakeMedia()
-        settings = settings or CallsSettings(rate_limits=RateLimits(enabled=False))
-        system = create_calls_system(settings, database_url, media, {KEY: SECRET}, dev=dev, clock=clock)
+        settings = settings or CallsSettings()
+        system = create_calls_system(settings, database_url, media, {KEY: SECRET}, dev=dev, clock=clock, tls=tls)
         await system.service.prepare()
         return cls(system, media, clock, Starlette(routes=list(system.routes)))
 
@@ -280,8 +283,15 @@ def code(response: httpx2.Response) -> tuple[int, str]:
     return response.status_code, body["code"]
 
 
+def claims(token: str) -> dict[str, Any]:
+    """Return what a token says, without looking at its signature."""
+    payload = token.split(".")[1]
+    value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return value
+
+
 def pointers(response: httpx2.Response) -> list[str]:
     return [fault["pointer"] for fault in response.json()["errors"]]
 
 
-__all__ = ["START", "Client", "Clock", "FakeMedia", "Listener", "World", "code", "pointers"]
+__all__ = ["START", "Client", "Clock", "FakeMedia", "Listener", "World", "claims", "code", "pointers"]
