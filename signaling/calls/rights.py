@@ -81,7 +81,17 @@ def holding(turn: Turn, user_id: str | None, scope: TokenScope = UNNARROWED) -> 
     if active_ban(turn, user_id) or active_block(turn, user_id):
         held = unmasked = frozenset()
         steps.append(("blocked or banned", held))
+    if _of_another_team(turn, user_id):
+        held = unmasked = frozenset()
+        steps.append(("of another team", held))
     return Holding(role, base, held, unmasked, tuple(steps))
+
+
+def _of_another_team(turn: Turn, user_id: str | None) -> bool:
+    user = turn.facts.users.get(user_id or "")
+    if user is None or not turn.facts.app.multi_tenant_enabled:
+        return False
+    return bool(user.teams) if turn.call.team is None else turn.call.team not in user.teams
 
 
 def settings_mask(settings: dict[str, Any]) -> frozenset[str]:

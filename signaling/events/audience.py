@@ -11,7 +11,7 @@ from typing import Any
 
 from signaling.calls.capabilities import REQUESTABLE
 from signaling.calls.model import Event
-from signaling.calls.rights import active_block, deciders
+from signaling.calls.rights import active_ban, active_block, deciders
 from signaling.calls.state import Turn
 
 
@@ -31,7 +31,7 @@ def audience(turn: Turn, event: Event, online: frozenset[str]) -> Audience:
         groups.update(user_id for user_id in online if user_id in turn.state.members)
     if "P" in event.groups:
         groups.update(participant.user_id for participant in turn.state.joined())
-    groups = {user_id for user_id in groups if not active_block(turn, user_id)}
+    groups = {user_id for user_id in groups if not (active_block(turn, user_id) or active_ban(turn, user_id))}
     return Audience(frozenset(groups), frozenset(event.users) | frozenset(event.deciders), "W" in event.groups)
 
 

@@ -53,6 +53,7 @@ class Socket:
     sent: dict[str, int] = field(default_factory=dict)
     outgoing: deque[tuple[str, bytes]] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    teams: frozenset[str] = frozenset()
     close_code: int | None = None
 
     def send(self, kind: str, frame: bytes) -> None:
@@ -78,9 +79,15 @@ class Socket:
             self.close_code = code
         self.wake.set()
 
-    def may_hear(self, cid: str | None) -> bool:
+    def may_hear(self, event: Event, *, tenants: bool) -> bool:
+        """Tell whether the token, and the team if `tenants` are kept apart, let this socket know of the call at all."""
         calls = self.principal.calls
-        return cid is None or calls is None or cid in calls
+        if event.cid is not None and calls is not None and event.cid not in calls:
+            return False
+        if not tenants or self.principal.is_server or self.principal.kind == "anonymous":
+            return True
+        teams = self.teams if self.principal.teams is None else self.teams & self.principal.teams
+        return event.team in teams if event.team is not None else not teams
 
 
 class Channel:
@@ -168,7 +175,8 @@ class Channel:
             receivers |= self._by_user.get(user_id, set())
         if heard.watchers and event.cid is not None:
             receivers |= self._by_cid.get(event.cid, set())
-        return {socket for socket in receivers if socket.may_hear(event.cid)}
+        tenants = turn.facts.app.multi_tenant_enabled
+        return {socket for socket in receivers if socket.may_hear(event, tenants=tenants)}
 
     def _send(self, turn: Turn, event: Event, receivers: set[Socket], deciding: frozenset[str]) -> None:
         variants: dict[str, bytes] = {}
@@ -178,6 +186,11 @@ class Channel:
             if tail is None:
                 tail = variants[variant] = _tail(event, data)
             socket.send(event.type, _frame(event, socket, tail))
+
+    def change_teams(self, user_id: str, teams: Iterable[str]) -> None:
+        """Note a user's teams: what his sockets may hear follows them."""
+        for socket in self._by_user.get(user_id, ()):
+            socket.teams = frozenset(teams)
 
     def drop_user(self, user_id: str) -> None:
         """Close the sockets of a user who no longer exists."""
@@ -226,7 +239,10 @@ def _frame(event: Event, socket: Socket, tail: bytes) -> bytes:
 def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
     """Send a socket what it missed of a call, in order, as far as it may hear it."""
     deciding = deciding_users(turn)
+    tenants = turn.facts.app.multi_tenant_enabled
     for event in events:
+        if not socket.may_hear(event, tenants=tenants):
+            continue
         heard = audience(turn, event, frozenset([socket.user_id]) if socket.user_id else frozenset())
         mine = socket.user_id in heard.groups | heard.meant
         if mine or (heard.watchers and turn.call.cid in socket.watching):

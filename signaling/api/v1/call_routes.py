@@ -295,10 +295,11 @@ _CALL = "/v1/calls/{type}/{id}"
 _SEEN = {"members_limit": "How many members the reply shows, 1 to 100."}
 _WATCH = {"watch": "Have the socket watch the call.", "connection_id": "The socket's id, from its hello."}
 ROUTES = [
-    Route("PUT", _CALL, put_call, "Create a call, or get it", body=PutCall, query=_SEEN,
+    Route("PUT", _CALL, put_call, "Create a call, or get it", body=PutCall, query=_SEEN, creates=True,
+          capability="call.read",
           example={"members": ["alice"], "custom": {"name": "Standup"}}),
     Route("POST", "/v1/calls/{type}", post_call, "Create a call with a generated id", body=PostCall, query=_SEEN,
-          example={"members": ["alice"]}, status=201),
+          creates=True, example={"members": ["alice"]}, status=201),
     Route("GET", _CALL, get_call, "Read a call", query={**_SEEN, **_WATCH}, capability="call.read"),
     Route("PATCH", _CALL, patch_call, "Change a call", body=PatchCall, capability="call.update|call.update_settings",
           example={"custom": {"name": "Retrospective"}}),

@@ -23,9 +23,11 @@ from signaling.api.v1.idempotency import Idempotency
 from signaling.api.v1.rate_limits import RateLimiter
 from signaling.api.v1.replies import Reply, as_problem, problem_response, response
 from signaling.api.v1.service import CallsService, Wanted
+from signaling.calls.operations.calls import check_may_create
 from signaling.calls.principal import Principal
 from signaling.calls.problems import Fault, Problem, missing, unprocessable
 from signaling.calls.rights import own
+from signaling.calls.state import Turn
 from signaling.errors import Refusal
 
 log = structlog.get_logger(__name__)
@@ -51,7 +53,8 @@ class Nothing(Body):
 class Route:
     """`auth`: any, user, admin (server or app admin), server, public. `capability`: what it needs in the call.
 
-    `body`: None takes no body. `query`: names of query parameters with what they are.
+    `body`: None takes no body. `query`: names of query parameters with what they are. `creates`: it makes a call that
+    is not there.
     """
 
     method: str
@@ -64,6 +67,7 @@ class Route:
     capability: str = ""
     example: Any = None
     status: int = 200
+    creates: bool = False
 
 
 @dataclass
@@ -78,29 +82,31 @@ class Ask:
     raw_body: bytes
     headers: Mapping[str, str]
     address: str
+    creates: bool = False
+    """Whether the request makes the call if there is none."""
 
     @property
     def cid(self) -> tuple[str, str]:
         return self.path["type"], self.path["id"]
 
     async def body(self, model: type[Model]) -> Model:
-        """Return the body; what comes before it in the order of checks is checked first if it is wrong."""
-        try:
-            return parse(model, self.raw_body)
-        except Problem:
-            await self._check_what_comes_first()
-            raise
+        """Return the request's body."""
+        return parse(model, self.raw_body)
 
-    async def _check_what_comes_first(self) -> None:
-        if "type" in self.path and "id" in self.path:
-            capabilities = [name for name in self.route.capability.split("|") if name]
+    async def check_what_comes_first(self) -> None:
+        """Raise what precedes a wrong value in the order of checks: reach, existence, blocks, capability."""
+        if "type" not in self.path:
+            return
+        call_id = self.path.get("id") or self.service.new_id()
+        wanted = Wanted(create="blank" if self.creates else "never")
+        await self.service.look(self.principal, self.path["type"], call_id, self._check, wanted)
 
-            def check(turn: Any) -> None:
-                held = own(turn).capabilities
-                if capabilities and turn.call.version and not held & set(capabilities):
-                    raise missing(capabilities[0])
-
-            await self.service.look(self.principal, *self.cid, check, Wanted(create="blank"))
+    def _check(self, turn: Turn) -> None:
+        capabilities = [name for name in self.route.capability.split("|") if name]
+        if turn.call.version == 0:
+            check_may_create(turn)
+        elif capabilities and not own(turn).capabilities & set(capabilities):
+            raise missing(capabilities[0])
 
     def query(self, name: str) -> str | None:
         return self.raw_query.get(name)
@@ -213,19 +219,20 @@ class Endpoint:
             principal,
             self.route,
             dict(request.path_params),
-            self._query(request),
+            _query(request),
             raw,
             request.headers,
             address,
+            self.route.creates,
         )
         if self.route.auth == "admin":
             require_admin(ask)
         key = request.headers.get("idempotency-key")
         if self.route.method != "POST" or key is None:
-            return await self.route.handler(ask)
+            return await self._handle(ask)
         scope = f"{principal.kind}:{principal.user_id or ''}:{request.url.path}"
         digest = hashlib.sha256(request.url.query.encode() + b"\n" + raw).hexdigest()
-        return await self._idempotency.run(scope, key, digest, lambda: self.route.handler(ask))
+        return await self._idempotency.run(scope, key, digest, lambda: self._handle(ask))
 
     async def _authenticate(self, request: Request) -> Principal:
         if self.route.auth == "public":
@@ -236,12 +243,20 @@ class Endpoint:
             raise Problem("unauthenticated", "Send an API token: Authorization: Bearer.")
         return await self._service.authenticate(token.strip(), request.headers.get("on-behalf-of"))
 
-    def _query(self, request: Request) -> dict[str, str]:
-        pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        unknown = [name for name, _ in pairs if name not in self.route.query]
-        if unknown:
-            raise unprocessable(f"/{unknown[0]}", f"There is no query parameter {unknown[0]!r}.")
-        return dict(pairs)
+    async def _handle(self, ask: Ask) -> Reply:
+        try:
+            for name in ask.raw_query:
+                if name not in self.route.query:
+                    raise unprocessable(f"/{name}", f"There is no query parameter {name!r}.")
+            return await self.route.handler(ask)
+        except Problem as problem:
+            if problem.status in (400, 413, 422):
+                await ask.check_what_comes_first()
+            raise
+
+
+def _query(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def require_admin(ask: Ask) -> None:

@@ -35,6 +35,7 @@ class WhoIsMeant(Body):
 
 async def join(ask: Ask) -> Reply:
     body = await ask.body(Join)
+    ask.creates = body.create
     check(DEVICE_ID, body.device_id, "/device_id")
     wish = joining.JoinWish(body.device_id, body.hidden, body.region_hint, body.resume)
     type_, call_id = checked_cid(ask)

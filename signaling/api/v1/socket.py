@@ -22,6 +22,7 @@ from signaling.api.v1.service import CallsService, Wanted
 from signaling.calls import views
 from signaling.calls.identifiers import DEVICE_ID
 from signaling.calls.model import Event
+from signaling.calls.principal import Principal
 from signaling.calls.problems import Problem
 from signaling.calls.rights import require
 from signaling.calls.state import Turn
@@ -81,10 +82,13 @@ class EventSocket:
             token, device_id = frame["token"], frame.get("device_id")
             if device_id is not None and not (isinstance(device_id, str) and DEVICE_ID.match(device_id)):
                 raise Problem("unauthenticated", "device_id is not a device id.")
-        principal = await self._service.authenticate(token, None)
-        socket = Socket(
-            self._service.new_id(), principal, principal.user_id, device_id, self._service.settings.socket_queue_max
-        )
+        return self.opened(await self._service.authenticate(token, None), device_id)
+
+    def opened(self, principal: Principal, device_id: str | None) -> Socket:
+        """Return the socket of a client who is authenticated, with its greeting in the queue."""
+        queue_max, user = self._service.settings.socket_queue_max, self._service.directory.known_user(principal.user_id)
+        socket = Socket(self._service.new_id(), principal, principal.user_id, device_id, queue_max)
+        socket.teams = frozenset(user.teams if user else ())
         socket.control(self._hello(socket))
         return socket
 
@@ -154,9 +158,10 @@ class EventSocket:
             if frames > FRAMES_PER_SECOND_MAX or len(text) > FRAME_MAX_BYTES:
                 socket.close(CLOSE_TOO_FAST)
                 return
-            await self._frame(socket, text)
+            await self.frame(socket, text)
 
-    async def _frame(self, socket: Socket, text: str) -> None:
+    async def frame(self, socket: Socket, text: str) -> None:
+        """Do what a frame of the client asks."""
         try:
             frame = _parse(text)
             handlers = {

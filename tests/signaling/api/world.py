@@ -20,6 +20,7 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 
 from signaling.api.v1 import upkeep
+from signaling.api.v1.socket import EventSocket
 from signaling.calls.media import Allow, NoMediaNode, Permission
 from signaling.calls.model import Event
 from signaling.calls.principal import mint
@@ -247,13 +248,21 @@ class World:
     async def listen(self, client: Client, *cids: str, device: str | None = None) -> Listener:
         """Open an event socket for a client, without the frames around it."""
         principal = await self.service.authenticate(client.token, None)
-        socket = Socket(self.service.new_id(), principal, principal.user_id, device, 1_000)
+        socket = EventSocket(self.service).opened(principal, device)
         self.service.channel.add(socket)
         listener = Listener(socket, lambda: self.service.channel.remove(socket))
         for cid in cids:
             type_, _, call_id = cid.partition("/")
             await self.service.operate(principal, type_, call_id, lambda turn: self.service.channel.watch(socket, turn))
         return listener
+
+    async def denied(self, client: Client, *cids: str) -> list[dict[str, str]]:
+        """Return what a `subscribe` frame of the client is denied."""
+        listener = await self.listen(client)
+        await EventSocket(self.service).frame(listener.socket, json.dumps({"type": "subscribe", "cids": list(cids)}))
+        listener.close()
+        denied: list[dict[str, str]] = listener.frames()[-1]["denied"]
+        return denied
 
 
 @dataclass
@@ -265,7 +274,11 @@ class Listener:
         """Return what arrived since the last time."""
         frames = [json.loads(frame) for _, frame in self.socket.outgoing]
         self.socket.outgoing.clear()
-        return frames
+        return [frame for frame in frames if frame["type"] != "hello"]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events among them: control frames have no dot in their type."""
+        return [frame for frame in self.frames() if "." in frame["type"]]
 
     def types(self) -> list[str]:
         return [frame["type"] for frame in self.frames()]

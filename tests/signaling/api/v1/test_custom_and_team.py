@@ -47,3 +47,106 @@ async def test_a_36_calls_are_found_by_custom_data(world: World) -> None:
     assert await found({"members": {"$in": ["alice", "nobody"]}}) == ["x", "y"]
     assert await found({"$or": [{"id": "x"}, {"cid": "default:y"}]}) == ["x", "y"]
     assert await found({"backstage": True}) == []
+
+
+async def multi_tenant(world: World, **users: list[str]) -> None:
+    """Switch the mode on and make users of teams."""
+    assert (await world.server.patch("/app", {"multi_tenant_enabled": True})).status_code == 200
+    for user, teams in users.items():
+        await world.users(user, teams=teams)
+
+
+async def test_a_37_another_teams_call_does_not_exist(world: World) -> None:
+    await multi_tenant(world, rosa=["red"], rudi=["red"], blue=["blue"], none=[])
+    made = await world.call("default/x", by="rosa", members=["rudi"])
+    assert made["call"]["team"] == "red"
+    ring = (await world.as_("rosa").post("/calls/default/x/rings")).json()["ring"]
+    joined = await world.as_("rosa").join("default/x")
+    participant = joined["participant"]["id"]
+    for name in ("blue", "none"):
+        stranger = world.as_(name)
+        listener = await world.listen(stranger)
+        for method, path, body in (
+            ("GET", "", None),
+            ("PUT", "", {}),
+            ("PUT", "", {"ring": True}),
+            ("POST", "/join", {}),
+            ("POST", "/join", {"create": True}),
+            ("PATCH", "/members", {"upsert": [name]}),
+            ("GET", "/members", None),
+            ("POST", "/rings", {}),
+            ("GET", f"/rings/{ring['id']}", None),
+            ("GET", "/participants", None),
+            ("POST", "/media-token", {"participant_id": participant}),
+            ("GET", "/recordings", None),
+            ("DELETE", "", None),
+            ("PATCH", "", {"nonsense": 1}),
+        ):
+            reply = await stranger.request(method, f"/calls/default/x{path}", body)
+            assert code(reply) == (404, "not_found"), (method, path)
+        assert (await stranger.post("/calls/query", {})).json()["items"] == []
+        denied = await world.denied(stranger, "default:x")
+        assert denied == [{"cid": "default:x", "code": "not_found"}]
+        await world.as_("rosa").patch("/calls/default/x", {"custom": {"told": name}})
+        assert listener.frames() == []
+    assert [item["call"]["id"] for item in (await world.as_("rudi").post("/calls/query", {})).json()["items"]] == ["x"]
+
+
+async def test_a_37_who_leaves_the_team_hears_and_sees_no_more(world: World) -> None:
+    await multi_tenant(world, rosa=["red"], rudi=["red"])
+    await world.call("default/x", by="rosa", members=["rudi"])
+    rudi = await world.listen(world.as_("rudi"), "default/x")
+    joined = await world.as_("rudi").join("default/x")
+    await world.server.patch("/users/rudi", {"teams": ["blue"]})
+    rudi.frames()
+    await world.as_("rosa").patch("/calls/default/x", {"custom": {"secret": 1}})
+    assert rudi.frames() == []
+    assert code(await world.as_("rudi").get("/calls/default/x")) == (404, "not_found")
+    assert (joined["session"]["id"], "rudi:phone") in [removed[:2] for removed in world.media.removed]
+
+
+async def test_a_37_a_token_narrows_the_teams(world: World) -> None:
+    await multi_tenant(world, rosa=["red", "blue"])
+    await world.call("default/x", by="rosa", team="red")
+    assert code(await world.as_("rosa", teams=["blue"]).get("/calls/default/x")) == (404, "not_found")
+    assert code(await world.as_("rosa", teams=["green"]).get("/calls/default/x")) == (404, "not_found")
+    assert (await world.as_("rosa", teams=["red"]).get("/calls/default/x")).status_code == 200
+
+
+async def test_a_38_one_creates_in_ones_own_team_only(world: World) -> None:
+    await multi_tenant(world, rosa=["red"], many=["red", "blue"], none=[])
+    assert code(await world.as_("rosa").put("/calls/default/x", {"team": "blue"})) == (403, "team_forbidden")
+    assert code(await world.as_("none").put("/calls/default/x", {"team": "blue"})) == (403, "team_forbidden")
+    assert code(await world.server.get("/calls/default/x")) == (404, "not_found")
+    several = await world.as_("many").put("/calls/default/x")
+    assert (code(several), pointers(several)) == ((422, "unprocessable"), ["/team"])
+    assert (await world.call("default/many", by="many", team="blue"))["call"]["team"] == "blue"
+    assert (await world.call("default/none", by="none"))["call"]["team"] is None
+    assert (await world.call("default/server", team="green"))["call"]["team"] == "green"
+
+
+async def test_a_39_members_are_of_the_calls_team(world: World) -> None:
+    await multi_tenant(world, rosa=["red"], blue=["blue"])
+    reply = await world.as_("blue").put("/calls/default/x", {"members": ["rosa"]})
+    assert (code(reply), pointers(reply)) == ((422, "team_mismatch"), ["/members/0"])
+    await world.call("default/x", by="blue")
+    reply = await world.as_("blue").patch("/calls/default/x/members", {"upsert": [{"user_id": "rosa"}]})
+    assert (code(reply), pointers(reply)) == ((422, "team_mismatch"), ["/upsert/0/user_id"])
+    assert [m["user_id"] for m in (await world.as_("blue").get("/calls/default/x/members")).json()["items"]] == ["blue"]
+
+
+async def test_a_40_the_team_stays(world: World) -> None:
+    await world.call("default/x", by="alice", team="red")
+    reply = await world.as_("alice").patch("/calls/default/x", {"team": "blue"})
+    assert (code(reply), pointers(reply)) == ((422, "unprocessable"), ["/team"])
+    assert (await world.call("default/x", by="alice", team="blue"))["call"]["team"] == "red"
+
+
+async def test_a_41_with_the_mode_off_a_team_is_only_noted(world: World) -> None:
+    await world.users("rosa", teams=["red"])
+    await world.call("default/x", by="rosa", team="violet")
+    seen = await world.as_("anybody").get("/calls/default/x")
+    assert seen.json()["call"]["team"] == "violet"
+    await world.as_("anybody").join("default/x")
+    found = await world.as_("anybody").post("/calls/query", {"filter": {"team": "violet"}})
+    assert [item["call"]["id"] for item in found.json()["items"]] == ["x"]
