@@ -17,11 +17,22 @@ USER_ID = re.compile(r"[A-Za-z0-9_@.-]{1,128}\Z")
 DEVICE_ID = CALL_ID
 
 
-def uuid7(now: datetime, random: bytes) -> str:
-    """Return a UUIDv7 of `now` and 10 bytes of `random`; ids sort by time, to the millisecond."""
+def uuid7(now: datetime, random: bytes, after: str | None = None) -> str:
+    """Return a UUIDv7 of `now` and 10 bytes of `random`.
+
+    after: the id made before, if there is one; the new one sorts behind it even within a millisecond and when the
+    clock was set back (RFC 9562 §6.2, method 2).
+    """
     milliseconds = int(now.timestamp() * 1000) & (2**48 - 1)
-    noise = int.from_bytes(random, "big")
-    value = milliseconds << 80 | 0x7 << 76 | (noise >> 62 & 0xFFF) << 64 | 0b10 << 62 | noise & (2**62 - 1)
+    noise = int.from_bytes(random, "big") & (2**74 - 1)
+    if after is not None:
+        last = uuid.UUID(after).int
+        last_noise = (last >> 64 & 0xFFF) << 62 | last & (2**62 - 1)
+        if milliseconds <= last >> 80:
+            # Far enough that the next id is no guess, near enough that a millisecond has room for billions.
+            following = (last >> 80 << 74 | last_noise) + 1 + (noise & 0xFFFF_FFFF)
+            milliseconds, noise = following >> 74, following & (2**74 - 1)
+    value = milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (2**62 - 1)
     return str(uuid.UUID(int=value))
 
 

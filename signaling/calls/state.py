@@ -74,6 +74,10 @@ class CallState:
     def joined(self) -> list[Participant]:
         return [p for p in self.participants.values() if p.state in ("joined", "reconnecting")]
 
+    def seen(self) -> list[Participant]:
+        """Return who is there for everybody: hidden participants are neither counted nor told of."""
+        return [participant for participant in self.joined() if not participant.hidden]
+
     def of_user(self, user_id: str) -> list[Participant]:
         return [participant for participant in self.present() if participant.user_id == user_id]
 

@@ -45,7 +45,7 @@ def person(user_id: str | None, users: Mapping[str, model.User]) -> Json | None:
 
 
 def call(turn: Turn) -> Json:
-    return call_of(turn.state, turn.settings, len(turn.state.joined()))
+    return call_of(turn.state, turn.settings, len(turn.state.seen()))
 
 
 def call_of(state: CallState, settings: dict[str, Any], participant_count: int) -> Json:

@@ -53,8 +53,8 @@ def problem_response(problem: Problem, request_id: str, headers: Mapping[str, st
     document = problem_document(problem, request_id)
     more = dict(headers)
     retry = problem.members.get("retry_after_ms")
-    if problem.status in (429, 503) and isinstance(retry, int):
-        more["retry-after"] = str(max(1, -(-retry // 1000)))
+    if problem.status in (429, 503):
+        more["retry-after"] = str(max(1, -(-retry // 1000))) if isinstance(retry, int) else "1"
     if problem.status == 401:
         more["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(document), problem.status, more, "application/problem+json")

@@ -120,6 +120,7 @@ class CallsService:
         self._clock = clock
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.timers_changed = asyncio.Event()
+        self._last_id: str | None = None
         self._running: list[asyncio.Task[None]] = []
         self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
@@ -127,7 +128,8 @@ class CallsService:
         return whole_milliseconds(self._clock())
 
     def new_id(self) -> str:
-        return uuid7(self.now(), self.randomness(10))
+        self._last_id = uuid7(self.now(), self.randomness(10), self._last_id)
+        return self._last_id
 
     # Life
 

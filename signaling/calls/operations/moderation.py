@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from signaling.calls import views
 from signaling.calls.model import Block, Participant
 from signaling.calls.operations import sessions
 from signaling.calls.operations.members import check_not_above_me
@@ -102,7 +101,7 @@ def pin(turn: Turn, participant_id: str) -> Participant:
     participant = _pinnable(turn, participant_id)
     if participant_id not in turn.call.pins:
         turn.change_call(pins=(*turn.call.pins, participant_id))
-        _tell(turn, participant)
+        sessions.tell_changed(turn, participant)
     return participant
 
 
@@ -110,7 +109,7 @@ def unpin(turn: Turn, participant_id: str) -> None:
     participant = _pinnable(turn, participant_id)
     if participant_id in turn.call.pins:
         turn.change_call(pins=tuple(pin for pin in turn.call.pins if pin != participant_id))
-        _tell(turn, participant)
+        sessions.tell_changed(turn, participant)
 
 
 def _pinnable(turn: Turn, participant_id: str) -> Participant:
@@ -119,8 +118,3 @@ def _pinnable(turn: Turn, participant_id: str) -> Participant:
     if participant is None or participant.state == "left":
         raise not_found("participant")
     return participant
-
-
-def _tell(turn: Turn, participant: Participant) -> None:
-    shown = views.participant(participant, with_capabilities=True)
-    turn.emit("participant.updated", {"participant": shown, "participant_count": len(turn.state.joined())}, "PWS")

@@ -109,16 +109,16 @@ def arrive(turn: Turn, participant: Participant) -> Participant:
     )
     _recount(turn)
     if not first:
-        turn.emit("participant.updated", _shown(turn, arrived), "PWS")
+        tell_changed(turn, arrived)
         return arrived
-    _tell_coming_or_going(turn, "participant.joined", _shown(turn, arrived))
+    _tell_coming_or_going(turn, "participant.joined", arrived, _shown(turn, arrived))
     return arrived
 
 
 def lose_contact(turn: Turn, participant: Participant, due_at: datetime) -> None:
     """Wait until `due_at` for a participant to come back."""
     lost: Participant = turn.put("participants", participant.id, participant, state="reconnecting", due_at=due_at)
-    turn.emit("participant.updated", _shown(turn, lost), "PWS")
+    tell_changed(turn, lost)
 
 
 def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = False) -> None:
@@ -135,26 +135,37 @@ def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = F
     _recount(turn)
     # Who never arrived is not announced as gone: `joined` always precedes `left`.
     if participant.joined_at is not None:
-        _tell_coming_or_going(turn, "participant.left", {**_shown(turn, gone), "reason": reason})
+        _tell_coming_or_going(turn, "participant.left", gone, {**_shown(turn, gone), "reason": reason})
+
+
+def tell_changed(turn: Turn, participant: Participant) -> None:
+    _tell(turn, "participant.updated", participant, _shown(turn, participant))
 
 
 def _shown(turn: Turn, participant: Participant) -> dict[str, object]:
     return {
         "participant": views.participant(participant, with_capabilities=True),
-        "participant_count": len(turn.state.joined()),
+        "participant_count": len(turn.state.seen()),
     }
 
 
-def _tell_coming_or_going(turn: Turn, type_: str, data: dict[str, object]) -> None:
-    joined = turn.state.joined()
-    if len(joined) <= COUNTS_INSTEAD_ABOVE:
+def _tell(turn: Turn, type_: str, participant: Participant, data: dict[str, object]) -> None:
+    if participant.hidden:
+        turn.emit(type_, data, "S", users=(participant.user_id,), deciders=deciders(turn, "permission.grant"))
+    else:
         turn.emit(type_, data, "PWS")
+
+
+def _tell_coming_or_going(turn: Turn, type_: str, participant: Participant, data: dict[str, object]) -> None:
+    seen = turn.state.seen()
+    if participant.hidden or len(seen) <= COUNTS_INSTEAD_ABOVE:
+        _tell(turn, type_, participant, data)
         return
     turn.emit(type_, data, "S")
     by_role: dict[str, int] = {}
-    for participant in joined:
-        by_role[participant.role] = by_role.get(participant.role, 0) + 1
-    turn.emit("session.counts", {"participant_count": len(joined), "by_role": by_role}, "PW", numbered=False)
+    for one in seen:
+        by_role[one.role] = by_role.get(one.role, 0) + 1
+    turn.emit("session.counts", {"participant_count": len(seen), "by_role": by_role}, "PW", numbered=False)
 
 
 def _recount(turn: Turn) -> None:
@@ -164,7 +175,7 @@ def _recount(turn: Turn) -> None:
         return
     present = turn.state.present()
     turn.change_session(
-        participant_count=len(turn.state.joined()),
+        participant_count=len(turn.state.seen()),
         empty_since=None if present else session.empty_since or turn.now,
         alone_since=(session.alone_since or turn.now) if len(present) == 1 and session.ring_resolved else None,
     )
@@ -219,7 +230,7 @@ def _change_participant(turn: Turn, participant: Participant, role: str, capabil
             )
         )
     if role != participant.role and changed.joined_at is not None:
-        turn.emit("participant.updated", _shown(turn, changed), "PWS")
+        tell_changed(turn, changed)
 
 
 def remember_rights(turn: Turn, user_id: str, capabilities: tuple[str, ...]) -> Rights:

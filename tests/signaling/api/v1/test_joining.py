@@ -1,0 +1,343 @@
+"""Acceptance: joining, media tokens, moderation of who is inside (A-65 … A-70), traps T-1 … T-5, T-8."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from signaling.calls.media import Permission, Refuse
+from tests.signaling.api.world import World, claims, code, pointers
+
+CALL = "/calls/default/x"
+
+
+async def test_a_65_the_first_join_starts_a_session_and_others_hear_of_it(world: World) -> None:
+    await world.call("default/x", by="alice")
+    alice = await world.listen(world.as_("alice"), "default/x")
+    first = await world.as_("alice").join("default/x")
+    session = first["session"]
+    assert (session["cid"], session["ended_at"], session["expires_at"]) == ("default:x", None, None)
+    assert list(world.media.rooms) == [session["id"]]
+    bob = await world.as_("bob").join("default/x", device="tablet")
+    assert bob["session"]["id"] == session["id"]
+    frames = alice.frames()
+    assert [f["type"] for f in frames] == ["session.started", "participant.joined", "participant.joined"]
+    assert [f["session_id"] for f in frames] == [session["id"]] * 3
+    assert [f["data"].get("participant_count") for f in frames] == [None, 1, 2]
+    told = frames[2]["data"]["participant"]
+    assert (told["identity"], told["name"], told["state"], told["hidden"]) == ("bob:tablet", "bob", "joined", False)
+    shown = (await world.as_("alice").get(CALL)).json()
+    assert (shown["call"]["ongoing"], shown["call"]["session_id"]) == (True, session["id"])
+    assert shown["call"]["participant_count"] == shown["session"]["participant_count"] == 2
+
+
+async def test_a_65_the_reply_has_all_that_media_needs(world: World) -> None:
+    await world.users("bob")
+    await world.call("default/x", by="alice")
+    joined = await world.as_("bob").join("default/x", connect=False)
+    participant, media = joined["participant"], joined["media"]
+    assert (participant["state"], participant["joined_at"]) == ("connecting", None)
+    assert participant["capabilities"] == joined["own_capabilities"]
+    assert media["url"] == "wss://media.example.com"
+    assert media["ice_servers"] == [{"urls": ["turn:media.example.com"], "username": "u", "credential": "c"}]
+    token = claims(media["token"])
+    assert (token["sub"], token["name"], token["video"]["room"]) == ("bob:phone", "Bob", joined["session"]["id"])
+    assert token["video"] == {
+        "roomJoin": True,
+        "room": joined["session"]["id"],
+        "canSubscribe": True,
+        "canPublish": True,
+        "canPublishSources": ["microphone", "camera", "screen_share", "screen_share_audio"],
+        "canPublishData": True,
+        "hidden": False,
+    }
+    assert media["expires_at"] == "2026-01-01T09:10:00.000Z"
+    assert token["exp"] == int((world.clock.now + timedelta(minutes=10)).timestamp())
+    assert joined["call"]["participant_count"] == 0
+    # Who never connects is forgotten after 20 s, and nobody has heard of him.
+    listener = await world.listen(world.as_("alice"), "default/x")
+    await world.advance(20)
+    assert listener.frames() == []
+    assert (await world.as_("alice").get(f"{CALL}/participants")).json()["items"] == []
+
+
+async def test_a_66_who_is_no_member_joins_as_a_user(world: World) -> None:
+    await world.call("default/x", by="alice")
+    joined = await world.as_("bob").join("default/x")
+    granted = (await world.server.get("/call-types/default")).json()["call_type"]["grants"]
+    assert joined["participant"]["role"] == "user"
+    assert joined["own_capabilities"] == granted["user"]
+    await world.users("mona", role="moderator")
+    mona = await world.as_("mona").join("default/x")
+    assert (mona["participant"]["role"], mona["own_capabilities"]) == ("moderator", granted["moderator"])
+
+
+async def test_a_67_a_refusal_names_what_is_missing_and_gives_no_token(world: World) -> None:
+    await world.call("default/x", by="alice")
+    await world.server.patch("/call-types/default/grants", {"user": {"remove": ["JoinCall"]}})
+    refused = await world.as_("bob").post(f"{CALL}/join")
+    assert code(refused) == (403, "missing_capability")
+    problem = refused.json()
+    assert problem["capability"] == "call.join"
+    assert problem["type"] == "https://docs.example.org/errors/missing_capability"
+    assert problem["request_id"] == refused.headers["x-request-id"]
+    assert "token" not in refused.text
+    assert (await world.as_("alice").get(CALL)).json()["session"] is None
+    assert world.media.rooms == {}
+
+
+async def test_a_68_a_call_that_is_not_there_is_made_only_if_asked(world: World) -> None:
+    assert code(await world.as_("alice").post("/calls/default/new/join")) == (404, "not_found")
+    joined = await world.as_("alice").join("default/new", create=True)
+    assert (joined["call"]["created_by"], joined["participant"]["role"]) == ("alice", "admin")
+    assert code(await world.as_("alice").post("/calls/nothing/new/join", {"create": True})) == (
+        404,
+        "call_type_not_found",
+    )
+    wrong = await world.as_("alice").post("/calls/default/new2/join", {"create": True, "device_id": "a b"})
+    assert (code(wrong), pointers(wrong)) == ((422, "unprocessable"), ["/device_id"])
+
+
+async def test_a_69_a_member_joins_with_his_role(world: World) -> None:
+    await world.users("bob", "carl", role="moderator")
+    await world.call("default/x", by="alice", members=[{"user_id": "bob", "role": "listener"}])
+    bob = await world.as_("bob").join("default/x")
+    assert bob["participant"]["role"] == "listener"
+    assert bob["own_capabilities"] == ["call.join", "call.read", "event.send", "reaction.send"]
+    grant = claims(bob["media"]["token"])["video"]
+    assert (grant["canPublish"], grant["canSubscribe"], grant["canPublishData"]) == (False, True, True)
+
+
+async def test_a_70_blocked_a_valid_media_token_opens_nothing(world: World) -> None:
+    await world.users("bob")
+    await world.call("default/x", by="alice")
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    alice, bob = await world.listen(world.as_("alice"), "default/x"), await world.listen(world.as_("bob"), "default/x")
+    blocked = await world.as_("alice").put(f"{CALL}/blocks/bob", {"reason": "spam"})
+    assert blocked.json()["block"]["user_id"] == "bob"
+    assert (blocked.json()["block"]["blocked_by"], blocked.json()["block"]["expires_at"]) == ("alice", None)
+    assert world.media.removed == [(participant["session_id"], "bob:phone", "blocked")]
+    verdict = await world.system.feed.admit(participant["session_id"], "bob:phone")
+    assert isinstance(verdict, Refuse)
+    assert [f["data"]["reason"] for f in alice.only("participant.left")] == ["blocked"]
+    assert [f["type"] for f in bob.frames()][-1] == "unsubscribed"
+    for attempt in (
+        world.as_("bob").post(f"{CALL}/join"),
+        world.as_("bob").get(CALL),
+        world.as_("bob").put(CALL),
+        world.as_("bob").post(f"{CALL}/media-token", {"participant_id": participant["id"]}),
+        world.as_("bob").patch(CALL, {"nonsense": 1}),
+    ):
+        assert code(await attempt) == (403, "blocked")
+    assert (await world.as_("alice").get(f"{CALL}/blocks")).json()["items"] == [blocked.json()["block"]]
+    assert (await world.as_("alice").delete(f"{CALL}/blocks/bob")).status_code == 204
+    assert (await world.as_("bob").join("default/x"))["participant"]["id"] != participant["id"]
+
+
+async def test_a_block_ends_at_its_time(world: World) -> None:
+    await world.users("bob")
+    await world.call("default/x", by="alice")
+    bob = await world.listen(world.as_("bob"))
+    await world.as_("alice").put(f"{CALL}/blocks/bob", {"expires_at": "2026-01-01T09:10:00Z"})
+    await world.advance(599)
+    assert code(await world.as_("bob").get(CALL)) == (403, "blocked")
+    await world.advance(1)
+    assert (await world.as_("bob").get(CALL)).status_code == 200
+    assert bob.types() == ["participant.blocked", "participant.unblocked"]
+    past = await world.as_("alice").put(f"{CALL}/blocks/bob", {"expires_at": "2026-01-01T09:00:00Z"})
+    assert pointers(past) == ["/expires_at"]
+    assert code(await world.as_("bob").put(f"{CALL}/blocks/alice")) == (403, "missing_capability")
+
+
+async def test_a_ban_holds_in_every_call(world: World) -> None:
+    await world.users("bob")
+    await world.call("default/x", by="alice", members=["bob"])
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    bob = await world.listen(world.as_("bob"), "default/x")
+    assert (await world.server.put("/bans/bob", {"reason": "spam"})).json()["ban"]["user_id"] == "bob"
+    assert world.media.removed == [(participant["session_id"], "bob:phone", "blocked")]
+    assert code(await world.as_("bob").get(CALL)) == (403, "banned")
+    assert code(await world.as_("bob").put("/calls/default/mine")) == (403, "banned")
+    bob.frames()
+    await world.as_("alice").patch(CALL, {"custom": {"secret": 1}})
+    assert bob.frames() == []
+    assert (await world.server.delete("/bans/bob")).status_code == 204
+    assert (await world.as_("bob").get(CALL)).status_code == 200
+
+
+async def test_kicked_one_may_come_back_unless_blocked(world: World) -> None:
+    await world.call("default/x", by="alice")
+    await world.as_("bob").join("default/x")
+    bob = await world.listen(world.as_("bob"))
+    assert code(await world.as_("bob").post(f"{CALL}/participants/alice/kick")) == (403, "missing_capability")
+    assert (await world.as_("alice").post(f"{CALL}/participants/bob/kick")).status_code == 204
+    assert [f["type"] for f in bob.frames()] == ["participant.kicked"]
+    assert world.media.removed[-1][2] == "kicked"
+    assert code(await world.as_("alice").post(f"{CALL}/participants/bob/kick")) == (404, "not_found")
+    await world.as_("bob").join("default/x")
+    await world.as_("alice").post(f"{CALL}/participants/bob/kick", {"block": True})
+    assert code(await world.as_("bob").post(f"{CALL}/join")) == (403, "blocked")
+    attended = (await world.as_("alice").get(f"{CALL}/sessions/{world.media.removed[0][0]}/attendance")).json()["items"]
+    assert [p["left_reason"] for p in attended] == ["kicked", "kicked"]
+
+
+async def test_muting_reaches_the_tracks_and_never_unmutes(world: World) -> None:
+    await world.call("default/x", by="alice")
+    for name in ("alice", "bob", "carl"):
+        await world.as_(name).join("default/x")
+    bob = await world.listen(world.as_("bob"))
+    path = f"{CALL}/participants/mute"
+    reply = await world.as_("alice").post(path, {"all": True, "kinds": ["screen", "audio"], "except": ["carl"]})
+    assert reply.json() == {"muted": [{"user_id": "bob", "kinds": ["audio", "screen"]}]}
+    (muted,) = world.media.muted
+    assert muted[1:] == ("bob:phone", ("microphone", "screen_share", "screen_share_audio"))
+    assert [f["data"] for f in bob.only("participant.muted")] == [{"user_id": "bob", "kinds": ["audio", "screen"]}]
+    assert code(await world.as_("bob").post(path, {"all": True, "kinds": ["audio"]})) == (403, "missing_capability")
+    for body, pointer in (
+        ({"kinds": ["audio"]}, "/user_ids"),
+        ({"all": True, "user_ids": ["bob"], "kinds": ["audio"]}, "/user_ids"),
+        ({"all": True, "kinds": ["smell"]}, "/kinds/0"),
+        ({"all": True, "kinds": []}, "/kinds"),
+    ):
+        assert pointers(await world.as_("alice").post(path, body)) == [pointer]
+
+
+async def test_a_full_call_takes_nobody_more_but_the_same_device_again(world: World) -> None:
+    await world.call("default/x", by="alice", settings={"limits": {"max_participants": 1}})
+    first = await world.as_("alice").join("default/x")
+    assert code(await world.as_("bob").post(f"{CALL}/join")) == (409, "call_full")
+    again = await world.as_("alice").join("default/x")
+    assert again["participant"]["id"] != first["participant"]["id"]
+
+
+async def test_an_ended_call_is_joined_by_nobody_until_reopened(world: World) -> None:
+    await world.call("default/x", by="alice", members=[])
+    await world.as_("bob").join("default/x")
+    bob = await world.listen(world.as_("bob"), "default/x")
+    ended = (await world.as_("alice").post(f"{CALL}/end")).json()["call"]
+    assert (ended["ended_at"], ended["ended_by"], ended["ongoing"]) == ("2026-01-01T09:00:00.000Z", "alice", False)
+    assert [f["type"] for f in bob.frames() if f["type"] != "call.capabilities_updated"] == [
+        "participant.left",
+        "session.ended",
+        "call.ended",
+    ]
+    assert (await world.as_("alice").post(f"{CALL}/end")).json()["call"] == ended
+    assert code(await world.as_("bob").post(f"{CALL}/join")) == (409, "call_ended")
+    assert "call.join" not in (await world.as_("bob").get(CALL)).json()["own_capabilities"]
+    assert (await world.as_("bob").put(CALL)).status_code == 200
+    assert code(await world.as_("bob").post(f"{CALL}/reopen")) == (403, "missing_capability")
+    await world.as_("alice").join("default/x")
+    reopened = (await world.as_("alice").post(f"{CALL}/reopen")).json()["call"]
+    assert (reopened["ended_at"], reopened["ended_by"]) == (None, None)
+    await world.as_("bob").join("default/x")
+
+
+async def test_t_1_the_sfu_asks_at_every_connect(world: World) -> None:
+    await world.call("default/x", by="alice")
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    room = participant["session_id"]
+    feed = world.system.feed
+    assert not isinstance(await feed.admit(room, "bob:phone"), Refuse)
+    assert isinstance(await feed.admit(room, "bob:tablet"), Refuse)
+    assert isinstance(await feed.admit("another-room", "bob:phone"), Refuse)
+    await world.as_("bob").post(f"{CALL}/leave", {"participant_id": participant["id"]})
+    assert isinstance(await feed.admit(room, "bob:phone"), Refuse)
+    await world.as_("bob").join("default/x")
+    await world.as_("alice").post(f"{CALL}/end")
+    assert isinstance(await feed.admit(room, "bob:phone"), Refuse)
+
+
+def test_t_2_without_a_media_capability_nothing_may_be_published() -> None:
+    grant = Permission(frozenset({"call.join"}), hidden=False, version=1).video_grant("room")
+    assert (grant["canPublish"], grant["canPublishSources"]) == (False, [])
+    audio = Permission(frozenset({"call.join", "media.audio"}), hidden=False, version=1).video_grant("room")
+    assert (audio["canPublish"], audio["canPublishSources"]) == (True, ["microphone"])
+
+
+async def test_t_3_a_change_of_rights_carries_the_whole_set_with_a_rising_version(world: World) -> None:
+    await world.call("default/x", by="alice")
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    for settings in ({"video": {"enabled": False}}, {"screenshare": {"enabled": False}}, {"video": None}):
+        await world.as_("alice").patch(CALL, {"settings": settings})
+    rejoined = (await world.as_("bob").join("default/x"))["participant"]
+    await world.as_("alice").patch(CALL, {"settings": {"screenshare": None}})
+    updates = [(identity, p.version, p.sources) for _, identity, p in world.media.updates if identity == "bob:phone"]
+    assert updates == [
+        ("bob:phone", 2, ("microphone", "screen_share", "screen_share_audio")),
+        ("bob:phone", 3, ("microphone",)),
+        ("bob:phone", 4, ("microphone", "camera")),
+        ("bob:phone", 6, ("microphone", "camera", "screen_share", "screen_share_audio")),
+    ]
+    assert rejoined["id"] != participant["id"]
+
+
+async def test_t_4_two_devices_are_two_and_the_same_device_replaces_itself(world: World) -> None:
+    await world.call("default/x", by="alice")
+    alice = await world.listen(world.as_("alice"), "default/x")
+    phone = (await world.as_("bob").join("default/x", device="phone"))["participant"]
+    await world.as_("bob").join("default/x", device="tablet")
+    assert world.media.removed == []
+    again = (await world.as_("bob").join("default/x", device="phone"))["participant"]
+    assert again["identity"] == phone["identity"] == "bob:phone"
+    assert [(f["data"]["participant"]["id"], f["data"]["reason"]) for f in alice.only("participant.left")] == [
+        (phone["id"], "replaced")
+    ]
+    assert len((await world.as_("alice").get(f"{CALL}/participants")).json()["items"]) == 2
+    # What the old connection reports late does not touch the new one.
+    connecting = (await world.as_("bob").join("default/x", device="phone", connect=False))["participant"]
+    await world.system.feed.participant_left(connecting["session_id"], "bob:phone", clean=True)
+    await world.connect(connecting)
+    states = {p["id"]: p["state"] for p in (await world.as_("alice").get(f"{CALL}/participants")).json()["items"]}
+    assert states[connecting["id"]] == "joined"
+
+
+async def test_t_5_a_stale_token_makes_no_room(world: World) -> None:
+    await world.call("default/x", by="alice")
+    participant = (await world.as_("alice").join("default/x"))["participant"]
+    await world.as_("alice").post(f"{CALL}/end")
+    verdict = await world.system.feed.admit(participant["session_id"], participant["identity"])
+    assert isinstance(verdict, Refuse)
+    assert verdict.code == "not_found"
+    assert world.media.rooms == {}
+
+
+async def test_t_8_without_a_node_there_is_no_session(world: World) -> None:
+    await world.call("default/x", by="alice")
+    world.media.available = False
+    refused = await world.as_("alice").post(f"{CALL}/join")
+    assert code(refused) == (503, "no_media_node")
+    assert "retry-after" in refused.headers
+    assert (await world.as_("alice").get(CALL)).json()["session"] is None
+    assert [e.type for e in await world.recorded("default:x")] == ["call.created"]
+    world.media.available = True
+    await world.as_("alice").join("default/x")
+
+
+async def test_a_media_token_is_renewed_while_one_may_be_there(world: World) -> None:
+    await world.call("default/x", by="alice")
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    await world.advance(300)
+    path, body = f"{CALL}/media-token", {"participant_id": participant["id"]}
+    media = (await world.as_("bob").post(path, body)).json()["media"]
+    assert media["expires_at"] == "2026-01-01T09:15:00.000Z"
+    assert claims(media["token"])["sub"] == "bob:phone"
+    assert code(await world.as_("carl").post(path, body)) == (404, "not_found")
+    assert code(await world.as_("bob", ceiling=["call.read"]).post(path, body)) == (403, "missing_capability")
+
+
+async def test_hidden_are_only_app_admins_and_others_do_not_see_them(world: World) -> None:
+    await world.users("root", role="admin")
+    await world.call("default/x", by="alice")
+    assert code(await world.as_("alice").post(f"{CALL}/join", {"hidden": True})) == (403, "missing_capability")
+    bob = await world.listen(world.as_("bob"), "default/x")
+    await world.as_("bob").join("default/x")
+    bob.frames()
+    joined = await world.as_("root").join("default/x", hidden=True)
+    assert claims(joined["media"]["token"])["video"]["hidden"] is True
+    assert bob.frames() == []
+    page = (await world.as_("bob").get(f"{CALL}/participants")).json()["items"]
+    assert [(p["user_id"], p["capabilities"] is not None) for p in page] == [("bob", True)]
+    assert (await world.as_("bob").get(CALL)).json()["call"]["participant_count"] == 1
+    seen = (await world.as_("root").get(f"{CALL}/participants")).json()["items"]
+    assert sorted(p["user_id"] for p in seen) == ["bob", "root"]
+    await world.vanish(joined["participant"], clean=True)
+    assert bob.frames() == []
