@@ -26,11 +26,13 @@ from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
 from signaling.api.room_service import room_service_routes
 from signaling.api.signal import signal_routes
+from signaling.calls_system import create_calls_system
 from signaling.console.routes import call_page_routes
 from signaling.errors import CallyardError
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
 from signaling.events.outbox import Outbox
 from signaling.http_server import HttpServer, http_server
+from signaling.media_rooms import ManagedRooms, Reports
 from signaling.room_directory import RoomDirectory
 from signaling.rooms.grants import Grants
 from signaling.runtime import Rooms
@@ -60,6 +62,16 @@ class Server:
             WebhookMetrics(self.metrics.registry),
         )
         self.rooms = Rooms(settings, self.room_metrics, self.webhooks.publish)
+        self._port = settings.port
+        self.calls = create_calls_system(
+            settings.calls,
+            settings.calls_database_url,
+            ManagedRooms(self.rooms, url=self.signal_url),
+            settings.keyring,
+            dev=settings.dev > 0,
+        )
+        self.reports = Reports(self.calls.feed)
+        self.rooms.feed = self.reports
         self._forced = asyncio.Event()
         self._asked_to_stop = asyncio.Event()
         self._drain_seconds = settings.drain.deadline_seconds
@@ -77,9 +89,13 @@ class Server:
             except NodeError as error:
                 raise CallyardError(f"{error}.") from error
             parts.push_async_callback(self.rooms.node.stop, 0)
+            await self.calls.start()
+            parts.push_async_callback(self.calls.stop)
+            parts.push_async_callback(self.reports.stop)
+            self._port = listener.getsockname()[1]
             http = http_server(RequestMetrics(self.asgi(), self.metrics), self.settings.http)
             serving = asyncio.create_task(http.serve(sockets=[listener]))
-            log.info("server_started", bind=self.settings.bind, port=listener.getsockname()[1])
+            log.info("server_started", bind=self.settings.bind, port=self._port)
             stopping = asyncio.create_task(self._asked_to_stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -106,6 +122,7 @@ class Server:
             *signal_routes(self.rooms, self.verify, settings.rooms, self._count_refusal),
             *room_service_routes(RoomDirectory(self.rooms), self.verify, settings.http),
             *call_page_routes(settings.keyring),
+            *self.calls.routes,
         ]
         # Browser applications come from other origins; whoever asks brings a token, never a cookie.
         return CORSMiddleware(
@@ -115,6 +132,16 @@ class Server:
             allow_headers=["*"],
             max_age=_CORS_SECONDS,
         )
+
+    def signal_url(self) -> str:
+        """How clients reach the signal connection."""
+        settings = self.settings
+        if settings.public_url:
+            return settings.public_url.rstrip("/").replace("http", "ws", 1)
+        host = settings.bind
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            host = next(iter(self.rooms.node.workers[0].info.addresses), host) if self.rooms.node.workers else host
+        return f"ws://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def verify(self, token: str) -> Grants:
         """Return what a token allows; raises `Unauthenticated`."""

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -44,6 +44,7 @@ from signaling.rooms.effects import (
     ToWorker,
     TrackChanged,
 )
+from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
 from signaling.rooms.room import Room
 from signaling.rooms.state import Participant, RoomRecord
@@ -78,10 +79,13 @@ class Session(Protocol):
 class Feed(Protocol):
     """Who else is told what happens in managed rooms, and asked who may come (`calls/media.py`)."""
 
+    async def admit(self, grants: Grants) -> Grants:
+        """Return the grants that hold now; raises a `Refusal`."""
+
     def entered(self, hosted: Hosted, effect: Effect) -> None: ...
 
-    async def admit(self, room: str, identity: str) -> str | None:
-        """Return None, or a sentence that says why not."""
+    def lost(self, hosted: Hosted) -> None:
+        """The room's worker has died."""
 
 
 @dataclass
@@ -257,20 +261,24 @@ class Rooms:
 
     # --- signal connections ------------------------------------------------------------------------------------------
 
-    async def admit(self, parameters: JoinParameters) -> None:
-        """Whether this client may connect now; raises a `Refusal`. Nothing is made yet."""
+    async def admit(self, parameters: JoinParameters) -> JoinParameters:
+        """Return what this client may connect with now; raises a `Refusal`. Nothing is made yet."""
         presence.check(parameters, self.settings.rooms)
         grants = parameters.grants
         hosted = self.hosted.get(grants.room)
         if grants.managed or (hosted is not None and hosted.record.is_managed):
-            reason = "This room is not open." if self.feed is None else None
-            if self.feed is not None:
-                reason = await self.feed.admit(grants.room, grants.identity)
-            if reason is not None:
-                raise PermissionDenied(reason)
+            if self.feed is None:
+                raise PermissionDenied("This room is not open.")
+            grants = await self.feed.admit(replace(grants, managed=True))
+            parameters = replace(parameters, grants=grants)
+            hosted = self.hosted.get(grants.room)
+        self._check_room(hosted, parameters)
+        return parameters
+
+    def _check_room(self, hosted: Hosted | None, parameters: JoinParameters) -> None:
+        grants = parameters.grants
         if parameters.is_reconnect and parameters.participant_sid:
             return
-        hosted = self.hosted.get(grants.room)
         if hosted is not None:
             presence.check_place(hosted.room.core, grants)
             return
@@ -383,6 +391,8 @@ class Rooms:
             if hosted.worker is worker:
                 hosted.worker = None
                 self.apply(hosted, hosted.room.worker_lost(self.now()))
+                if self.feed is not None and hosted.record.is_managed:
+                    self.feed.lost(hosted)
 
     async def _revive(self, worker: WorkerHandle) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sfu.settings import NodeSettings
+from signaling.calls.settings import CallsSettings
 from signaling.rooms.settings import RoomSettings
 
 DEV_KEY = "devkey"
@@ -250,10 +251,17 @@ class Settings(Section):
     region: str = Field(
         "", max_length=64, description="Name of this node's region, told to clients and used to place calls."
     )
+    database_url: str = Field(
+        "",
+        max_length=2048,
+        description="Where calls are kept: `postgresql://user:secret@host/name` or `sqlite:///path`. Empty: SQLite in "
+        "`state_dir`. Take PostgreSQL when more than one node serves calls.",
+    )
     state_dir: Path = Field(
         Path("var"),
         description="Directory for what must survive a restart: waiting webhooks, the database.",
     )
+    calls: CallsSettings = CallsSettings()
     drain: DrainSettings = DrainSettings()
     http: HttpSettings = HttpSettings()
     ice: IceSettings = IceSettings()
@@ -267,6 +275,10 @@ class Settings(Section):
         """Every usable key with its secret; the first one signs what the server itself signs."""
         ring = {self.key: self.secret.get_secret_value()} if self.key else {}
         return ring | {key: secret.get_secret_value() for key, secret in self.keys.items()}
+
+    @property
+    def calls_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir.absolute() / 'callyard.sqlite'}"
 
     @property
     def is_public(self) -> bool:

@@ -27,6 +27,7 @@ CONFIG_VARIABLE = "CALLYARD_CONFIG"
 """Names the file; the one variable that is not itself a setting."""
 _FILE_MAX_BYTES = 1_048_576
 _DEVELOPMENT = "development mode"
+_DEVELOPMENT_VALUES = {"drain.deadline_seconds": 0, "calls.rate_limits.enabled": False}
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def load(*, options: Mapping[str, Any], environ: Mapping[str, str], file: Path |
             origins[path] = origin.replace("{variable}", known[path].variable).replace("{option}", option)
 
     is_dev = values.get("dev") not in (None, 0, "0", False)
-    if is_dev and "drain.deadline_seconds" not in values:
-        values["drain.deadline_seconds"] = 0
-        origins["drain.deadline_seconds"] = _DEVELOPMENT
+    for path, value in _DEVELOPMENT_VALUES.items() if is_dev else ():
+        if path not in values:
+            values[path] = value
+            origins[path] = _DEVELOPMENT
     if is_dev and not {"key", "secret", "keys"} & values.keys():
         values |= {"key": DEV_KEY, "secret": DEV_SECRET}
         origins |= {"key": _DEVELOPMENT, "secret": _DEVELOPMENT}

@@ -38,7 +38,7 @@ _CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "Au
 class Rooms(Protocol):
     """What is asked of `signaling.runtime.Rooms`."""
 
-    async def admit(self, parameters: JoinParameters) -> None: ...
+    async def admit(self, parameters: JoinParameters) -> JoinParameters: ...
     def connect(self, session: Session, parameters: JoinParameters) -> SessionId: ...
     def request(self, session: SessionId, request: rtc.SignalRequest) -> None: ...
     def disconnected(self, session: SessionId) -> None: ...
@@ -56,8 +56,7 @@ def signal_routes(
         is_v1 = connection.url.path.startswith("/rtc/v1")
         grants = verify(_token(connection))
         parameters = connecting.parameters(connection.query_params, grants, is_v1=is_v1)
-        await rooms.admit(parameters)
-        return parameters
+        return await rooms.admit(parameters)
 
     async def validate(request: Request) -> Response:
         try:

@@ -7,7 +7,7 @@ departure time-out. A signal connection that ends costs nothing while media live
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from livekit.protocol import models, rtc
 
@@ -34,6 +34,14 @@ _KNOWS_ACTIONS = 13
 """Protocol version from which `leave.action` is understood."""
 PING_INTERVAL_SECONDS = 5
 PING_TIMEOUT_SECONDS = 15
+_UNCLEAN = (
+    Reason.CONNECTION_TIMEOUT,
+    Reason.SIGNAL_CLOSE,
+    Reason.JOIN_FAILURE,
+    Reason.STATE_MISMATCH,
+    Reason.UNKNOWN_REASON,
+)
+"""Whoever left for one of these may well come back."""
 _COUNTS_SECONDS = 1.0
 _COUNTS_LARGE_SECONDS = 5.0
 _LARGE_ROOM = 50
@@ -214,6 +222,9 @@ def resume(
         return
     room.hang_up(participant, "resumed on another connection")
     participant.session = session
+    if parameters.grants.managed:
+        # Whoever admitted him may have changed his rights; other tokens may be older than what holds here.
+        participant.grants = replace(parameters.grants, key=participant.grants.key)
     room.by_session[session] = participant
     room.timers.clear(("absent", participant.sid))
     reconnect = rtc.ReconnectResponse(
@@ -390,7 +401,7 @@ def leave(
         room.timers.clear((kind, participant.sid))
     room.touch(participant)
     room.notify("participant_left" if was_active else "participant_connection_aborted", participant)
-    clean = reason not in (Reason.CONNECTION_TIMEOUT, Reason.SIGNAL_CLOSE, Reason.JOIN_FAILURE)
+    clean = reason not in _UNCLEAN
     room.out.append(ParticipantLeft(participant.identity, reason, clean))
     if not room.participants:
         room.timers.set(("room", ""), now.seconds + room.record.departure_timeout_seconds)

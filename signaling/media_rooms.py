@@ -1,0 +1,208 @@
+"""The rooms as the calls system sees them (`calls/media.py`), and the calls system as the rooms see it.
+
+A managed room lives as long as its session says, admits nobody without being asked, and reports who comes and goes in
+order. Capabilities become LiveKit permissions here. Not here: any rule of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import jwt
+import structlog
+from livekit.protocol import models
+from livekit.protocol import room as api
+
+from signaling.calls.media import MediaFeed, NoMediaNode, Permission, Refuse
+from signaling.errors import NotFound, PermissionDenied, Refusal
+from signaling.rooms.core import Reason
+from signaling.rooms.effects import Effect, ParticipantJoined, ParticipantLeft, TrackChanged
+from signaling.rooms.grants import MANAGED_SCOPE, SOURCES, Grants
+from signaling.runtime import Hosted, Rooms
+
+log = structlog.get_logger(__name__)
+
+_KEPT_EMPTY_SECONDS = 7 * 86_400
+"""The calls system closes its rooms itself; this bounds what is left of one that it has forgotten."""
+_QUEUE_MAX = 10_000
+_REMOVALS = {"replaced": Reason.DUPLICATE_IDENTITY, "shutdown": Reason.SERVER_SHUTDOWN}
+_CLOSINGS = {"deleted": Reason.ROOM_DELETED, "shutdown": Reason.SERVER_SHUTDOWN}
+
+
+class ManagedRooms:
+    """`MediaRooms` over this node. `url`: how clients reach the signal connection."""
+
+    def __init__(self, rooms: Rooms, *, url: Callable[[], str]) -> None:
+        self._rooms = rooms
+        self._url = url
+
+    async def create_room(
+        self,
+        name: str,
+        *,
+        max_participants: int | None,
+        metadata: str,
+        empty_timeout_seconds: int,
+        regions: Sequence[str],
+        region_hint: str | None,
+    ) -> None:
+        del region_hint  # one node, one region: there is nothing to choose
+        region = self._rooms.settings.region
+        if regions and region not in regions:
+            raise NoMediaNode(f"No media node serves {', '.join(regions)}.")
+        try:
+            hosted = self._rooms.create(
+                name,
+                empty_timeout_seconds=max(empty_timeout_seconds, 1),
+                departure_timeout_seconds=_KEPT_EMPTY_SECONDS,
+                participants_max=max_participants or 0,
+                metadata=metadata,
+                is_managed=True,
+            )
+        except Refusal as refusal:
+            raise NoMediaNode(refusal.message) from refusal
+        hosted.record.is_managed = True
+
+    async def close_room(self, name: str, reason: str) -> None:
+        hosted = self._rooms.hosted.get(name)
+        if hosted is not None:
+            why = _CLOSINGS.get(reason, Reason.ROOM_CLOSED)
+            self._rooms.apply(hosted, hosted.room.close(why, self._rooms.now()))
+
+    async def update_participant(self, room: str, identity: str, permission: Permission) -> None:
+        hosted = self._rooms.hosted.get(room)
+        if hosted is None or permission.version < hosted.versions.get(identity, 0):
+            return
+        hosted.versions[identity] = permission.version
+        request = api.UpdateParticipantRequest(room=room, identity=identity, permission=livekit_permission(permission))
+        try:
+            self._rooms.apply(hosted, hosted.room.update_participant(request))
+        except NotFound:
+            return  # not connected: `admit` says what holds when he comes
+
+    async def remove_participant(self, room: str, identity: str, reason: str) -> None:
+        hosted = self._rooms.hosted.get(room)
+        if hosted is not None and identity in hosted.room.core.by_identity:
+            why = _REMOVALS.get(reason, Reason.PARTICIPANT_REMOVED)
+            self._rooms.apply(hosted, hosted.room.remove(identity, self._rooms.now(), why))
+
+    async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None:
+        hosted = self._rooms.hosted.get(room)
+        participant = hosted.room.core.by_identity.get(identity) if hosted is not None else None
+        if hosted is None or participant is None:
+            return
+        numbers = {SOURCES[source] for source in sources}
+        for track in tuple(participant.tracks.values()):
+            if track.info.source in numbers:
+                self._rooms.apply(hosted, hosted.room.mute(identity, track.sid, True))
+
+    async def identities(self, room: str) -> Sequence[str] | None:
+        hosted = self._rooms.hosted.get(room)
+        return None if hosted is None else list(hosted.room.core.by_identity)
+
+    async def regions(self) -> Sequence[str]:
+        region = self._rooms.settings.region
+        return [region] if region else []
+
+    async def media_url(self, room: str) -> str:
+        return self._url()
+
+    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"urls": list(server.urls), "username": server.username or None, "credential": server.credential or None}
+            for server in self._rooms.server.ice_servers
+        ]
+
+    def mint_token(
+        self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime
+    ) -> str:
+        key, secret = next(iter(self._rooms.settings.keyring.items()))
+        claims = {
+            "iss": key,
+            "sub": identity,
+            "name": name,
+            "scope": MANAGED_SCOPE,
+            "iat": int(now.timestamp()),
+            "nbf": int(now.timestamp()),
+            "exp": int(expires_at.timestamp()),
+            "video": permission.video_grant(room),
+        }
+        return jwt.encode(claims, secret, algorithm="HS256")
+
+
+class Reports:
+    """What happens in managed rooms, told to the calls system one by one; and its word on who may come."""
+
+    def __init__(self, feed: MediaFeed) -> None:
+        self._feed = feed
+        self._lanes: dict[str, asyncio.Queue[Callable[[], Awaitable[None]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def admit(self, grants: Grants) -> Grants:
+        """Return the grants that hold now; raises `PermissionDenied`. The token alone opens nothing."""
+        verdict = await self._feed.admit(grants.room, grants.identity)
+        if isinstance(verdict, Refuse):
+            raise PermissionDenied(verdict.sentence)
+        allowed = grants.with_permission(livekit_permission(verdict.permission))
+        return replace(allowed, room_admin=False, room_create=False, room_list=False)
+
+    def entered(self, hosted: Hosted, effect: Effect) -> None:
+        feed, room = self._feed, hosted.record.name
+        match effect:
+            case ParticipantJoined(identity=identity):
+                self._queue(room, lambda: feed.participant_joined(room, identity))
+            case ParticipantLeft(reason=Reason.DUPLICATE_IDENTITY):
+                pass  # replaced by himself: the identity has not left
+            case ParticipantLeft(identity=identity, clean=clean):
+                self._queue(room, lambda: feed.participant_left(room, identity, clean=clean))
+            case TrackChanged(identity=identity, source=source, state=state):
+                self._queue(room, lambda: feed.track_changed(room, identity, source, state))
+            case _:
+                pass
+
+    def lost(self, hosted: Hosted) -> None:
+        room = hosted.record.name
+        self._queue(room, lambda: self._feed.room_lost(room))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _queue(self, room: str, report: Callable[[], Awaitable[None]]) -> None:
+        lane = self._lanes.get(room)
+        if lane is None:
+            lane = self._lanes[room] = asyncio.Queue(_QUEUE_MAX)
+            task = asyncio.create_task(self._run(room, lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            lane.put_nowait(report)
+        except asyncio.QueueFull:
+            # The calls system compares its state with ours when it notices that it was away.
+            log.error("report_dropped", room=room)
+
+    async def _run(self, room: str, lane: asyncio.Queue[Callable[[], Awaitable[None]]]) -> None:
+        while not lane.empty():
+            report = lane.get_nowait()
+            try:
+                await report()
+            except Exception:
+                log.exception("report_failed", room=room)
+        # No await since the lane was seen empty.
+        del self._lanes[room]
+
+
+def livekit_permission(permission: Permission) -> models.ParticipantPermission:
+    """With no media capability there is no publishing at all: an empty list of sources would mean every source."""
+    return models.ParticipantPermission(
+        can_subscribe="call.join" in permission.capabilities,
+        can_publish=bool(permission.sources),
+        can_publish_sources=[SOURCES[source] for source in permission.sources],
+        can_publish_data="event.send" in permission.capabilities,
+        hidden=permission.hidden,
+    )
