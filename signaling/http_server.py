@@ -16,6 +16,7 @@ import h11
 import uvicorn
 import websockets.http11
 from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -77,7 +78,7 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
         uvicorn.Config(
             app,
             http=Protocol,
-            ws=WebSocketsSansIOProtocol,
+            ws=_Refusing,
             ws_max_size=settings.websocket_message_max_bytes,
             ws_per_message_deflate=False,
             ws_ping_interval=10.0,
@@ -94,6 +95,15 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
             h11_max_incomplete_event_size=settings.request_head_max_bytes,
         )
     )
+
+
+class _Refusing(WebSocketsSansIOProtocol):
+    """A refusal before the upgrade is an answer; uvicorn logs it as an application that gave none."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
 
 class _BoundedHead(H11Protocol):

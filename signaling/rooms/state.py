@@ -6,6 +6,7 @@ Ids of transports, uptracks and downtracks are the border's. No behaviour beyond
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from livekit.protocol import models, rtc
 
@@ -14,6 +15,14 @@ from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.negotiation import ClientOffered, ServerOffered
 from signaling.rooms.transport import ReceivedSection, SendParameters
+
+if TYPE_CHECKING:
+    ParticipantState: TypeAlias = models.ParticipantInfo.State
+    Quality: TypeAlias = models.ConnectionQuality
+    DisconnectReason: TypeAlias = models.DisconnectReason
+else:
+    # Protobuf's enums are numbers at run time, and so they are remembered.
+    ParticipantState = Quality = DisconnectReason = int
 
 
 @dataclass
@@ -120,7 +129,7 @@ class Participant:
     subscriber: Connection | None = None
     subscribing: ServerOffered | None = None
     session: SessionId | None = None
-    state: models.ParticipantInfo.State = models.ParticipantInfo.State.JOINING
+    state: ParticipantState = models.ParticipantInfo.State.JOINING
     version: int = 0
     tracks: dict[str, Track] = field(default_factory=dict)
     parked: dict[str, ReceivedSection] = field(default_factory=dict)
@@ -151,9 +160,9 @@ class Participant:
     sections_video: int = 0
     fail_resume: bool = False
     """Asked for by `simulate`: the next resume is cut short."""
-    quality: models.ConnectionQuality = models.ConnectionQuality.EXCELLENT
+    quality: Quality = models.ConnectionQuality.EXCELLENT
     score: float = 5.0
-    disconnect_reason: models.DisconnectReason = models.DisconnectReason.UNKNOWN_REASON
+    disconnect_reason: DisconnectReason = models.DisconnectReason.UNKNOWN_REASON
 
     @property
     def identity(self) -> str:
