@@ -546,6 +546,13 @@ def default_run_directory(udp_port: int) -> Path:
     return base / name / (str(udp_port) if udp_port else f"process-{os.getpid()}")
 
 
+def run_directory(settings: NodeSettings) -> Path | None:
+    """Where a node with these settings leaves what its successor must find; None if there can be no successor."""
+    if settings.run_directory is None and not settings.udp_port:
+        return None
+    return settings.run_directory or default_run_directory(settings.udp_port)
+
+
 def prepare_run_directory(path: Path) -> None:
     """Makes it ours alone. `NodeError` if it is not: whoever can write there commands the workers."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -100,14 +100,18 @@ def serve(
         config,
     )
     from signaling.app import Server
-    from signaling.http_server import listen
+    from signaling.http_server import open_listener
 
     settings = loaded.settings
     structured_logs.configure(settings.log)
     try:
-        listener = listen(settings.bind, settings.port, settings.http.backlog)
+        listener, keeper = open_listener(settings)
         _greet(loaded, listener.getsockname()[1])
-        uvloop.run(Server(settings).run(listener))
+        try:
+            uvloop.run(Server(settings).run(listener))
+        finally:
+            if keeper is not None:
+                keeper.dismiss()
     except CallyardError as error:
         _fail(error.message)
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import h11
 import uvicorn
@@ -20,8 +21,10 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from sfu.node import prepare_run_directory, run_directory
+from signaling import listener_keeper
 from signaling.errors import SettingsError
-from signaling.settings import HttpSettings
+from signaling.settings import HttpSettings, Settings
 
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
@@ -30,13 +33,8 @@ _GRACE_SECONDS = 3
 def listen(bind: str, port: int, backlog: int) -> socket.socket:
     """Open the listening socket. Raises `SettingsError` with a sentence when the address cannot be had."""
     host = bind.strip("[]")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise SettingsError(f"The bind address `{bind}` cannot be resolved: {error.strerror}.") from None
-    listener = socket.socket(family, kind, protocol)
+    family, address = _resolve(bind, port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
@@ -52,6 +50,29 @@ def listen(bind: str, port: int, backlog: int) -> socket.socket:
         raise SettingsError(f"Cannot listen on {host} port {port}: {reason}.") from None
     listener.setblocking(False)
     return listener
+
+
+def open_listener(settings: Settings) -> tuple[socket.socket, listener_keeper.Keeper | None]:
+    """Open the listening socket, or take over the one that a killed predecessor left; raises as `listen`."""
+    directory = run_directory(settings.node)
+    if not settings.port or directory is None:
+        # Nobody could find it again.
+        return listen(settings.bind, settings.port, settings.http.backlog), None
+    prepare_run_directory(directory)
+    inherited = listener_keeper.inherit(directory, _resolve(settings.bind, settings.port)[1][:2])
+    if inherited is not None:
+        return inherited
+    listener = listen(settings.bind, settings.port, settings.http.backlog)
+    return listener, listener_keeper.keep(directory, listener)
+
+
+def _resolve(bind: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    try:
+        found = socket.getaddrinfo(bind.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingsError(f"The bind address `{bind}` cannot be resolved: {error.strerror}.") from None
+    family, _, _, _, address = found[0]
+    return family, address
 
 
 class HttpServer(uvicorn.Server):

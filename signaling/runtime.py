@@ -400,8 +400,6 @@ class Rooms:
         except NodeError as error:
             log.error("worker_memory_lost", worker=worker.id, reason=str(error))
             return
-        if not items:
-            return
         unpacker = memory.Unpacker(_credentials)
         participants: dict[int, list[Participant]] = {}
         records = []
