@@ -107,13 +107,17 @@ class Member(Struct, frozen=True, kw_only=True):
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """`empty_since`: since when nobody is in it, `alone_since`: since when one is, after a ring was resolved."""
+    """`empty_since`: since when nobody is in it, `alone_since`: since when one is, after a ring was resolved.
+
+    `extended_seconds`: what was added to the longest duration that the settings allow.
+    """
 
     id: str
     started_at: datetime
     ended_at: datetime | None = None
     end_reason: str | None = None
     expires_at: datetime | None = None
+    extended_seconds: int = 0
     participant_count: int = 0
     empty_since: datetime | None = None
     alone_since: datetime | None = None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -21,17 +22,28 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Delete, Table, delete, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from signaling.errors import Unavailable
 from signaling.store.kinds import OF_ENTITY, Kind
+
+log = structlog.get_logger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 10_000
 """How long SQLite waits for another process's write; a write of ours takes single milliseconds."""
 
+CONNECTION_TIMEOUT_SECONDS = 5.0
+"""How long a request waits for one of the connections; then it is told to come back."""
+
 
 def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+class DatabaseAway(Unavailable):
+    """No connection, a broken one, or one that another process keeps locked."""
 
 
 class Database:
@@ -45,6 +57,7 @@ class Database:
             self.url,
             pool_size=pool_size,
             max_overflow=0,
+            pool_timeout=CONNECTION_TIMEOUT_SECONDS,
             json_serializer=_encode,
             json_deserializer=msgspec.json.decode,
         )
@@ -68,16 +81,36 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with self.engine.connect() as connection:
+        async with self._connected() as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Commit at the end, roll back if anything was raised."""
-        async with self._writer, self.engine.connect() as raw:
+        async with self._writer, self._connected() as raw:
             connection = await raw.execution_options(begin="BEGIN IMMEDIATE")
             async with connection.begin():
                 yield connection
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """Raises `DatabaseAway` if there is no connection, or if it breaks."""
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    connection = await stack.enter_async_context(self.engine.connect())
+                except (OSError, SQLAlchemyError) as error:
+                    raise _away(error) from error
+                yield connection
+        except DBAPIError as error:
+            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+                raise _away(error) from error
+            raise
+
+
+def _away(error: Exception) -> DatabaseAway:
+    log.warning("database_away", error=type(error).__name__)
+    return DatabaseAway("The database does not answer; try again.")
 
 
 def _driver(url: str) -> str:
@@ -93,8 +126,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in (
         "journal_mode = WAL",
-        # A commit must survive the death of the process; WAL with NORMAL loses none then.
-        "synchronous = NORMAL",
+        # A commit must survive a power cut: what was answered, or is owed to a webhook, is on the disk.
+        "synchronous = FULL",
         "foreign_keys = ON",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
     ):

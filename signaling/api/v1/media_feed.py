@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from signaling.api.v1.service import SYSTEM, CallsService, Wanted, permission_of
 from signaling.calls.media import Allow, NoMediaNode, Refuse, Verdict
@@ -20,10 +19,10 @@ from signaling.calls.operations import joining
 from signaling.calls.problems import Problem
 from signaling.calls.state import CreateRoom, Turn
 from signaling.store.call_repository import call_of_session, running_calls
+from signaling.store.database import DatabaseAway
 
 log = structlog.get_logger(__name__)
 
-DATABASE_AWAY = (SQLAlchemyError, OSError, TimeoutError)
 KNOWN_SESSIONS = 10_000
 """Sessions whose call is remembered, so that who reconnects gets in while the database is away."""
 
@@ -48,8 +47,8 @@ class CallsFeed:
             )
         except Problem as problem:
             return Refuse(problem.code, problem.message)
-        except DATABASE_AWAY as error:
-            log.warning("admitting_from_memory", error=type(error).__name__)
+        except DatabaseAway:
+            log.warning("admitting_from_memory")
             return self._from_memory(room, identity)
         return _verdict(answer)
 
@@ -94,8 +93,8 @@ class CallsFeed:
                 await self._service.operate(SYSTEM, *where, operation, Wanted(reach=False))
         except Problem:
             return  # deleted meanwhile
-        except DATABASE_AWAY as error:
-            log.warning("report_put_off", error=type(error).__name__)
+        except DatabaseAway:
+            log.warning("report_put_off")
             if room in self._known:
                 self._unsure.add(self._known[room])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from signaling.calls import call_settings, views
@@ -193,7 +193,8 @@ def extend(turn: Turn, additional_seconds: int) -> None:
         raise Problem("conflict", "The call has no running session.")
     if session.expires_at is None:
         raise Problem("conflict", "The session has no end to move.")
-    turn.change_session(expires_at=session.expires_at + timedelta(seconds=additional_seconds))
+    turn.change_session(extended_seconds=session.extended_seconds + additional_seconds)
+    sessions.set_deadline(turn)
 
 
 def delete(turn: Turn) -> None:

@@ -40,7 +40,7 @@ def wait(turn: Turn, user_id: str, device_id: str) -> LobbyEntry:
         updated_at=turn.now,
     )
     turn.state.lobby[entry.id] = entry
-    turn.emit("lobby.waiting", {"lobby": views.lobby(entry)}, "S", users=deciders(turn, "lobby.admit"))
+    turn.emit("lobby.waiting", {"lobby": views.lobby(entry)}, "", users=deciders(turn, "lobby.admit"))
     return entry
 
 
@@ -62,7 +62,7 @@ def resolve(turn: Turn, entry_id: str, state: str) -> LobbyEntry:
 
 def _resolve(turn: Turn, entry: LobbyEntry, state: str) -> LobbyEntry:
     resolved: LobbyEntry = turn.put("lobby", entry.id, entry, state=state, resolved_by=turn.actor)
-    turn.emit(f"lobby.{state}", {"lobby": views.lobby(resolved)}, "S", users=(entry.user_id,))
+    turn.emit(f"lobby.{state}", {"lobby": views.lobby(resolved)}, "", users=(entry.user_id,))
     return resolved
 
 

@@ -22,19 +22,18 @@ RING_REMEMBERED_SECONDS = 60
 
 def start(turn: Turn, region_hint: str | None) -> Session:
     """Begin a session. The room is made before anything is committed: without a node there is no session."""
-    settings = turn.settings
-    limit = settings["limits"]["max_duration_seconds"]
     recent = turn.now - timedelta(seconds=RING_REMEMBERED_SECONDS)
     session = Session(
         id=turn.new_id(),
         started_at=turn.now,
-        expires_at=turn.now + timedelta(seconds=limit) if limit is not None else None,
         empty_since=turn.now,
         ring_resolved=any(ring.ended_at is not None and ring.ended_at >= recent for ring in turn.state.rings.values()),
         created_at=turn.now,
         updated_at=turn.now,
     )
     turn.state.session = session
+    set_deadline(turn)
+    session = turn.state.session
     turn.media(room(turn, session, region_hint))
     turn.emit("session.started", {"session": views.running_session(turn)}, "MPWS")
     for user_id in turn.state.members:
@@ -44,6 +43,17 @@ def start(turn: Turn, region_hint: str | None) -> Session:
             )
     captures.start_automatic(turn)
     return session
+
+
+def set_deadline(turn: Turn) -> None:
+    """Bring the session's end up to date: its start, the longest duration, and what it was extended by."""
+    session, limit = turn.state.running, turn.settings["limits"]["max_duration_seconds"]
+    if session is None:
+        return
+    lasts = None if limit is None else timedelta(seconds=limit + session.extended_seconds)
+    expires_at = None if lasts is None else session.started_at + lasts
+    if expires_at != session.expires_at:
+        turn.change_session(expires_at=expires_at)
 
 
 def room(turn: Turn, session: Session, region_hint: str | None) -> CreateRoom:
@@ -199,6 +209,7 @@ def refresh(turn: Turn, reason: str, *, removal: str = "lost_capability", only: 
 
     A gate that closed removes nobody by itself: see `live.stop`. `only`: the users that can be concerned.
     """
+    set_deadline(turn)
     seen = set()
     for participant in turn.state.present():
         if only is not None and participant.user_id not in only:

@@ -223,9 +223,8 @@ async def test_members_are_searched_and_paged(world: World) -> None:
         "user10",
         "user11",
     ]
-    assert await found({"filter": {"user_id": {"$prefix": "user0"}, "role": {"$in": ["host", "listener"]}}, "sort": [{"field": "user_id"}]}) == [
-        "user01", "user03", "user05", "user07", "user09",
-    ]  # fmt: skip
+    odd = {"user_id": {"$prefix": "user0"}, "role": {"$in": ["host", "listener"]}}
+    assert await found({"filter": odd, "sort": [{"field": "user_id"}]}) == [f"user0{n}" for n in (1, 3, 5, 7, 9)]
     wrong = await world.as_("alice").post("/calls/default/x/members/query", {"filter": {"age": 3}})
     assert (code(wrong), pointers(wrong)) == ((422, "unprocessable"), ["/filter/age"])
     wrong = await world.as_("alice").post("/calls/default/x/members/query", {"filter": {"role": {"$like": "x"}}})

@@ -1,4 +1,4 @@
-"""Acceptance: restricting access by roles and types (A-80, A-82 … A-84), traps T-6 and T-11. A-81 is the dashboard's."""
+"""Acceptance: restricting access by roles and types (A-80, A-82 … A-84), traps T-6, T-11. A-81 is the dashboard's."""
 
 from __future__ import annotations
 
