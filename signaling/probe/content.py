@@ -27,6 +27,9 @@ CELL = 40
 """Pixels. Cells of 40 survive VP8 at the lowest rate it starts with."""
 
 _COUNTER_BITS = 12
+NUMBERS = 1 << _COUNTER_BITS
+"""How many pictures are told apart; the count then begins anew."""
+
 _CELLS = 16
 _DARK, _BRIGHT = 40, 215
 _CODE_TOP = HEIGHT - 2 * CELL
@@ -83,6 +86,11 @@ def _transform(values: list[complex]) -> list[complex]:
     return [a + b for a, b in zip(even, turned, strict=True)] + [a - b for a, b in zip(even, turned, strict=True)]
 
 
+def follows(later: int, earlier: int) -> bool:
+    """Whether a picture's number comes after another's, within half the count."""
+    return 0 < (later - earlier) % NUMBERS < NUMBERS // 2
+
+
 @dataclass(frozen=True)
 class Colour:
     """BT.601 limited range, as in I420."""
@@ -108,9 +116,9 @@ class Picture:
 def paint(colour: Colour, number: int, strides: tuple[int, int, int]) -> tuple[bytes, bytes, bytes]:
     """I420 planes: a field of one colour over two rows of cells that say the frame's number and its check.
 
-    `number` counts modulo 4 096. `strides`: bytes per row of each plane, at least its width.
+    `number` counts modulo `NUMBERS`. `strides`: bytes per row of each plane, at least its width.
     """
-    cells = _cells(number % (1 << _COUNTER_BITS))
+    cells = _cells(number % NUMBERS)
     half = _CELLS // 2
     field = bytes([colour.y]) * WIDTH
     code = [b"".join(bytes([value]) * CELL for value in row) for row in (cells[:half], cells[half:])]

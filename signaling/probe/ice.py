@@ -258,6 +258,13 @@ class IceLink:
         old.set_protocol(asyncio.DatagramProtocol())  # the end of the old socket is not the end of the path
         old.abort()
 
+    async def stop_checks(self) -> None:
+        """Check the path no more, and say nothing of it: to the server, consent runs out (RFC 7675 §5.1)."""
+        task = self._agent._query_consent_task
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def vanish(self) -> None:
         """Fall silent without a word to the other side, as a machine does that loses power."""
         await self._agent.close()

@@ -68,7 +68,7 @@ class PictureTrack(MediaStreamTrack):
         for plane, pixels in zip(frame.planes, content.paint(self.colour, self._number, strides), strict=True):
             plane.update(pixels)
         frame.pts, frame.time_base = self._number * _VIDEO_CLOCK // FRAMES_PER_SECOND, Fraction(1, _VIDEO_CLOCK)
-        self.made_at[self._number] = loop.time()
+        self.made_at[self._number % content.NUMBERS] = loop.time()
         while len(self.made_at) > _REMEMBERED_FRAMES:
             self.made_at.popitem(last=False)
         self._number += 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from aiortc.mediastreams import MediaStreamTrack
+from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
 from signaling.probe import signal
@@ -27,6 +28,9 @@ T = TypeVar("T")
 RELIABLE, LOSSY, DATA_TRACK = "_reliable", "_lossy", "_data_track"
 _SINGLE_AUDIOS = _SINGLE_VIDEOS = 3
 """Receiving sections of the first offer in single mode, as LiveKit's SDKs make it."""
+
+_MAX_SECTIONS = 50
+"""More than that at once is no wish that a call of two can have."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,6 @@ class Participant:
 
     async def _read(self) -> None:
         assert self._signal is not None
-        assert self._failure is not None
         try:
             while True:
                 message = await self._signal.receive()
@@ -302,11 +305,14 @@ class Participant:
                 async with self._changed:
                     self._changed.notify_all()
         except ProbeFailure as failure:
-            if not self._failure.done():
-                self._failure.set_exception(failure)
+            self._fail(failure)
         except (ValueError, ConnectionError) as error:
-            if not self._failure.done():
-                self._failure.set_exception(ProbeFailure(Step.SIGNAL, f"{error}."))
+            self._fail(ProbeFailure(Step.SIGNAL, f"{error}."))
+
+    def _fail(self, failure: BaseException) -> None:
+        """End whatever waits; the first failure counts."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(failure)
 
     async def _handle(self, message: rtc.SignalResponse) -> None:
         match message.WhichOneof("message"):
@@ -330,6 +336,10 @@ class Participant:
                 self.published[message.track_published.cid] = message.track_published.track
             case "media_sections_requirement":
                 wanted = message.media_sections_requirement
+                if max(wanted.num_audios, wanted.num_videos) > _MAX_SECTIONS:
+                    raise ProbeFailure(
+                        Step.SIGNAL, f"The server wants {wanted.num_audios}+{wanted.num_videos} sections."
+                    )
                 for kind, count in (("audio", wanted.num_audios), ("video", wanted.num_videos)):
                     for _ in range(count):
                         self.publisher.add_receiving(kind)
@@ -374,8 +384,8 @@ class Participant:
         def done(ended: asyncio.Task[None]) -> None:
             self._tasks.discard(ended)
             error = None if ended.cancelled() else ended.exception()
-            if error is not None and self._failure is not None and not self._failure.done():
-                self._failure.set_exception(error)
+            if error is not None:
+                self._fail(error)
 
         task.add_done_callback(done)
 
@@ -389,7 +399,10 @@ class Participant:
 
     def _on_message(self, label: str, data: bytes) -> None:
         if label in (RELIABLE, LOSSY):
-            self.received.append(models.DataPacket.FromString(data))
+            try:
+                self.received.append(models.DataPacket.FromString(data))
+            except DecodeError:
+                self._fail(ProbeFailure(Step.DATA, f"The server sent a message on {label} that is no DataPacket."))
 
 
 def _published(participant: Participant, cid: str) -> Callable[[], models.TrackInfo | None]:

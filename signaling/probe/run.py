@@ -197,7 +197,7 @@ def _judge_picture(sender: _Side, receiver: _Side, numbers_before: int, watched_
         sentence = f"The {receiver.name} participant sees {picture and picture.colour}, not {sender.picture.colour}."
         raise ProbeFailure(Step.VIDEO, sentence)
     numbers = video.numbers[numbers_before:]
-    if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+    if not all(content.follows(later, earlier) for earlier, later in itertools.pairwise(numbers)):
         raise ProbeFailure(Step.VIDEO, f"The {receiver.name} participant sees frames out of order or twice.")
     least = int(_MIN_FRAMES_SHARE * watched_seconds * FRAMES_PER_SECOND)
     if len(numbers) < least:

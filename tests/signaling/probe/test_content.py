@@ -77,3 +77,11 @@ def test_an_even_picture_has_no_number(luma: int) -> None:
 
 def test_successive_pictures_differ() -> None:
     assert len({content.paint(FIRST, number, TIGHT)[0] for number in range(100)}) == 100
+
+
+@pytest.mark.parametrize(
+    ("later", "earlier", "after"),
+    [(1, 0, True), (0, 0, False), (0, 1, False), (0, 4_095, True), (4_095, 0, False), (2_047, 0, True)],
+)
+def test_numbers_follow_each_other_around_the_end_of_the_count(later: int, earlier: int, after: bool) -> None:
+    assert content.follows(later, earlier) is after

@@ -199,3 +199,15 @@ async def test_pings_go_out_as_asked_and_the_answer_gives_the_round_trip() -> No
         assert client.round_trip_seconds is not None
         assert 0 <= client.round_trip_seconds < 5
         await client.close()
+
+
+async def test_a_wish_for_a_million_sections_is_refused() -> None:
+    async def wish(connection: ServerConnection) -> None:
+        await connection.send(JOIN.SerializeToString())
+        wanted = rtc.MediaSectionsRequirement(num_audios=1_000_000)
+        await connection.send(rtc.SignalResponse(media_sections_requirement=wanted).SerializeToString())
+        await connection.wait_closed()
+
+    async with server(wish) as url:
+        failure = await failure_of(url, timeout_seconds=60)
+    assert failure.sentence == "The server wants 1000000+0 sections."
