@@ -14,28 +14,28 @@ const CAPACITY: usize = 128;
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-pub(crate) struct ControlBuffer {
+pub struct ControlBuffer {
     bytes: [u8; CAPACITY],
 }
 
 /// What the kernel said about one received message.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Received {
+pub struct Received {
     /// The message is a run of datagrams of this size (UDP_GRO); `None`: one datagram.
-    pub(crate) segment_size: Option<usize>,
+    pub segment_size: Option<usize>,
     /// The local address it was sent to.
-    pub(crate) local: Option<IpAddr>,
+    pub local: Option<IpAddr>,
     /// Time of arrival in the kernel, since the Unix epoch.
-    pub(crate) arrival: Option<Duration>,
+    pub arrival: Option<Duration>,
     /// Datagrams the socket has dropped so far because its buffer was full (SO_RXQ_OVFL).
-    pub(crate) overflows: Option<u32>,
+    pub overflows: Option<u32>,
 }
 
 impl ControlBuffer {
-    pub(crate) const EMPTY: Self = Self { bytes: [0; CAPACITY] };
-    pub(crate) const LEN: usize = CAPACITY;
+    pub const EMPTY: Self = Self { bytes: [0; CAPACITY] };
+    pub const LEN: usize = CAPACITY;
 
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+    pub fn as_mut_ptr(&mut self) -> *mut libc::c_void {
         self.bytes.as_mut_ptr().cast()
     }
 
@@ -69,7 +69,7 @@ impl ControlBuffer {
     }
 
     /// Reads what the kernel wrote; `len` is the `msg_controllen` that came back.
-    pub(crate) fn read(&self, len: usize) -> Received {
+    pub fn read(&self, len: usize) -> Received {
         let mut received = Received::default();
         let header_len = mem::size_of::<libc::cmsghdr>();
         let len = len.min(CAPACITY);

@@ -20,8 +20,10 @@ mod udp;
 mod wake;
 
 pub use clock::Clock;
+pub use cmsg::{ControlBuffer, Received};
 pub use counters::NetCounters;
 pub use machine::Machine;
+pub use priority::prefer_low_latency;
 pub use pump::{Pump, PumpOptions};
 pub use shared::Shared;
 pub use tcp::TcpOptions;

@@ -25,7 +25,7 @@ struct SchedAttr {
 }
 
 /// For the calling thread. Best effort: an older kernel ignores the slice, and nothing depends on it but latency.
-pub(crate) fn prefer_low_latency() {
+pub fn prefer_low_latency() {
     let attributes = SchedAttr {
         size: size_of::<SchedAttr>() as u32,
         policy: libc::SCHED_OTHER as u32,

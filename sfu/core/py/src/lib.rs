@@ -3,6 +3,7 @@
 mod border;
 mod config;
 mod counters;
+mod load;
 mod sdp;
 mod worker;
 
@@ -14,6 +15,8 @@ mod _core {
 
     #[pymodule_export]
     use super::border::{reencode_command, reencode_event};
+    #[pymodule_export]
+    use super::load::{measure_limit, run_load};
     #[pymodule_export]
     use super::sdp::{sdp_agree, sdp_matching, sdp_parse, sdp_supported, sdp_write};
     #[pymodule_export]

@@ -1,0 +1,1 @@
+"""Servers under test, each behind the same small interface (`base.py`)."""

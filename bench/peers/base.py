@@ -1,0 +1,101 @@
+"""What the harness asks of a server under test. Everything a peer does between `start` and `stop` is measured."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from bench.dtls import ExternalDtls
+from bench.scenarios import Cipher, Scenario
+from sfu.load import Codec, DtlsDatagram, FirstMedia, Generator, Refused, State, TransportState
+
+_CONNECT_TIMEOUT_SECONDS = 60.0
+
+Unasked = TransportState | FirstMedia | DtlsDatagram | Refused
+
+
+class PeerError(Exception):
+    """The server did not do what the scenario needs."""
+
+
+class Clients:
+    """The generator's side of a run: what it has reported, and handshakes that it does not make itself."""
+
+    def __init__(self) -> None:
+        self.ciphers: dict[int, str] = {}
+        self.with_media: set[tuple[int, bool]] = set()
+        self.generator: Generator | None = None
+        self.external: ExternalDtls | None = None
+        self._failure: str | None = None
+        self._changed = asyncio.Event()
+
+    def offer(self, cipher: Cipher) -> None:
+        """From now on clients offer this. The generator's own DTLS offers all profiles; CM alone needs another one."""
+        self.external = ExternalDtls() if cipher is Cipher.CM else None
+
+    def report(self, report: Unasked) -> None:
+        match report:
+            case TransportState(state=State.CONNECTED, transport=transport, cipher=cipher):
+                self.ciphers[transport] = cipher
+            case TransportState(state=State.CHECKED, transport=transport):
+                self._handshake(transport, b"")
+            case TransportState(transport=transport, reason=reason):
+                self._failure = f"transport {transport} ended: {reason}"
+            case DtlsDatagram(transport=transport, datagram=datagram):
+                self._handshake(transport, datagram)
+            case FirstMedia(transport=transport, video=video):
+                self.with_media.add((transport, video))
+            case Refused(command=command, message=message):
+                self._failure = f"{command} was refused: {message}"
+        self._changed.set()
+
+    async def connected(self, transports: set[int]) -> None:
+        await self._wait(lambda: transports <= self.ciphers.keys(), "to connect")
+
+    async def media(self, transports: set[int], scenario: Scenario) -> None:
+        """Until all of them get audio and video, as far as the scenario has them."""
+        kinds = {track.codec is not Codec.OPUS for track in scenario.tracks}
+        wanted = {(transport, video) for transport in transports for video in kinds}
+        await self._wait(lambda: wanted <= self.with_media, "to get media")
+
+    def _handshake(self, transport: int, datagram: bytes) -> None:
+        if self.external is not None and self.generator is not None:
+            self.generator.send(*self.external.step(transport, datagram))
+
+    async def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+                while not condition():
+                    if self._failure is not None:
+                        raise PeerError(self._failure)
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise PeerError(f"some clients took more than {_CONNECT_TIMEOUT_SECONDS:g} s {what}") from None
+
+
+class Peer(ABC):
+    """One server, freshly started for one run and pinned to a core."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def pids(self) -> tuple[int, ...]:
+        """The processes whose costs count."""
+
+    @abstractmethod
+    async def start(self, cpu: int) -> None:
+        """`PeerError` if it cannot."""
+
+    @abstractmethod
+    async def stop(self) -> None: ...
+
+    @abstractmethod
+    async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
+        """Lets everybody who sends connect and send, in so many rooms of the scenario's kind."""
+
+    @abstractmethod
+    async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
+        """Lets everybody who receives connect and receive; returns when all have media."""
