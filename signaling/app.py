@@ -27,6 +27,8 @@ from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_rout
 from signaling.api.room_service import room_service_routes
 from signaling.api.signal import signal_routes
 from signaling.calls_system import create_calls_system
+from signaling.console.dashboard import console_routes
+from signaling.console.figures import RoomFigures
 from signaling.console.routes import call_page_routes
 from signaling.errors import CallyardError
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
@@ -123,6 +125,7 @@ class Server:
             *room_service_routes(RoomDirectory(self.rooms), self.verify, settings.http),
             *call_page_routes(settings.keyring),
             *self.calls.routes,
+            *console_routes(self.calls.service, public_url=settings.public_url, figures=RoomFigures(self.rooms)),
         ]
         # Browser applications come from other origins; whoever asks brings a token, never a cookie.
         return CORSMiddleware(
