@@ -33,6 +33,7 @@ CONSENT_EXPIRES_SECONDS = 30.0
 """RFC 7675 §5.1."""
 
 _TCP_CONNECT_SECONDS = 5.0
+_OLD_PATH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,12 @@ class Agent(Connection):
                 return
             await asyncio.sleep(CONSENT_INTERVAL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - RFC 7675 §5.1
 
+    async def stop_checks(self) -> None:
+        task = self._query_consent_task
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def close(self) -> None:
         for task in self._tcp_tasks.values():
             task.cancel()
@@ -175,6 +182,7 @@ class IceLink:
         self._ended = False
         self._agent = Agent(self)
         self._next: Agent | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._failed = asyncio.Event()
 
     # what we tell the other side
@@ -206,6 +214,10 @@ class IceLink:
         return self._next is not None
 
     # what the other side tells
+
+    def is_restart(self, username: str) -> bool:
+        """Whether a description with that user name fragment restarts ICE (RFC 8839 §4.4.1.1.1)."""
+        return self._remote is not None and self._remote.username != username
 
     async def set_remote(self, remote: RemoteSide) -> None:
         """Credentials of a description. Candidates of the former generation are kept: a lite server's do not change."""
@@ -260,10 +272,7 @@ class IceLink:
 
     async def stop_checks(self) -> None:
         """Check the path no more, and say nothing of it: to the server, consent runs out (RFC 7675 §5.1)."""
-        task = self._agent._query_consent_task
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._agent.stop_checks()
 
     async def vanish(self) -> None:
         """Fall silent without a word to the other side, as a machine does that loses power."""
@@ -273,6 +282,10 @@ class IceLink:
     async def close(self) -> None:
         if self.state != "closed":
             self.state = "closed"
+            closing = list(self._closing)
+            for task in closing:
+                task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
             for agent in (self._agent, self._next):
                 if agent is not None:
                     await agent.close()
@@ -333,7 +346,17 @@ class IceLink:
         if self.connected_at is None:
             self.connected_at = asyncio.get_running_loop().time()
         if former is not agent:
-            await former.close()
+            await former.stop_checks()
+            self._closing.add(task := asyncio.create_task(_close_later(former)))
+            task.add_done_callback(self._closing.discard)
+
+
+async def _close_later(agent: Agent) -> None:
+    """A server may send on the old path for a while yet: its sockets stay open to receive."""
+    try:
+        await asyncio.sleep(_OLD_PATH_SECONDS)
+    finally:
+        await agent.close()
 
 
 class _Rebound(asyncio.DatagramProtocol):

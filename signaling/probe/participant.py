@@ -80,6 +80,11 @@ class Participant:
         self._answer: asyncio.Future[rtc.SessionDescription] | None = None
         self._answer_id = 0
         self._sequence = itertools.count(1)
+        self._sent: list[models.DataPacket] = []
+        self._last_offer = rtc.SessionDescription()
+        self._last_answer = rtc.SessionDescription()
+        self.last_message_seq: int | None = None
+        """What the server said at the last resume to have seen of our reliable messages."""
         self._early: list[tuple[Peer, str, bool]] = []
         self._described: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -197,6 +202,8 @@ class Participant:
         channel = await self._in_time(
             self.publisher.wait_channel(label), Step.DATA, f"The data channel {label} did not open"
         )
+        if reliable:
+            self._sent.append(packet)
         channel.send(packet.SerializeToString())
 
     # reconnecting, by the ways of the protocol
@@ -208,6 +215,61 @@ class Participant:
             await self._in_time(self.publisher.settled(), Step.ICE, "The ICE restart did not come up")
         except ConnectionError as error:
             raise ProbeFailure(Step.ICE, f"The ICE restart failed: {error}.") from error
+
+    async def lose_signal(self) -> None:
+        """The signal connection breaks off without a word; media goes on."""
+        assert self._signal is not None
+        await self._stop_reading()
+        await self._signal.abort()
+
+    async def resume(self) -> None:
+        """Come back under the same sid: signal connection, `sync_state`, ICE restarts, replay of what was missed."""
+        if self.options.single:
+            path, query = "/rtc/v1", signal.single_query(participant_sid=self.sid)
+        else:
+            path, query = "/rtc", signal.dual_query(participant_sid=self.sid)
+        self._failure = asyncio.get_running_loop().create_future()
+        self._signal = await SignalClient.connect(self.url, path, query, self.token, self.options.timeout_seconds)
+        first = await self._in_time(self._signal.receive(), Step.SIGNAL, "The server sent no reconnect message")
+        if first.WhichOneof("message") != "reconnect":
+            raise ProbeFailure(Step.SIGNAL, f"The server answered a resume with {first.WhichOneof('message')}.")
+        self.last_message_seq = first.reconnect.last_message_seq
+        self._reader = asyncio.create_task(self._read())
+        await self._send(rtc.SignalRequest(sync_state=self._sync_state()))
+        former = self.subscriber.link.credentials
+        if self.publisher.link.state != "new":
+            await self.restart_ice()
+        if not self.options.single:
+            await self.until(
+                lambda: self.subscriber.link.credentials != former and not self.subscriber.link.restarting,
+                Step.ICE,
+                "The server did not restart the subscriber connection",
+            )
+        missed = [packet for packet in self._sent if packet.sequence > self.last_message_seq]
+        for packet in missed:
+            self.publisher.channels[RELIABLE].send(packet.SerializeToString())
+
+    def _sync_state(self) -> rtc.SyncState:
+        heard: dict[str, int] = {}
+        for packet in self.received:
+            if packet.sequence:
+                heard[packet.participant_sid] = max(heard.get(packet.participant_sid, 0), packet.sequence)
+        state = rtc.SyncState(
+            subscription=rtc.UpdateSubscription(subscribe=False),
+            publish_tracks=[rtc.TrackPublishedResponse(cid=cid, track=track) for cid, track in self.published.items()],
+            datachannel_receive_states=[
+                rtc.DataChannelReceiveState(publisher_sid=sid, last_seq=last) for sid, last in heard.items()
+            ],
+        )
+        if not self.options.single:
+            state.offer.CopyFrom(self._last_offer)
+            state.answer.CopyFrom(self._last_answer)
+        return state
+
+    async def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
 
     async def leave(self) -> None:
         """Say goodbye, then close."""
@@ -229,8 +291,6 @@ class Participant:
             await peer.close()
         if self._signal is not None:
             await self._signal.close()
-        if self._failure is not None and self._failure.done() and not self._failure.cancelled():
-            self._failure.exception()  # told, or of no interest any more
 
     # waiting
 
@@ -313,14 +373,16 @@ class Participant:
         """End whatever waits; the first failure counts."""
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(failure)
+            self._failure.exception()  # whoever waits is told; nobody has to
 
     async def _handle(self, message: rtc.SignalResponse) -> None:
         match message.WhichOneof("message"):
             case "offer":
                 text = await self._gathered(self.subscriber.answer(message.offer.sdp))
                 await self._described_now(self.subscriber)
-                answer = rtc.SessionDescription(type="answer", sdp=text, id=message.offer.id)
-                await self._send(rtc.SignalRequest(answer=answer))
+                self._last_offer.CopyFrom(message.offer)
+                self._last_answer = rtc.SessionDescription(type="answer", sdp=text, id=message.offer.id)
+                await self._send(rtc.SignalRequest(answer=self._last_answer))
                 self.subscriber.start()
             case "answer":
                 waiting = self._answer

@@ -166,6 +166,8 @@ class Peer:
     async def answer(self, offer_sdp: str) -> str:
         """Answer the server's offer: receive whatever it sends that we can decode. Send the text, then `start`."""
         offer = description.parse(offer_sdp, "offer")
+        if self.link.is_restart(description.transport(offer)[0].usernameFragment or ""):
+            self.link.prepare_restart()
         known = {section.mid: section for section in self.sections}
         for media in offer.media:
             section = known.get(media.rtp.muxId)

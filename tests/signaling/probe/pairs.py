@@ -26,8 +26,6 @@ async def tell_addresses(of: Peer, to: Peer) -> None:
 
 async def negotiate(offerer: Peer, answerer: Peer, *, restart: bool = False) -> None:
     """One round of offer and answer, up to both sides being settled."""
-    if restart:
-        answerer.link.prepare_restart()
     answer = await answerer.answer(await offerer.offer(restart=restart))
     await offerer.accept(answer)
     answerer.start()
