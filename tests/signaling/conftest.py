@@ -12,6 +12,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.signaling.api.world import START, World
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 DATABASES = ["sqlite"] if "CALLYARD_TESTS_WITHOUT_POSTGRESQL" in os.environ else ["sqlite", "postgresql"]
 TEMPLATE = "calls_template"
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where SQLite's files of tests are: they are for reading back, not for keeping."""
 
 
 def _as_postgres(*command: str) -> list[str]:
@@ -102,11 +105,12 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield the URL of a database of the test's own, set up in development mode."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "calls.db")
-        yield f"sqlite:///{tmp_path}/calls.db"
+        with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+            shutil.copy(request.getfixturevalue("sqlite_template"), f"{directory}/calls.db")
+            yield f"sqlite:///{directory}/calls.db"
         return
     server = request.getfixturevalue("postgresql_template")
     name = f"calls_{uuid.uuid4().hex}"

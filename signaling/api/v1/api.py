@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -30,7 +31,7 @@ from signaling.api.v1.service import CallsService
 from signaling.api.v1.socket import EventSocket
 from signaling.calls.problems import Problem, not_found
 
-# Fixed paths come before those with parameters that would swallow them.
+PARAMETER = re.compile(r"\{\w+\}")
 ROUTES: tuple[Route, ...] = (
     *session_routes.ROUTES,
     *call_routes.ROUTES,
@@ -50,9 +51,14 @@ def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
     idempotency = Idempotency(service.database, service.now, service.settings.idempotency_ttl_seconds)
     limits = service.settings.rate_limits
     limiter = RateLimiter(limits.model_copy(update={"enabled": limits.enabled and not service.dev}), service.now)
-    by_path: dict[str, dict[str, Endpoint]] = {}
+    methods: dict[str, list[str]] = {}
     for route in ROUTES:
-        by_path.setdefault(route.path, {})[route.method] = Endpoint(route, service, idempotency, limiter)
+        methods.setdefault(route.path, []).append(route.method)
+    # `/users/query` before `/users/{user}`, each with its own methods only: a user may be called "query".
+    mounted = [
+        StarletteRoute(route.path, Endpoint(route, service, idempotency, limiter).__call__, methods=[route.method])
+        for route in sorted(ROUTES, key=lambda route: PARAMETER.sub("~", route.path))
+    ]
     document = openapi.document(ROUTES)
 
     async def get_document(_request: Request) -> Response:
@@ -65,7 +71,8 @@ def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
         StarletteRoute("/openapi.json", get_document, methods=["GET"]),
         StarletteRoute("/v1/openapi.json", get_document, methods=["GET"]),
         WebSocketRoute("/v1/events", EventSocket(service).__call__),
-        *(_mounted(service, path, endpoints) for path, endpoints in by_path.items()),
+        *mounted,
+        *(_not_offered(service, path, sorted(offered)) for path, offered in methods.items()),
         StarletteRoute("/v1/{rest:path}", no_such_route, methods=ANY),
     ]
 
@@ -73,12 +80,9 @@ def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
 ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def _mounted(service: CallsService, path: str, endpoints: dict[str, Endpoint]) -> StarletteRoute:
+def _not_offered(service: CallsService, path: str, offered: Sequence[str]) -> StarletteRoute:
     async def answer(request: Request) -> Response:
-        endpoint = endpoints.get(request.method)
-        if endpoint is None:
-            problem = Problem("method_not_allowed", f"{request.method} is not offered here.")
-            return problem_response(problem, service.new_id(), {"allow": ", ".join(sorted(endpoints))})
-        return await endpoint(request)
+        problem = Problem("method_not_allowed", f"{request.method} is not offered here.")
+        return problem_response(problem, service.new_id(), {"allow": ", ".join(offered)})
 
     return StarletteRoute(path, answer, methods=ANY)

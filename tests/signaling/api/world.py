@@ -188,6 +188,12 @@ class World:
     def anonymous(self, *cids: str) -> Client:
         return Client(self, self.token({"scope": "anonymous", "calls": list(cids)}), None)
 
+    def on_behalf(self, user_id: str) -> Client:
+        """Return the server's client that acts as a user."""
+        client = Client(self, self.server.token, user_id)
+        client.headers["on-behalf-of"] = user_id
+        return client
+
     async def users(self, *user_ids: str, **fields: Any) -> None:
         for user_id in user_ids:
             reply = await self.server.put(f"/users/{user_id}", {"name": user_id.title(), **fields})
