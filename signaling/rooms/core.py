@@ -101,7 +101,7 @@ class RoomCore:
         self.out.append(Dropped(reason))
 
     def notify(self, event: str, participant: Participant | None = None, track: models.TrackInfo | None = None) -> None:
-        """Tell the operator's webhooks. Hidden participants are nobody's business there either, as in LiveKit."""
+        """Tell the operator's webhooks, of hidden participants too: they are hidden from people, not from him."""
         message = WebhookEvent(event=event, room=self.info())
         if participant is not None:
             message.participant.CopyFrom(participant.info())

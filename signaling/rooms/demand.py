@@ -10,8 +10,6 @@ from signaling.rooms.core import RoomCore
 from signaling.rooms.state import Participant, Track, Uplink
 
 _QUALITIES = (models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH)
-_UNIVERSAL = "video/VP8"
-"""The codec that every client decodes."""
 
 
 def demand_changed(room: RoomCore, event: border.UptrackDemand) -> None:
@@ -55,18 +53,14 @@ def _qualities(track: Track, uplink: Uplink) -> list[rtc.SubscribedQuality]:
 
 
 def backup_wanted(room: RoomCore, participant: Participant, track: Track) -> bool:
-    """A subscriber takes none of the track's codecs: ask for one that all take. False if that is asked for already."""
-    policy = models.BackupCodecPolicy
-    has_backup = len(track.info.codecs) > len(track.uplinks) or track.info.backup_codec_policy != policy.SIMULCAST
-    if track.backup_asked or not has_backup:
-        return bool(track.backup_asked)
-    spare = [codec.mime_type for codec in track.info.codecs if codec.mime_type]
+    """A subscriber takes none of the track's codecs: ask for one that was announced. False if there is none."""
+    if track.backup_asked:
+        return True
     used = {uplink.mime.lower() for uplink in track.uplinks}
-    offered = [mime for mime in spare if mime.lower() not in used]
-    track.backup_asked = offered[0] if offered else _UNIVERSAL
-    if track.backup_asked.lower() in used:
-        track.backup_asked = ""
+    spare = [codec.mime_type for codec in track.info.codecs if codec.mime_type and codec.mime_type.lower() not in used]
+    if not spare:
         return False
+    track.backup_asked = spare[0]
     room.touch(participant)
     tell_demand(room, participant, track)
     return True

@@ -52,10 +52,7 @@ def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackReq
         return
     if request.sid:
         track = participant.tracks[request.sid]
-        # A further codec of a track that is published already.
-        for codec in request.simulcast_codecs:
-            track.cids[codec.cid or request.cid] = _mime(codec.codec, track.kind)
-            track.info.codecs.append(_codec_info(codec, track.kind, request))
+        _add_codecs(track, request)
     else:
         track = _new_track(room, request)
         participant.tracks[track.sid] = track
@@ -94,7 +91,11 @@ def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
     is_video = request.type == _VIDEO
     kind = Kind.VIDEO if is_video else Kind.AUDIO
     letters = ("V" if is_video else "A") + _SOURCE_LETTERS.get(request.source, "_")
-    codecs = [_codec_info(codec, kind, request) for codec in request.simulcast_codecs]
+    # A backup codec is announced without an id: it has no section until somebody needs it.
+    codecs = [
+        _codec_info(codec, kind, request.cid if index == 0 else "", request)
+        for index, codec in enumerate(request.simulcast_codecs)
+    ]
     layers = _sorted_layers(request.layers)
     info = models.TrackInfo(
         sid=room.sources.sid(f"TR_{letters}"),
@@ -117,14 +118,28 @@ def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
         backup_codec_policy=request.backup_codec_policy,
         packet_trailer_features=request.packet_trailer_features,
     )
-    cids = {codec.cid or request.cid: _mime(codec.codec, kind) for codec in request.simulcast_codecs}
+    cids = {codec.cid: codec.mime_type for codec in codecs if codec.cid}
     return Track(info=info, request=request, kind=kind, cids=cids or {request.cid: ""})
 
 
-def _codec_info(codec: rtc.SimulcastCodec, kind: Kind, request: rtc.AddTrackRequest) -> models.SimulcastCodecInfo:
+def _add_codecs(track: Track, request: rtc.AddTrackRequest) -> None:
+    """A further codec of a track that is published already comes with its own section."""
+    for codec in request.simulcast_codecs:
+        info = _codec_info(codec, track.kind, request.cid, request)
+        track.cids[info.cid] = info.mime_type
+        announced = next((known for known in track.info.codecs if known.mime_type == info.mime_type), None)
+        if announced is None:
+            track.info.codecs.append(info)
+        else:
+            announced.CopyFrom(info)
+
+
+def _codec_info(
+    codec: rtc.SimulcastCodec, kind: Kind, default_cid: str, request: rtc.AddTrackRequest
+) -> models.SimulcastCodecInfo:
     return models.SimulcastCodecInfo(
         mime_type=_mime(codec.codec, kind),
-        cid=codec.cid or request.cid,
+        cid=codec.cid or default_cid,
         layers=_sorted_layers(codec.layers or request.layers),
         video_layer_mode=codec.video_layer_mode,
     )
