@@ -51,6 +51,7 @@ from signaling.rooms.state import Participant, RoomRecord
 from signaling.rooms.transport import Address
 from signaling.runtime_metrics import RoomMetrics
 from signaling.settings import Settings
+from signaling.wire.livekit.frames import Frame
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,7 @@ _SID_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 class Session(Protocol):
     """One signal connection."""
 
-    def send(self, message: rtc.SignalResponse) -> None:
+    def send(self, frame: Frame) -> None:
         """Queue a message; in order, without waiting."""
 
     def close(self, reason: str) -> None:
@@ -128,6 +129,7 @@ class Rooms:
         self._by_number: dict[int, Hosted] = {}
         self._sessions: dict[SessionId, Session] = {}
         self._session_rooms: dict[SessionId, Hosted] = {}
+        self._frame: Frame | None = None
         self._last_session = 0
         self._last_number = 0
         self._publish = publish
@@ -480,7 +482,10 @@ class Rooms:
         if session is None:
             return
         if isinstance(effect, Send):
-            session.send(effect.message)
+            # One message to many is one frame.
+            if self._frame is None or self._frame.message is not effect.message:
+                self._frame = Frame(effect.message)
+            session.send(self._frame)
         else:
             self._session_rooms.pop(effect.session, None)
             session.close(effect.reason)

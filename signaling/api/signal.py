@@ -112,7 +112,7 @@ class _Connection:
     def __init__(self, websocket: WebSocket, settings: RoomSettings) -> None:
         self._websocket = websocket
         self._settings = settings
-        self._queue: deque[rtc.SignalResponse] = deque()
+        self._queue: deque[frames.Frame] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._is_closing = False
@@ -122,11 +122,11 @@ class _Connection:
         self._tokens = float(settings.signal_messages_burst)
         self._refilled = asyncio.get_running_loop().time()
 
-    def send(self, message: rtc.SignalResponse) -> None:
+    def send(self, frame: frames.Frame) -> None:
         if self._is_closing:
             return
-        self._queue.append(message)
-        self._queued_bytes += message.ByteSize()
+        self._queue.append(frame)
+        self._queued_bytes += len(frame.binary)
         if self._queued_bytes > self._settings.signal_queue_max_bytes:
             self._queue.clear()
             self._end(_TOO_SLOW, "The client reads too slowly; it may come back and resume.")
@@ -146,13 +146,12 @@ class _Connection:
         try:
             while True:
                 while self._queue:
-                    message = self._queue.popleft()
-                    self._queued_bytes -= message.ByteSize()
-                    frame = frames.write(message, as_text=self._as_text)
-                    if isinstance(frame, str):
-                        await self._websocket.send_text(frame)
+                    frame = self._queue.popleft()
+                    self._queued_bytes -= len(frame.binary)
+                    if self._as_text:
+                        await self._websocket.send_text(frame.text)
                     else:
-                        await self._websocket.send_bytes(frame)
+                        await self._websocket.send_bytes(frame.binary)
                 if self._is_closing:
                     # RFC 6455 §5.5: a close frame's reason has at most 123 bytes.
                     await self._websocket.close(self._close_code, self._close_reason[:120])

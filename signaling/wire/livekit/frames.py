@@ -6,6 +6,7 @@ The server answers in the form that the client last used. Not here: what a messa
 from __future__ import annotations
 
 import json
+from functools import cached_property
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
@@ -34,7 +35,16 @@ def read(frame: bytes | str) -> rtc.SignalRequest:
     return request
 
 
-def write(message: rtc.SignalResponse, *, as_text: bool) -> bytes | str:
-    if as_text:
-        return json_format.MessageToJson(message, indent=None)
-    return message.SerializeToString()
+class Frame:
+    """A message on its way to clients, written once however many there are."""
+
+    def __init__(self, message: rtc.SignalResponse) -> None:
+        self.message = message
+
+    @cached_property
+    def binary(self) -> bytes:
+        return self.message.SerializeToString()
+
+    @cached_property
+    def text(self) -> str:
+        return json_format.MessageToJson(self.message, indent=None)
