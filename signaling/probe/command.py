@@ -46,7 +46,7 @@ def probe(
     ] = "",
     turn_username: Annotated[str, typer.Option(help="User name at the relay.", show_default=False)] = "",
     turn_password: Annotated[
-        str, typer.Option(envvar="CALLYARD_PROBE_TURN_PASSWORD", help="Password at the relay.", show_default=False)
+        str, typer.Option(envvar="PROBE_TURN_PASSWORD", help="Password at the relay.", show_default=False)
     ] = "",
     duration: Annotated[float, typer.Option(min=MIN_SECONDS, max=3600, help="Seconds of media to watch.")] = 3.0,
     timeout: Annotated[float, typer.Option(min=0.1, max=300, help="Seconds that each step may take.")] = 15.0,

@@ -103,9 +103,6 @@ class ProbeDtls(RTCDtlsTransport):
         """`DTLSv1.2`; empty before the handshake."""
         return self._ssl.get_protocol_version_name() if self._ssl is not None and self.encrypted else ""
 
-    def forget_ssrc(self, ssrc: int) -> None:
-        self._rtp_router.ssrc_table.pop(ssrc, None)
-
     async def send_rtcp(self, packet: AnyRtcpPacket) -> None:
         await self._send_rtp(bytes(packet))
 

@@ -183,7 +183,6 @@ class IceLink:
         self._agent = Agent(self)
         self._next: Agent | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._failed = asyncio.Event()
 
     # what we tell the other side
 
@@ -295,12 +294,7 @@ class IceLink:
         """The nominated path of `agent` is gone."""
         if agent is self._agent and self.state == "connected":
             self.state = "failed"
-            self._failed.set()
             self._received.put_nowait(None)
-
-    async def failed(self) -> None:
-        """Returns when the path is lost."""
-        await self._failed.wait()
 
     @property
     def path(self) -> tuple[str, str]:

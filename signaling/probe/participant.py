@@ -50,7 +50,6 @@ class Times:
     signal: float | None = None
     ice: float | None = None
     dtls: float | None = None
-    active: float | None = None
 
 
 class Participant:
@@ -102,7 +101,6 @@ class Participant:
             peer.on_track, peer.on_message = self._on_track, self._on_message
         await self._open()
         await self._up(self.subscriber)
-        self.times.active = loop.time()
 
     async def _open(self) -> None:
         timeout = self.options.timeout_seconds
@@ -114,7 +112,7 @@ class Participant:
             offer = await self._gathered(self.publisher.offer())
             self._answer_id = next(self._offer_ids)
             self._answer = asyncio.get_running_loop().create_future()
-            path, query = "/rtc/v1", signal.single_query(offer)
+            path, query = "/rtc/v1", signal.single_query(offer, offer_id=self._answer_id)
         else:
             path, query = "/rtc", signal.dual_query()
         self._signal = await SignalClient.connect(self.url, path, query, self.token, timeout)

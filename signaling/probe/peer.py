@@ -120,6 +120,7 @@ class Peer:
         self._up: asyncio.Future[None] = self._loop.create_future()
         self._rtcp_ssrc = secrets.randbits(32)
         self._rtx_of: dict[int, int] = {}
+        self._codecs: dict[int, RTCRtpCodecParameters] = {}
 
     # sections
 
@@ -275,8 +276,7 @@ class Peer:
     # inside
 
     def _count(self, packet: RtpPacket, now: float) -> None:
-        clock_rates = {codec.payloadType: codec for section in self.sections for codec in section.codecs}
-        codec = clock_rates.get(packet.payload_type)
+        codec = self._codecs.get(packet.payload_type)
         if codec is None:
             return
         sequence_number, ssrc, recovered = packet.sequence_number, packet.ssrc, False
@@ -381,6 +381,7 @@ class Peer:
         section.codecs = [
             _without_feedback(codec, feedback) for codec in description.agreed_codecs(media.kind, media.rtp.codecs)
         ]
+        self._codecs |= {codec.payloadType or 0: codec for codec in section.codecs}
         section.extensions = description.agreed_extensions(media.kind, media.rtp.headerExtensions, feedback)
 
     async def _take_transport(self, remote: sdp.SessionDescription, *, we_offered: bool) -> None:

@@ -39,7 +39,9 @@ def dual_query(*, participant_sid: str = "") -> dict[str, str]:
     return query | ({"reconnect": "1", "sid": participant_sid} if participant_sid else {})
 
 
-def single_query(offer_sdp: str = "", *, participant_sid: str = "", packed: bool = True) -> dict[str, str]:
+def single_query(
+    offer_sdp: str = "", *, offer_id: int = 1, participant_sid: str = "", packed: bool = True
+) -> dict[str, str]:
     """Query of `/rtc/v1`. `packed`: gzip the request, as JavaScript does."""
     join = rtc.JoinRequest(
         client_info=client_info(),
@@ -48,7 +50,7 @@ def single_query(offer_sdp: str = "", *, participant_sid: str = "", packed: bool
         participant_sid=participant_sid,
     )
     if offer_sdp:
-        join.publisher_offer.CopyFrom(rtc.SessionDescription(type="offer", sdp=offer_sdp, id=1))
+        join.publisher_offer.CopyFrom(rtc.SessionDescription(type="offer", sdp=offer_sdp, id=offer_id))
     raw = join.SerializeToString()
     compression = rtc.WrappedJoinRequest.Compression
     wrapped = rtc.WrappedJoinRequest(
