@@ -14,7 +14,9 @@ use callyard_proto::ids::{RoomId, TransportId};
 use callyard_proto::transmit::{Path, TcpId};
 
 use crate::client::Client;
+use crate::media::TWCC_ID;
 use crate::netem::{Link, LinkConfig};
+use crate::twcc::TwccReporter;
 
 pub const ROOM: RoomId = RoomId(1);
 
@@ -103,6 +105,8 @@ impl World {
             certificate,
             vec![self.server_fingerprint.clone()],
         ));
+        // As every browser does; a test of those that do not switches it off.
+        self.clients[index].feedback = Some(TwccReporter::new(self.now, TWCC_ID));
         self.up.push(Link::new(link.clone(), self.seed * 1_000 + index as u64 * 2));
         self.down.push(Link::new(link, self.seed * 1_000 + index as u64 * 2 + 1));
         self.apply(Command::AddTransport {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::allocator::guard::GuardConfig;
+use crate::bwe::BweConfig;
 use crate::ice::IceConfig;
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,19 @@ pub struct Config {
     /// Time between receiver reports, sender reports and their SDES.
     pub report_interval: Duration,
 
+    /// Estimate each subscriber's link from his feedback, and send no more than it carries.
+    pub congestion_control: bool,
+    /// First, least and largest estimate of a subscriber's link.
+    pub bwe: BweConfig,
+    /// When layers may climb again.
+    pub guard: GuardConfig,
+    /// Feedback that was negotiated and has not come by then is not waited for. Raise it for round trips of seconds.
+    pub feedback_patience: Duration,
+    /// Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost of queues on the link.
+    pub pacing_factor: f64,
+    /// Video that would wait longer is dropped and begun anew. Raise it for streams without temporal layers on slow links.
+    pub max_pacer_delay: Duration,
+
     /// Padding bytes that may be added to a packet so that a frame's packets form one segmented send.
     pub max_segment_padding: u8,
     /// Packets of one segmented send; the kernel takes 64 at most (`UDP_MAX_SEGMENTS`). 1 switches segmentation off.
@@ -86,6 +101,12 @@ impl Default for Config {
             remb_bps: 20_000_000,
             twcc_interval: Duration::from_millis(100),
             report_interval: Duration::from_secs(1),
+            congestion_control: true,
+            bwe: BweConfig::default(),
+            guard: GuardConfig::default(),
+            feedback_patience: Duration::from_millis(1_500),
+            pacing_factor: 1.25,
+            max_pacer_delay: Duration::from_millis(1_500),
             max_segment_padding: 1,
             max_segments: 64,
             fault_injection: false,

@@ -2,6 +2,7 @@
 //!
 //! Totals only ever grow; gauges are named as such. Names and labels of the metrics are made in Python.
 
+use crate::downtrack::Refused;
 use crate::drop_reason::DropReason;
 
 /// Upper bounds of the forwarding-latency buckets in microseconds; one more bucket takes the rest.
@@ -128,6 +129,13 @@ impl Latency {
     }
 }
 
+impl Counters {
+    /// Bytes of media towards subscribers, retransmissions and probes included.
+    pub fn down_bytes(&self) -> u64 {
+        self.down.audio.bytes + self.down.video.bytes + self.down.rtx.bytes + self.down.padding.bytes
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub up: Direction,
@@ -141,6 +149,8 @@ pub struct Counters {
     /// Packets sent again to subscribers, and numbers asked for that could not be sent again.
     pub retransmitted: u64,
     pub retransmission_missed: u64,
+    /// Numbers asked for that were not to be sent again, indexed by [`Refused`].
+    pub nacks_refused: [u64; Refused::ALL.len()],
     pub forward_latency: Latency,
     pub ciphers: Ciphers,
     pub transports: TransportGauge,
@@ -162,6 +172,15 @@ pub struct Counters {
     pub events: u64,
     pub path_switches: u64,
     pub layer_switches: u64,
+
+    /// Packets that waited in a pacer, and those that were dropped there.
+    pub pacer_held: u64,
+    pub pacer_dropped: u64,
+    /// Probe clusters sent.
+    pub probes: u64,
+    pub allocations: u64,
+    /// Downtracks paused for want of bandwidth so far.
+    pub bandwidth_pauses: u64,
 }
 
 /// An array with one place per [`DropReason`].

@@ -1,71 +1,227 @@
-//! The way down to one subscriber: its transport-wide numbering and what was sent when (transport-wide congestion control).
+//! The way down to one subscriber: transport-wide numbering, what the feedback says of it, and the bitrates that flow.
 //!
-//! Every packet to the subscriber passes here between selector and arena: the seam where estimator and pacer belong.
+//! Holds the bandwidth estimator and says how much may be sent, or that nothing limits it. It does not choose layers
+//! (`engine::allot`) nor hold packets back (`pacer`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Packets remembered for feedback: 4 s at 4 000 packets a second, and a power of two.
-const REMEMBERED: usize = 4_096;
+use crate::bwe::{Arrival, BweConfig, Estimator, Limit, ProbeCluster, Sent};
+use crate::rtcp::TwccFeedback;
 
-/// One sent packet that feedback may speak of.
+/// IPv4 and UDP headers: what the link carries besides the datagram.
+pub const WIRE_OVERHEAD_BYTES: usize = 28;
+/// Reference times of the feedback are in multiples of this (draft-holmer-rmcat-transport-wide-cc-extensions-01 §3.1).
+const REFERENCE_US: i64 = 64_000;
+const TICK_US: i64 = 250;
+/// Where the receiver's clock begins for us: far enough from zero that a first step back stays positive.
+const CLOCK_ORIGIN_US: i64 = 1 << 40;
+
+/// What a packet to the subscriber is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SentPacket {
-    pub seq: u64,
-    pub at: Instant,
-    pub bytes: u16,
-    pub acked: Option<bool>,
+pub enum Flow {
+    Audio,
+    Video,
+    Resent,
+    Padding,
 }
 
-#[derive(Debug, Default)]
+/// Where the knowledge of the link comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Nothing is known and nothing was promised: nothing limits.
+    None,
+    /// Feedback was negotiated and has not come yet.
+    Promised,
+    /// Promised and never come: as if nothing had been promised.
+    Broken,
+    Feedback,
+    Remb,
+}
+
+/// Bitrate of one kind of packets, smoothed over about a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Meter {
+    bytes: u64,
+    bps: f64,
+}
+
+impl Meter {
+    fn tick(&mut self, elapsed: Duration) {
+        let now = std::mem::take(&mut self.bytes) as f64 * 8.0 / elapsed.as_secs_f64().max(0.001);
+        self.bps += (now - self.bps) * elapsed.as_secs_f64().min(1.0);
+    }
+}
+
 pub struct Downlink {
-    next_seq: u64,
-    /// Ring by `seq % REMEMBERED`; empty until the first packet is numbered.
-    sent: Vec<SentPacket>,
+    config: BweConfig,
+    estimator: Option<Box<Estimator>>,
+    source: Source,
+    next_number: u64,
+    /// When the first packet left that feedback must speak of.
+    first_numbered: Option<Instant>,
+    /// Unwrapped reference time of the last feedback, in its units.
+    reference: Option<i64>,
+    arrivals: Vec<Arrival>,
     received: u64,
     lost: u64,
+    meters: [Meter; 4],
+    metered: Option<Instant>,
 }
 
 impl Downlink {
-    /// The number of the next packet; it goes into its header.
-    #[inline]
-    pub fn number(&mut self, now: Instant, bytes: usize) -> u16 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        let packet = SentPacket { seq, at: now, bytes: bytes.min(usize::from(u16::MAX)) as u16, acked: None };
-        if self.sent.len() < REMEMBERED {
-            self.sent.push(packet);
-        } else {
-            self.sent[seq as usize % REMEMBERED] = packet;
+    pub fn new(config: BweConfig) -> Self {
+        Self {
+            config,
+            estimator: None,
+            source: Source::None,
+            next_number: 0,
+            first_numbered: None,
+            reference: None,
+            arrivals: Vec::new(),
+            received: 0,
+            lost: 0,
+            meters: [Meter::default(); 4],
+            metered: None,
         }
-        seq as u16
     }
 
-    /// Looks up a packet by its 16-bit number. A number that was never sent, or is forgotten, is a lie or too late.
-    pub fn acknowledge(&mut self, seq: u16, is_received: bool) -> Option<SentPacket> {
-        if self.next_seq == 0 {
-            return None;
+    /// A section was negotiated whose packets the subscriber must report on.
+    pub fn promise_feedback(&mut self) {
+        if self.source == Source::None {
+            self.source = Source::Promised;
+            self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config)));
         }
-        let last = self.next_seq - 1;
-        let behind = u64::from((last as u16).wrapping_sub(seq));
-        let full = last.checked_sub(behind)?;
-        if behind >= REMEMBERED as u64 {
-            return None;
+    }
+
+    /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
+    pub fn estimate_bps(&self) -> Option<u64> {
+        let estimator = self.estimator.as_ref()?;
+        matches!(self.source, Source::Promised | Source::Feedback | Source::Remb).then(|| estimator.estimate_bps())
+    }
+
+    pub fn estimator(&self) -> Option<&Estimator> {
+        self.estimator.as_deref()
+    }
+
+    /// False while the estimate is a first guess that nothing has confirmed.
+    pub fn is_proven(&self) -> bool {
+        self.estimator.as_ref().is_none_or(|e| e.limit() != Limit::Start)
+    }
+
+    pub fn limit(&self) -> Option<Limit> {
+        self.estimate_bps().and(self.estimator.as_ref()).map(|e| e.limit())
+    }
+
+    pub fn is_overusing(&self) -> bool {
+        self.estimate_bps().is_some() && self.estimator.as_ref().is_some_and(|e| e.is_congested())
+    }
+
+    /// The number of the next packet; it goes into its header.
+    #[inline]
+    pub fn next_number(&self) -> u16 {
+        self.next_number as u16
+    }
+
+    /// A packet has left under [`Self::next_number`], or without a number. `bytes`: the datagram.
+    #[inline]
+    pub fn sent(&mut self, now: Instant, flow: Flow, bytes: usize, is_numbered: bool, probe: Option<u32>) {
+        let bytes = bytes + WIRE_OVERHEAD_BYTES;
+        self.meters[flow as usize].bytes += bytes as u64;
+        if !is_numbered {
+            return;
         }
-        let packet = self.sent.get_mut(full as usize % REMEMBERED)?;
-        if packet.seq != full || packet.acked == Some(true) {
-            return None;
+        let number = self.next_number;
+        self.next_number += 1;
+        self.first_numbered.get_or_insert(now);
+        if self.source == Source::Broken {
+            return;
         }
-        match (packet.acked, is_received) {
-            (None, true) => self.received += 1,
-            (None, false) => self.lost += 1,
-            (Some(false), true) => {
-                self.received += 1;
-                self.lost -= 1;
+        if let Some(estimator) = &mut self.estimator {
+            estimator.sent(Sent { number, at: now, bytes: bytes as u32, probe, shadowed: false });
+        }
+    }
+
+    /// Takes transport-wide feedback. Numbers that were never sent are a lie, or too late, and change nothing.
+    pub fn feedback(&mut self, now: Instant, feedback: &TwccFeedback<'_>) {
+        if self.next_number == 0 {
+            return;
+        }
+        let last = self.next_number - 1;
+        let reference = self.unwrap_reference(feedback.reference_time);
+        let mut at = CLOCK_ORIGIN_US + reference * REFERENCE_US;
+        self.arrivals.clear();
+        for (seq, delta) in feedback.statuses() {
+            if let Some(delta) = delta {
+                at += i64::from(delta) * TICK_US;
             }
-            _ => {}
+            let Some(number) = last.checked_sub(u64::from((last as u16).wrapping_sub(seq))) else { continue };
+            let received = delta.and_then(|_| u64::try_from(at).ok()).map(Duration::from_micros);
+            self.arrivals.push(Arrival { number, received });
+            match received {
+                Some(_) => self.received += 1,
+                None => self.lost += 1,
+            }
         }
-        packet.acked = Some(is_received);
-        Some(*packet)
+        if self.source != Source::Feedback {
+            if matches!(self.source, Source::None | Source::Broken) {
+                // What was sent meanwhile was not remembered.
+                self.estimator = Some(Box::new(Estimator::new(self.config)));
+            }
+            self.source = Source::Feedback;
+        }
+        if let Some(estimator) = &mut self.estimator {
+            estimator.feedback(now, &self.arrivals);
+        }
+    }
+
+    pub fn remb(&mut self, bitrate_bps: u64) {
+        self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(bitrate_bps);
+        if self.source != Source::Feedback {
+            self.source = Source::Remb;
+        }
+    }
+
+    pub fn round_trip(&mut self, rtt: Duration) {
+        if let Some(estimator) = &mut self.estimator {
+            estimator.round_trip(rtt);
+        }
+    }
+
+    /// By the clock, about ten times a second: meters, silence, promises not kept within `patience`.
+    pub fn tick(&mut self, now: Instant, patience: Duration) {
+        if let Some(before) = self.metered.replace(now) {
+            let elapsed = now.saturating_duration_since(before);
+            self.meters.iter_mut().for_each(|meter| meter.tick(elapsed));
+        }
+        if self.source == Source::Promised
+            && self.first_numbered.is_some_and(|at| now.saturating_duration_since(at) > patience)
+        {
+            self.source = Source::Broken;
+            self.estimator = None;
+        }
+        if let Some(estimator) = &mut self.estimator
+            && estimator.deadline().is_some_and(|at| at <= now)
+        {
+            estimator.timeout(now);
+        }
+    }
+
+    /// Says what could be used, and whether a probe can be sent; the cluster that should leave now, if any.
+    pub fn want(&mut self, now: Instant, next_bps: u64, total_bps: u64, can_probe: bool) -> Option<ProbeCluster> {
+        self.estimate_bps()?;
+        let estimator = self.estimator.as_mut()?;
+        estimator.want(now, next_bps, total_bps);
+        let cluster = estimator.poll_probe(now)?;
+        if can_probe && self.source != Source::Remb {
+            return Some(cluster);
+        }
+        // Media itself must be the probe: up to the next step at once, or it could never be taken.
+        estimator.trust(next_bps.min(total_bps).max(estimator.estimate_bps()));
+        None
+    }
+
+    pub fn bitrate_bps(&self, flow: Flow) -> u64 {
+        self.meters[flow as usize].bps as u64
     }
 
     /// Share of numbered packets lost so far, as the subscriber's feedback says.
@@ -73,40 +229,92 @@ impl Downlink {
         let total = self.received + self.lost;
         (total > 0).then(|| self.lost as f32 / total as f32)
     }
+
+    fn unwrap_reference(&mut self, reference: i32) -> i64 {
+        let reference = i64::from(reference);
+        let unwrapped = match self.reference {
+            None => reference,
+            // The nearest value with the same 24 bits.
+            Some(before) => before + (((reference - before) << 40) >> 40),
+        };
+        self.reference = Some(unwrapped);
+        unwrapped
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{SeqNo, Ssrc};
+    use crate::rtcp::{self, CompoundWriter, Packet};
 
     fn now() -> Instant {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
         Instant::now()
     }
 
-    #[test]
-    fn feedback_finds_its_packet_across_the_wrap() {
-        let mut downlink = Downlink::default();
-        let now = now();
-        let last = (0..70_000).map(|_| downlink.number(now, 1_000)).last();
-        assert_eq!(last, Some(69_999u32 as u16));
-        assert_eq!(downlink.acknowledge(69_999u32 as u16, true).map(|p| p.seq), Some(69_999));
-        assert_eq!(downlink.acknowledge(65_905u32 as u16, false).map(|p| p.seq), Some(65_905));
-        assert_eq!(downlink.loss(), Some(0.5));
+    /// Feedback that all of `seqs` came, `spacing` apart.
+    fn report(downlink: &mut Downlink, now: Instant, seqs: std::ops::Range<u64>, spacing: Duration) {
+        let arrivals: Vec<_> = seqs
+            .map(|seq| rtcp::Arrival { seq: SeqNo(seq), at_us: 1_000_000 + (seq as i64) * spacing.as_micros() as i64 })
+            .collect();
+        let mut buffer = [0; 1_200];
+        let mut writer = CompoundWriter::new(&mut buffer);
+        writer.twcc(Ssrc(1), Ssrc(2), 0, &arrivals).unwrap();
+        let len = writer.len();
+        let Some(Ok(Packet::Twcc(feedback))) = rtcp::compound(&buffer[..len]).unwrap().next() else { panic!() };
+        downlink.feedback(now, &feedback);
     }
 
     #[test]
-    fn what_was_never_sent_or_is_forgotten_or_said_before_is_not_believed() {
-        let mut downlink = Downlink::default();
-        assert_eq!(downlink.acknowledge(0, true), None);
+    fn nothing_limits_who_promised_nothing() {
+        let mut downlink = Downlink::new(BweConfig::default());
         let now = now();
-        for _ in 0..REMEMBERED + 10 {
-            downlink.number(now, 100);
+        (0..100).for_each(|_| downlink.sent(now, Flow::Video, 1_000, true, None));
+        assert_eq!(downlink.estimate_bps(), None);
+    }
+
+    #[test]
+    fn a_promise_that_is_not_kept_stops_limiting() {
+        let mut downlink = Downlink::new(BweConfig::default());
+        let (now, patience) = (now(), Duration::from_secs(2));
+        downlink.promise_feedback();
+        assert_eq!(downlink.estimate_bps(), Some(BweConfig::default().start_bps));
+        downlink.tick(now + patience * 2, patience);
+        assert!(downlink.estimate_bps().is_some(), "nothing was sent that it could report on");
+        downlink.sent(now, Flow::Audio, 100, true, None);
+        downlink.tick(now + patience * 2, patience);
+        assert_eq!(downlink.estimate_bps(), None);
+        // It comes after all.
+        for seq in 1..60u64 {
+            downlink.sent(now + Duration::from_millis(seq * 10), Flow::Video, 1_000, true, None);
         }
-        assert_eq!(downlink.acknowledge(9, true), None, "forgotten");
-        assert_eq!(downlink.acknowledge(REMEMBERED as u16 + 10, true), None, "not sent yet");
-        assert!(downlink.acknowledge(10, true).is_some());
-        assert_eq!(downlink.acknowledge(10, true), None, "said before");
+        report(&mut downlink, now + Duration::from_secs(1), 1..60, Duration::from_millis(10));
+        assert!(downlink.estimate_bps().is_some());
+    }
+
+    #[test]
+    fn feedback_finds_its_packets_across_the_wraps_of_number_and_clock() {
+        let mut downlink = Downlink::new(BweConfig::default());
+        downlink.promise_feedback();
+        let start = now();
+        let mut told = 0;
+        for step in 0..1_000u64 {
+            let at = start + Duration::from_millis(step * 100);
+            (0..70).for_each(|_| downlink.sent(at, Flow::Video, 1_000, true, None));
+            report(&mut downlink, at, told..told + 70, Duration::from_micros(1_428));
+            told += 70;
+        }
         assert_eq!(downlink.loss(), Some(0.0));
+        assert_eq!(downlink.received, 70_000);
+        let acked = downlink.estimator().and_then(|e| e.acknowledged_bps()).unwrap();
+        assert!((5_000_000..6_500_000).contains(&acked), "{acked}");
+    }
+
+    #[test]
+    fn remb_serves_those_who_report_nothing_else() {
+        let mut downlink = Downlink::new(BweConfig::default());
+        downlink.remb(700_000);
+        assert_eq!((downlink.estimate_bps(), downlink.limit()), (Some(700_000), Some(Limit::Remb)));
     }
 }

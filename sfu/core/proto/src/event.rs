@@ -178,8 +178,18 @@ pub struct TransportStats {
     pub bytes_down: u64,
     pub packets_up: u64,
     pub packets_down: u64,
-    /// Send-side estimate; 0 before there is one.
+    /// Send-side estimate; 0 before there is one, and while nothing limits what is sent.
     pub estimate_bps: u64,
+    /// What limits the estimate: `start`, `growth`, `delay`, `loss`, `probe`, `trust`, `remb`, `silence`; empty without one.
+    pub estimate_limit: String,
+    /// What the client confirmed lately.
+    pub acknowledged_bps: u64,
+    /// What the layers chosen for it need, sound included, and what all useful ones would.
+    pub allocated_bps: u64,
+    pub wanted_bps: u64,
+    /// Waiting on the link, and waiting here.
+    pub link_queue_ms: f32,
+    pub pacer_queue_ms: f32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -211,4 +221,8 @@ pub struct DowntrackStats {
     pub current_temporal: u8,
     /// Why it is sent as it is: the reason of the last decision.
     pub reason: String,
+    /// Why the allocation chose its layer: `best`, `budget`, `held_back`, `no_room`, `no_layers`; empty without an estimate.
+    pub allocation: String,
+    /// Bits a second that the chosen layer needs.
+    pub target_bps: u64,
 }

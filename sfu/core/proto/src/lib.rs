@@ -23,6 +23,7 @@ pub mod fast_map;
 pub mod framing;
 pub mod ice;
 pub mod ids;
+pub mod pacer;
 mod registers;
 pub mod rtcp;
 pub mod rtp;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::bwe::BweConfig;
 use crate::command::{ChannelSpec, Remote};
 use crate::config::Config;
 use crate::counters::Counters;
@@ -17,6 +18,7 @@ use crate::event::TransportState;
 use crate::fast_map::{FastMap, Keyed};
 use crate::ice::{self, IceAgent};
 use crate::ids::{RoomId, Ssrc, TransportId};
+use crate::pacer::Pacer;
 use crate::registers::uptrack::TwccRecorder;
 use crate::rtt::Rtt;
 use crate::sctp::{Sctp, SctpEvent};
@@ -58,6 +60,21 @@ pub struct Protection {
     pub profile: Profile,
 }
 
+/// What the last allocation came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allotment {
+    pub at: Option<Instant>,
+    /// When the first video was to be sent.
+    pub began: Option<Instant>,
+    /// Bits a second in all that it needs, what the next useful layer would need, and what everything would.
+    pub used_bps: u64,
+    pub next_bps: u64,
+    pub total_bps: u64,
+    pub has_video: bool,
+    /// An estimate stood behind it.
+    pub is_limited: bool,
+}
+
 pub struct Transport {
     pub id: TransportId,
     pub room: RoomId,
@@ -85,6 +102,8 @@ pub struct Transport {
     /// Sender of our RTCP towards this peer.
     pub rtcp_ssrc: Ssrc,
     pub downlink: Downlink,
+    pub pacer: Pacer,
+    pub allotment: Allotment,
     /// Arrivals for transport-wide feedback to the peer.
     pub twcc: TwccRecorder,
     pub rtt: Rtt,
@@ -115,7 +134,15 @@ pub struct Work<'a> {
 }
 
 impl Transport {
-    pub fn new(id: TransportId, room: RoomId, now: Instant, ice: IceAgent, key: Keyed, rtcp_ssrc: Ssrc) -> Self {
+    pub fn new(
+        id: TransportId,
+        room: RoomId,
+        now: Instant,
+        ice: IceAgent,
+        key: Keyed,
+        rtcp_ssrc: Ssrc,
+        bwe: BweConfig,
+    ) -> Self {
         Self {
             id,
             room,
@@ -137,7 +164,9 @@ impl Transport {
             ufrags: Vec::new(),
             known_paths: Vec::new(),
             rtcp_ssrc,
-            downlink: Downlink::default(),
+            downlink: Downlink::new(bwe),
+            pacer: Pacer::default(),
+            allotment: Allotment::default(),
             twcc: TwccRecorder::new(),
             rtt: Rtt::default(),
             ntp_offset: None,

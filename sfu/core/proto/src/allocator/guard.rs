@@ -50,6 +50,11 @@ impl Guard {
         dwelt && self.barred_until(layer).is_none_or(|until| now >= until)
     }
 
+    /// True while a failed climb forbids `layer`: it is of no use to know whether the link would carry it.
+    pub fn is_barred(&self, now: Instant, layer: Spatial) -> bool {
+        self.barred_until(layer).is_some_and(|until| now < until)
+    }
+
     /// Tells of a change of what is sent, for lack of bandwidth or for a gain of it.
     pub fn changed(&mut self, config: &GuardConfig, now: Instant, from: Option<Spatial>, to: Option<Spatial>) {
         if from == to {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Long enough for a rate from frames at 10 a second, short enough to follow a step down within a round trip or two.
 const WINDOW: Duration = Duration::from_millis(500);
+/// What has come through since the link narrowed: short, for the moment when the rate must fall.
+const RECENT: Duration = Duration::from_millis(200);
 /// Less than this says nothing about a rate.
 const MIN_SPAN: Duration = Duration::from_millis(150);
 
@@ -33,10 +35,28 @@ impl AcknowledgedBitrate {
 
     pub(super) fn bitrate_bps(&self) -> Option<u64> {
         let (first, last) = (self.arrivals.front()?, self.arrivals.back()?);
-        let span = last.0.saturating_sub(first.0);
-        // The first packet opens the interval: its bytes arrived before it.
-        (span >= MIN_SPAN).then(|| ((self.bytes - u64::from(first.1)) as f64 * 8.0 / span.as_secs_f64()) as u64)
+        rate(last.0.saturating_sub(first.0), self.bytes - u64::from(first.1))
     }
+
+    /// Over the last moments only.
+    pub(super) fn recent_bps(&self) -> Option<u64> {
+        let newest = self.arrivals.back()?.0;
+        let (mut bytes, mut first) = (0, None);
+        for (at, len) in self.arrivals.iter().rev() {
+            if newest.saturating_sub(*at) > RECENT {
+                break;
+            }
+            bytes += u64::from(*len);
+            first = Some((*at, *len));
+        }
+        let (at, len) = first?;
+        rate(newest.saturating_sub(at), bytes - u64::from(len))
+    }
+}
+
+/// The first packet opens the interval: its bytes arrived before it and are not among `bytes`.
+fn rate(span: Duration, bytes: u64) -> Option<u64> {
+    (span >= MIN_SPAN).then(|| (bytes as f64 * 8.0 / span.as_secs_f64()) as u64)
 }
 
 #[cfg(test)]
@@ -53,6 +73,10 @@ mod tests {
         assert_eq!(acknowledged.bitrate_bps(), Some(1_000_000));
         for index in 0..60u64 {
             acknowledged.add(Duration::from_millis(1000 + index * 10), 625);
+            if index == 25 {
+                assert!(acknowledged.bitrate_bps() > Some(700_000));
+                assert_eq!(acknowledged.recent_bps(), Some(500_000));
+            }
         }
         assert_eq!(acknowledged.bitrate_bps(), Some(500_000));
     }

@@ -34,6 +34,9 @@ const OVERUSE_MS: f64 = 10.0;
 /// Window of the smallest one-way delay: the empty queue.
 const BASE_WINDOW: Duration = Duration::from_secs(30);
 
+/// Weight of one packet in the measure of the queue.
+const QUEUE_NEWS: f64 = 0.2;
+
 #[derive(Clone, Copy)]
 struct Group {
     first_sent: Instant,
@@ -89,6 +92,16 @@ impl DelaySignal {
         Duration::from_secs_f64(self.queue_ms.max(0.0) / 1000.0)
     }
 
+    /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link.
+    pub(super) fn pass_over(&mut self, sent: Instant, received: Duration) {
+        self.measure_queue(sent, received);
+        (self.current, self.previous) = (None, None);
+        self.points.clear();
+        (self.accumulated_ms, self.smoothed_ms, self.previous_trend) = (0.0, 0.0, 0.0);
+        self.over_for_ms = 0.0;
+        self.usage = Usage::Normal;
+    }
+
     pub(super) fn add(&mut self, sent: Instant, received: Duration) {
         self.measure_queue(sent, received);
         let Some(current) = &mut self.current else {
@@ -126,7 +139,7 @@ impl DelaySignal {
             self.base.pop_front();
         }
         let smallest = self.base.front().map_or(delay, |(_, smallest)| *smallest);
-        self.queue_ms += 0.1 * (delay - smallest - self.queue_ms);
+        self.queue_ms += QUEUE_NEWS * (delay - smallest - self.queue_ms);
     }
 
     fn gradient(&mut self, change_ms: f64, sent_ms: f64, received: Duration) {

@@ -13,6 +13,8 @@ pub struct Sent {
     pub bytes: u32,
     /// The probe cluster it belongs to.
     pub probe: Option<u32>,
+    /// Set by the estimator: it meets the queue that a probe makes.
+    pub shadowed: bool,
 }
 
 /// What the other end says of one number. `received` is on its own clock, from an arbitrary origin.
@@ -22,13 +24,32 @@ pub struct Arrival {
     pub received: Option<Duration>,
 }
 
-/// Longest unanswered tail: two seconds of 50 Mbit/s in full packets, 256 KiB of memory.
-const CAPACITY: usize = 8192;
+/// Longest unanswered tail: two seconds of 20 Mbit/s in full packets, 256 KiB of memory.
+const CAPACITY: usize = 4096;
+/// A packet reported missing may still come out of order: so many later ones are waited for.
+const REORDERED: u64 = 256;
+
+/// What a packet turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Answer {
+    Received(Sent),
+    Lost(Sent),
+    /// Was taken for lost before.
+    Late,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// Answered for good, or never sent.
+    Empty,
+    Waiting(Sent),
+    Missing(Sent),
+}
 
 #[derive(Default)]
 pub(super) struct SendHistory {
-    /// `packets[i]` has number `first + i`; `None`: already answered or never sent.
-    packets: VecDeque<Option<Sent>>,
+    /// `packets[i]` has number `first + i`.
+    packets: VecDeque<Place>,
     first: u64,
 }
 
@@ -47,25 +68,39 @@ impl SendHistory {
             self.packets.clear();
             self.first = packet.number;
         } else {
-            self.packets.extend(std::iter::repeat_n(None, (packet.number - next) as usize));
+            self.packets.extend(std::iter::repeat_n(Place::Empty, (packet.number - next) as usize));
         }
-        self.packets.push_back(Some(packet));
+        self.packets.push_back(Place::Waiting(packet));
         while self.packets.len() > CAPACITY {
             self.packets.pop_front();
             self.first += 1;
         }
     }
 
-    /// Returns the packet that `arrival` speaks of. A received one is forgotten; a missing one may yet be reported.
-    pub(super) fn take(&mut self, arrival: &Arrival) -> Option<Sent> {
+    /// What `arrival` says that was not known yet.
+    pub(super) fn take(&mut self, arrival: &Arrival) -> Option<Answer> {
         let index = usize::try_from(arrival.number.checked_sub(self.first)?).ok()?;
-        let slot = self.packets.get_mut(index)?;
-        let sent = slot.take();
-        while let Some(None) = self.packets.front() {
+        let place = self.packets.get_mut(index)?;
+        let answer = match (*place, arrival.received) {
+            (Place::Waiting(sent), Some(_)) => Answer::Received(sent),
+            (Place::Missing(_), Some(_)) => Answer::Late,
+            (Place::Waiting(sent), None) => Answer::Lost(sent),
+            _ => return None,
+        };
+        *place = if let Answer::Lost(sent) = answer { Place::Missing(sent) } else { Place::Empty };
+        while let Some(front) = self.packets.front() {
+            let is_over = match front {
+                Place::Empty => true,
+                Place::Missing(sent) => arrival.number.saturating_sub(sent.number) > REORDERED,
+                Place::Waiting(_) => false,
+            };
+            if !is_over {
+                break;
+            }
             self.packets.pop_front();
             self.first += 1;
         }
-        sent
+        Some(answer)
     }
 }
 
@@ -75,11 +110,15 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
     fn sent(number: u64) -> Sent {
-        Sent { number, at: Instant::now(), bytes: 1200, probe: None }
+        Sent { number, at: Instant::now(), bytes: 1200, probe: None, shadowed: false }
     }
 
     fn arrival(number: u64) -> Arrival {
         Arrival { number, received: Some(Duration::ZERO) }
+    }
+
+    fn missing(number: u64) -> Arrival {
+        Arrival { number, received: None }
     }
 
     #[test]
@@ -89,12 +128,15 @@ mod tests {
             history.push(sent(number));
         }
         assert!(history.take(&arrival(9)).is_none());
-        assert_eq!(history.take(&arrival(11)).unwrap().number, 11);
+        assert!(matches!(history.take(&arrival(11)), Some(Answer::Received(Sent { number: 11, .. }))));
         assert!(history.take(&arrival(11)).is_none());
         assert!(history.take(&arrival(12)).is_none());
-        assert_eq!(history.take(&arrival(13)).unwrap().number, 13);
+        assert!(matches!(history.take(&missing(13)), Some(Answer::Lost(Sent { number: 13, .. }))));
+        assert!(history.take(&missing(13)).is_none(), "lost once");
+        assert!(matches!(history.take(&arrival(13)), Some(Answer::Late)));
         assert!(history.take(&arrival(u64::MAX)).is_none());
-        assert_eq!(history.take(&arrival(10)).unwrap().number, 10);
+        assert!(matches!(history.take(&arrival(10)), Some(Answer::Received(Sent { number: 10, .. }))));
+        assert!(history.packets.is_empty());
     }
 
     #[test]

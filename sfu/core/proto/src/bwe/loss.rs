@@ -54,6 +54,14 @@ impl LossControl {
         self.count(now, bytes, true);
     }
 
+    /// One that was counted as lost has come after all.
+    pub(super) fn found(&mut self) {
+        let lost = std::iter::once(&mut self.open).chain(self.slices.iter_mut().rev()).find(|slice| slice.lost > 0);
+        if let Some(slice) = lost {
+            slice.lost -= 1;
+        }
+    }
+
     /// True if the last second gives no reason to hold a probe back.
     pub(super) fn clean(&self) -> bool {
         self.recent(2).share() <= CLEAN || !self.grows_with_rate()

@@ -19,7 +19,7 @@ pub use probe::ProbeCluster;
 
 use acknowledged::AcknowledgedBitrate;
 use delay::{DelaySignal, Usage};
-use history::SendHistory;
+use history::{Answer, SendHistory};
 use loss::LossControl;
 use probe::Prober;
 use rate_control::RateControl;
@@ -27,8 +27,8 @@ use rate_control::RateControl;
 /// Settings of the estimator.
 #[derive(Clone, Copy, Debug)]
 pub struct BweConfig {
-    /// First guess, before anything is known. Raise it where nearly every client has a fast line: a first picture is
-    /// then larger at once; on a slow line it costs a queue in the first second.
+    /// First guess, before anything is known; the first probe takes a tenth of a second to replace it. Raise it where
+    /// nearly every client has a fast line: a first picture is then larger; on a slow line it costs a queue.
     pub start_bps: u64,
     /// Never below: the audio of a small room and RTCP.
     pub min_bps: u64,
@@ -38,7 +38,7 @@ pub struct BweConfig {
 
 impl Default for BweConfig {
     fn default() -> Self {
-        Self { start_bps: 600_000, min_bps: 50_000, max_bps: 50_000_000 }
+        Self { start_bps: 300_000, min_bps: 50_000, max_bps: 50_000_000 }
     }
 }
 
@@ -52,6 +52,8 @@ pub enum Limit {
     Delay,
     Loss,
     Probe,
+    /// Taken on trust, for want of a stream that a probe could be sent on.
+    Trust,
     Remb,
     /// No feedback at all: RFC 8083's circuit breaker.
     Silence,
@@ -65,6 +67,7 @@ impl Limit {
             Limit::Delay => "delay",
             Limit::Loss => "loss",
             Limit::Probe => "probe",
+            Limit::Trust => "trust",
             Limit::Remb => "remb",
             Limit::Silence => "silence",
         }
@@ -95,7 +98,50 @@ pub struct Estimator {
     last_sent: Option<Instant>,
     silenced: Option<Instant>,
     last_queueing: Option<Instant>,
+    /// Packets sent until then meet the queue that a probe has left.
+    shadow_until: Option<Instant>,
+    carried: Carried,
+    /// Where the last probe that found the link full has met its end.
+    end_bps: Option<u64>,
 }
+
+/// The most that was acknowledged lately while no queue stood.
+#[derive(Clone, Copy, Default)]
+struct Carried {
+    now: u64,
+    before: u64,
+    since: Option<Instant>,
+}
+
+impl Carried {
+    const SPAN: Duration = Duration::from_secs(2);
+
+    fn note(&mut self, now: Instant, bitrate_bps: Option<u64>) {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= Self::SPAN {
+            (self.before, self.now, self.since) = (self.now, 0, Some(now));
+        }
+        self.now = self.now.max(bitrate_bps.unwrap_or(0));
+    }
+
+    fn most(&self, now: Instant) -> u64 {
+        let is_fresh = self.since.is_some_and(|at| now.saturating_duration_since(at) < Self::SPAN * 2);
+        if is_fresh { self.now.max(self.before) } else { 0 }
+    }
+
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Less than this is jitter: what was sent before still fits.
+const REAL_QUEUE: Duration = Duration::from_millis(40);
+/// With so much waiting on the link the rate does not grow.
+const FULL_QUEUE: Duration = Duration::from_millis(100);
+/// A failed probe of twice the link's rate and 20 ms has left the link's queue by then.
+const SHADOW: Duration = Duration::from_millis(60);
+/// So much of a queue is a full link, whoever filled it.
+const MAX_SHADOW_QUEUE: Duration = Duration::from_millis(200);
 
 impl Estimator {
     pub fn new(config: BweConfig) -> Self {
@@ -115,6 +161,9 @@ impl Estimator {
             last_sent: None,
             silenced: None,
             last_queueing: None,
+            shadow_until: None,
+            carried: Carried::default(),
+            end_bps: None,
         }
     }
 
@@ -137,14 +186,33 @@ impl Estimator {
         self.delay.usage() == Usage::Over
     }
 
+    /// True if more is sent than the link carries: its queue grows and is not merely jitter.
+    pub fn is_congested(&self) -> bool {
+        self.overusing() && self.standing_queue() > REAL_QUEUE
+    }
+
+    /// How full the link's queue is: delay above the smallest of the last half minute.
+    pub fn standing_queue(&self) -> Duration {
+        self.delay.standing_queue()
+    }
+
+    /// True once anything was reported to have arrived.
+    pub fn has_feedback(&self) -> bool {
+        self.last_feedback.is_some()
+    }
+
     pub fn rtt(&self) -> Duration {
         self.rtt
     }
 
     /// Tells of a packet that leaves now under transport-wide number `packet.number`.
-    pub fn sent(&mut self, packet: Sent) {
+    pub fn sent(&mut self, mut packet: Sent) {
         self.last_sent = Some(packet.at);
-        self.prober.sent(&packet);
+        if packet.probe.is_some() {
+            self.shadow_until = Some(packet.at + SHADOW);
+            self.prober.sent(&packet);
+        }
+        packet.shadowed = self.shadow_until.is_some_and(|until| packet.at < until);
         self.history.push(packet);
     }
 
@@ -157,17 +225,24 @@ impl Estimator {
     pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) {
         let mut newly_received = false;
         for arrival in arrivals {
-            let Some(sent) = self.history.take(arrival) else { continue };
-            match arrival.received {
-                Some(received) => {
+            match self.history.take(arrival) {
+                Some(Answer::Received(sent)) => {
+                    let Some(received) = arrival.received else { continue };
                     newly_received = true;
                     self.acknowledged.add(received, sent.bytes);
-                    self.delay.add(sent.at, received);
+                    if sent.shadowed {
+                        self.delay.pass_over(sent.at, received);
+                    } else {
+                        self.delay.add(sent.at, received);
+                    }
                     self.loss.received(now, sent.bytes);
                     self.prober.received(&sent, received);
                 }
-                None => self.loss.lost(now, sent.bytes),
+                Some(Answer::Late) => self.loss.found(),
+                Some(Answer::Lost(sent)) => self.loss.lost(now, sent.bytes),
+                None => continue,
             }
+            self.prober.answered(arrival.number);
         }
         if !newly_received {
             return;
@@ -189,9 +264,17 @@ impl Estimator {
     }
 
     /// What the subscriber could use: drives probing. `wanted_bps` is the sum of the next useful layers.
-    pub fn want(&mut self, now: Instant, wanted_bps: u64) {
+    ///
+    /// `next_bps` is enough for the next useful layer alone.
+    pub fn want(&mut self, now: Instant, next_bps: u64, wanted_bps: u64) {
         let clean = self.delay.usage() == Usage::Normal && self.loss.clean();
-        self.prober.want(now, wanted_bps, self.estimate_bps, clean);
+        self.prober.want(now, next_bps, wanted_bps, self.estimate_bps, clean);
+    }
+
+    /// Takes a rate on trust, where no probe can be sent: media itself will show whether the link carries it.
+    pub fn trust(&mut self, bitrate_bps: u64) {
+        self.rate.set(bitrate_bps);
+        self.set(bitrate_bps, Limit::Trust);
     }
 
     /// A cluster that should leave now, if any; the pacer sends it and marks its packets with `id`.
@@ -221,18 +304,41 @@ impl Estimator {
     fn update(&mut self, now: Instant) {
         let acknowledged = self.acknowledged.bitrate_bps();
         let mut limit = Limit::Growth;
+        if self.standing_queue() < REAL_QUEUE {
+            self.carried.note(now, acknowledged);
+        }
+        let mut proven = acknowledged;
         if let Some(probed) = self.prober.result(now) {
-            // A probe speaks for more than what flows; it may raise the estimate, never lower it below what is acked.
-            if probed > self.estimate_bps && self.delay.usage() != Usage::Over {
-                self.rate.set(probed);
+            proven = proven.max(Some(probed.bitrate_bps));
+            // What a full link has carried before without a queue is not doubted for one cluster's sake.
+            let level =
+                if probed.is_full { probed.bitrate_bps.max(self.carried.most(now)) } else { probed.bitrate_bps };
+            self.end_bps = probed.is_full.then_some(level);
+            if (level > self.estimate_bps && self.delay.usage() != Usage::Over) || probed.is_full {
+                self.rate.set(level);
                 limit = Limit::Probe;
             }
         }
-        let usage = self.delay.usage();
+        let mut usage = self.usage(now);
+        if usage == Usage::Over && self.standing_queue() < REAL_QUEUE
+            || usage == Usage::Normal && self.standing_queue() > FULL_QUEUE
+        {
+            // Nothing to be got rid of yet, or something before more may be sent.
+            usage = Usage::Under;
+        }
+        if usage == Usage::Over {
+            // What came through before the link narrowed says nothing about what it carries now.
+            proven = proven.min(self.acknowledged.recent_bps().or(proven));
+        }
         let before = self.rate.bitrate_bps();
-        let rate = self.rate.update(now, usage, acknowledged, self.rtt);
+        if usage == Usage::Normal && self.end_bps.is_some_and(|end| before >= end && acknowledged < Some(end)) {
+            // A probe has met the link's end; growing on would be a guess against better knowledge.
+            usage = Usage::Under;
+        }
+        let rate = self.rate.update(now, usage, proven, self.rtt);
         if rate < before {
             limit = Limit::Delay;
+            self.carried.forget();
             self.prober.failed(now);
         }
         let queueing = self.last_queueing.is_some_and(|at| now.saturating_duration_since(at) < QUEUE_MEMORY);
@@ -251,6 +357,12 @@ impl Estimator {
             limit = Limit::Remb;
         }
         self.set(result, limit);
+    }
+
+    fn usage(&self, now: Instant) -> Usage {
+        let in_shadow = self.shadow_until.is_some_and(|until| now < until + SHADOW + self.rtt);
+        let is_full = in_shadow && self.delay.standing_queue() > MAX_SHADOW_QUEUE;
+        if is_full { Usage::Over } else { self.delay.usage() }
     }
 
     fn set(&mut self, bitrate_bps: u64, limit: Limit) {

@@ -1,7 +1,7 @@
 //! Probing: short clusters sent faster than the estimate, to learn whether the link carries the next useful layer.
 //!
-//! A cluster is aimed at what the subscriber could use next, never at an abstract multiple; it is sent once the link
-//! has been clean for a while, and less and less often where it keeps failing.
+//! A cluster is aimed at what the subscriber could use, never at an abstract multiple: at all of it in long strides while
+//! nothing has failed, at the next step alone once the link's end has been met; and less often where it keeps failing.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::history::Sent;
 pub struct ProbeCluster {
     pub id: u32,
     pub bitrate_bps: u64,
-    /// At least so many bytes in at least so many packets; media and retransmissions that wait count first.
+    /// At least so many bytes in at least so many packets; media and retransmissions that leave meanwhile count.
     pub min_bytes: u32,
     pub min_packets: u32,
 }
@@ -29,6 +29,8 @@ const DURATION: Duration = Duration::from_millis(20);
 const MIN_PACKETS: u32 = 5;
 /// Aim this much above what is wanted: the result must cover it with room for what flows beside.
 const HEADROOM: f64 = 1.15;
+/// The very first cluster, before anything is known (the deployed implementation sends 3 and 6 times at once).
+const FIRST_STEP: f64 = 4.0;
 /// One step of climbing: never more than this over the estimate at once, so that a failed probe is a short queue. A
 /// success is followed by the next step at once.
 const MAX_STEP: f64 = 2.0;
@@ -39,22 +41,66 @@ const FULL: f64 = 0.9;
 /// The first wait of a clean link, and after each failure twice as long.
 const INTERVAL_MIN: Duration = Duration::from_millis(400);
 /// Short enough that a link that has become wide is noticed within seconds.
-const INTERVAL_MAX: Duration = Duration::from_secs(3);
+const INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// Feedback on a cluster that has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A cluster under way. Both rates are those of the packets that arrived: loss between them says nothing.
 struct Running {
-    id: u32,
-    began: Option<Instant>,
-    last_sent: Option<Instant>,
+    cluster: ProbeCluster,
     sent_packets: u32,
     sent_bytes: u64,
-    last_sent_bytes: u32,
-    first_received: Option<(Duration, u32)>,
+    last_number: u64,
+    answered: u64,
+    arrived: u32,
+    bytes: u64,
+    first_sent: Option<Instant>,
+    /// Last departure among those that arrived, and the bytes that left at that moment.
+    last_sent: Option<(Instant, u64)>,
+    first_received: Option<(Duration, u64)>,
     last_received: Duration,
-    received_bytes: u64,
-    received_packets: u32,
     expires: Instant,
+}
+
+impl Running {
+    fn new(cluster: ProbeCluster, expires: Instant) -> Self {
+        Self {
+            cluster,
+            sent_packets: 0,
+            sent_bytes: 0,
+            last_number: 0,
+            answered: 0,
+            arrived: 0,
+            bytes: 0,
+            first_sent: None,
+            last_sent: None,
+            first_received: None,
+            last_received: Duration::ZERO,
+            expires,
+        }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent_packets >= self.cluster.min_packets && self.sent_bytes >= u64::from(self.cluster.min_bytes)
+    }
+
+    /// Sent and received bitrate.
+    fn rates(&self) -> Option<(f64, f64)> {
+        let ((last_sent, last_bytes), (first_received, first_bytes)) = (self.last_sent?, self.first_received?);
+        let sending = last_sent.saturating_duration_since(self.first_sent?).as_secs_f64();
+        let receiving = self.last_received.saturating_sub(first_received).as_secs_f64();
+        // An interval between n packets has carried n - 1 of them.
+        let rate = |bytes: u64, seconds: f64| (seconds > 0.001).then(|| bytes as f64 * 8.0 / seconds);
+        Some((rate(self.bytes - last_bytes, sending)?, rate(self.bytes - first_bytes, receiving)?))
+    }
+}
+
+/// What a cluster has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProbeResult {
+    pub bitrate_bps: u64,
+    /// The link carried less than was sent.
+    pub is_full: bool,
 }
 
 pub(super) struct Prober {
@@ -64,28 +110,43 @@ pub(super) struct Prober {
     clean_since: Option<Instant>,
     interval: Duration,
     not_before: Option<Instant>,
+    /// Nothing has failed since the last success: long strides are allowed.
+    is_climbing: bool,
 }
 
 impl Prober {
     pub(super) fn new() -> Self {
-        Self { next_id: 1, waiting: None, running: None, clean_since: None, interval: INTERVAL_MIN, not_before: None }
+        Self {
+            next_id: 1,
+            waiting: None,
+            running: None,
+            clean_since: None,
+            interval: INTERVAL_MIN,
+            not_before: None,
+            is_climbing: true,
+        }
     }
 
-    pub(super) fn want(&mut self, now: Instant, wanted_bps: u64, estimate_bps: u64, clean: bool) {
+    /// `next_bps`: what the next useful layer needs in all; `total_bps`: what everything useful needs.
+    pub(super) fn want(&mut self, now: Instant, next_bps: u64, total_bps: u64, estimate_bps: u64, clean: bool) {
+        if self.running.as_ref().is_some_and(|running| now >= running.expires) {
+            self.running = None;
+        }
         if !clean {
             self.clean_since = None;
             self.waiting = None;
             return;
         }
+        let is_first = self.next_id == 1;
         let since = *self.clean_since.get_or_insert(now);
-        if self.running.as_ref().is_some_and(|running| now >= running.expires) {
-            self.running = None;
-        }
-        let due = now.saturating_duration_since(since) >= self.interval && self.not_before.is_none_or(|at| now >= at);
-        if wanted_bps <= estimate_bps || self.running.is_some() || self.waiting.is_some() || !due {
+        let wait = if self.is_climbing { Duration::ZERO } else { self.interval };
+        let due = now.saturating_duration_since(since) >= wait && self.not_before.is_none_or(|at| now >= at);
+        if total_bps <= estimate_bps || self.running.is_some() || self.waiting.is_some() || !due {
             return;
         }
-        let aim = (wanted_bps as f64 * HEADROOM).min(estimate_bps as f64 * MAX_STEP);
+        let wanted = if self.is_climbing { total_bps } else { next_bps.max(estimate_bps) };
+        let stride = if is_first { FIRST_STEP } else { MAX_STEP };
+        let aim = (wanted as f64 * HEADROOM).min(estimate_bps as f64 * stride);
         self.waiting = Some(ProbeCluster {
             id: self.next_id,
             bitrate_bps: aim as u64,
@@ -97,19 +158,7 @@ impl Prober {
 
     pub(super) fn poll(&mut self, now: Instant) -> Option<ProbeCluster> {
         let cluster = self.waiting.take()?;
-        self.running = Some(Running {
-            id: cluster.id,
-            began: None,
-            last_sent: None,
-            sent_packets: 0,
-            sent_bytes: 0,
-            last_sent_bytes: 0,
-            first_received: None,
-            last_received: Duration::ZERO,
-            received_bytes: 0,
-            received_packets: 0,
-            expires: now + PATIENCE,
-        });
+        self.running = Some(Running::new(cluster, now + PATIENCE));
         Some(cluster)
     }
 
@@ -118,48 +167,57 @@ impl Prober {
     }
 
     pub(super) fn sent(&mut self, packet: &Sent) {
-        let Some(running) = self.running.as_mut().filter(|running| packet.probe == Some(running.id)) else { return };
-        running.began.get_or_insert(packet.at);
-        running.last_sent = Some(packet.at);
+        let Some(running) = self.of(packet) else { return };
+        running.last_number = packet.number;
         running.sent_packets += 1;
         running.sent_bytes += u64::from(packet.bytes);
-        running.last_sent_bytes = packet.bytes;
     }
 
     pub(super) fn received(&mut self, packet: &Sent, at: Duration) {
-        let Some(running) = self.running.as_mut().filter(|running| packet.probe == Some(running.id)) else { return };
-        running.first_received.get_or_insert((at, packet.bytes));
+        let Some(running) = self.of(packet) else { return };
+        let bytes = u64::from(packet.bytes);
+        running.arrived += 1;
+        running.bytes += bytes;
+        running.first_sent.get_or_insert(packet.at);
+        running.last_sent = Some(match running.last_sent {
+            Some((last, there)) if last == packet.at => (last, there + bytes),
+            Some((last, there)) if last > packet.at => (last, there),
+            _ => (packet.at, bytes),
+        });
+        running.first_received.get_or_insert((at, bytes));
         running.last_received = running.last_received.max(at);
-        running.received_bytes += u64::from(packet.bytes);
-        running.received_packets += 1;
     }
 
-    /// What the running cluster has shown, once enough of it has come back.
-    pub(super) fn result(&mut self, now: Instant) -> Option<u64> {
+    /// Feedback has come as far as `number`; receivers need not speak of what was lost before their first arrival.
+    pub(super) fn answered(&mut self, number: u64) {
+        if let Some(running) = &mut self.running {
+            running.answered = running.answered.max(number);
+        }
+    }
+
+    /// What the running cluster has shown, once all of it is answered.
+    pub(super) fn result(&mut self, now: Instant) -> Option<ProbeResult> {
         let running = self.running.as_ref()?;
-        let enough = running.sent_packets >= MIN_PACKETS && running.received_packets * 10 >= running.sent_packets * 8;
-        if !enough {
+        if !running.is_sent() || running.answered < running.last_number {
             return None;
         }
-        let (first_at, first_bytes) = running.first_received?;
-        let sending = running.last_sent?.saturating_duration_since(running.began?).as_secs_f64();
-        let receiving = running.last_received.saturating_sub(first_at).as_secs_f64();
-        if sending <= 0.0 || receiving <= 0.0 {
-            self.running = None;
+        let running = self.running.take()?;
+        let rates = (running.arrived >= MIN_PACKETS.min(running.sent_packets) - 1).then(|| running.rates()).flatten();
+        let Some((sent_bps, received_bps)) = rates else {
+            self.not_before = Some(now + self.interval);
             return None;
-        }
-        // An interval between n packets has carried n - 1 of them.
-        let sent_bps = (running.sent_bytes - u64::from(running.last_sent_bytes)) as f64 * 8.0 / sending;
-        let received_bps = (running.received_bytes - u64::from(first_bytes)) as f64 * 8.0 / receiving;
-        self.running = None;
-        self.not_before = Some(now + self.interval);
-        if received_bps < FULL * sent_bps {
+        };
+        let aim = running.cluster.bitrate_bps as f64;
+        // A key frame may have left at once beside the padding: only what was aimed at must come through.
+        let is_full = received_bps < FULL * sent_bps.min(aim);
+        if is_full {
             self.failed(now);
-            return Some((received_bps * TRUST) as u64);
+        } else {
+            self.interval = INTERVAL_MIN;
+            self.not_before = None;
+            self.is_climbing = true;
         }
-        self.interval = INTERVAL_MIN;
-        self.not_before = None;
-        Some((sent_bps.min(received_bps) * TRUST) as u64)
+        Some(ProbeResult { bitrate_bps: (sent_bps.min(received_bps) * TRUST) as u64, is_full })
     }
 
     /// The link turned out full: wait longer before the next try.
@@ -168,5 +226,10 @@ impl Prober {
         self.not_before = Some(now + self.interval);
         self.clean_since = None;
         self.waiting = None;
+        self.is_climbing = false;
+    }
+
+    fn of(&mut self, packet: &Sent) -> Option<&mut Running> {
+        self.running.as_mut().filter(|running| packet.probe == Some(running.cluster.id))
     }
 }

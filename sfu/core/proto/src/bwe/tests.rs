@@ -76,7 +76,7 @@ impl Run {
     }
 
     fn send(&mut self, at: Duration, bytes: u32, probe: Option<u32>) {
-        self.estimator.sent(Sent { number: self.number, at: self.origin + at, bytes, probe });
+        self.estimator.sent(Sent { number: self.number, at: self.origin + at, bytes, probe, shadowed: false });
         let received = self.link.carry(at, bytes);
         self.pending.push_back((self.number, received, at));
         self.number += 1;
@@ -94,7 +94,7 @@ impl Run {
                 self.send(self.now, 1200, None);
             }
             let now = self.origin + self.now;
-            self.estimator.want(now, self.wanted_bps);
+            self.estimator.want(now, self.wanted_bps, self.wanted_bps);
             if let Some(cluster) = self.estimator.poll_probe(now) {
                 let bytes = cluster.packet_bytes();
                 let packets = cluster.min_packets.max(cluster.min_bytes.div_ceil(bytes));

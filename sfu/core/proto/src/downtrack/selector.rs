@@ -77,6 +77,10 @@ pub struct Packet<'a> {
 pub struct Selector {
     kind: MediaKind,
     target: Option<Layer>,
+    /// For the moment not above this temporal layer, whatever the target.
+    ceiling: Option<Temporal>,
+    /// Not above this one while the stream being sent is not the target's.
+    interim: Option<Temporal>,
     /// The stream being sent.
     encoding: Option<Spatial>,
     /// Within it: the highest spatial and temporal layer being sent.
@@ -95,7 +99,16 @@ struct Svc {
 
 impl Selector {
     pub fn new(kind: MediaKind) -> Self {
-        Self { kind, target: None, encoding: None, spatial: Spatial(0), temporal: Temporal(0), svc: None }
+        Self {
+            kind,
+            target: None,
+            ceiling: None,
+            interim: None,
+            encoding: None,
+            spatial: Spatial(0),
+            temporal: Temporal(0),
+            svc: None,
+        }
     }
 
     /// `None`: send nothing.
@@ -104,6 +117,21 @@ impl Selector {
             self.restart();
         }
         self.target = target;
+        self.interim = None;
+    }
+
+    /// Until the target's stream is reached, the present one goes on with these temporal layers only.
+    pub fn set_interim(&mut self, temporal: Temporal) {
+        self.interim = Some(temporal);
+    }
+
+    /// A limit for as long as it stands, on top of the target: a queue to be got rid of. Above it one climbs at sync points.
+    pub fn set_ceiling(&mut self, ceiling: Option<Temporal>) {
+        self.ceiling = ceiling;
+    }
+
+    pub fn ceiling(&self) -> Option<Temporal> {
+        self.ceiling
     }
 
     pub fn target(&self) -> Option<Layer> {
@@ -139,10 +167,20 @@ impl Selector {
     /// Decides one packet. `is_svc` as in [`Selector::waits_for_keyframe`].
     #[inline]
     pub fn select(&mut self, packet: Packet<'_>, is_svc: bool) -> Verdict {
-        let Some(target) = self.target else { return Verdict::Drop(Reason::Paused) };
+        let Some(mut target) = self.target else { return Verdict::Drop(Reason::Paused) };
         if self.kind == MediaKind::Audio {
             let switched = self.encoding.replace(packet.encoding) != Some(packet.encoding);
             return Verdict::Forward { switched, marker: packet.marker };
+        }
+        if let Some(ceiling) = self.ceiling {
+            target.temporal = target.temporal.min(ceiling);
+        }
+        if let Some(interim) = self.interim
+            && !is_svc
+            && self.encoding != Some(target.spatial)
+            && packet.encoding != target.spatial
+        {
+            target.temporal = target.temporal.min(interim);
         }
         if let Some((descriptor, structure)) = packet.descriptor
             && (is_svc || structure.targets.len() > 1)
@@ -335,6 +373,25 @@ mod tests {
         assert_eq!(selector.select(on(0, &meta(0, 1, false, true)), false), FORWARD);
         assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
         assert_eq!(selector.select(on(0, &meta(0, 2, false, true)), false), FORWARD);
+    }
+
+    #[test]
+    fn a_ceiling_and_an_interim_hold_the_stream_down_until_they_are_over() {
+        let mut selector = Selector::new(MediaKind::Video);
+        let key = meta(0, 0, true, true);
+        selector.set_target(layer(2, 2));
+        assert_eq!(selector.select(on(2, &key), false), SWITCHED);
+        selector.set_ceiling(Some(Temporal(0)));
+        assert_eq!(selector.select(on(2, &meta(0, 1, false, true)), false), Verdict::Drop(Reason::AboveTemporal));
+        selector.set_ceiling(None);
+        assert_eq!(selector.select(on(2, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(2, &meta(0, 1, false, true)), false), FORWARD);
+        selector.set_target(layer(0, 2));
+        selector.set_interim(Temporal(0));
+        assert_eq!(selector.select(on(2, &meta(0, 1, false, true)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(2, &meta(0, 0, false, false)), false), FORWARD);
+        assert_eq!(selector.select(on(0, &key), false), SWITCHED);
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), FORWARD, "it held the old stream only");
     }
 
     #[test]

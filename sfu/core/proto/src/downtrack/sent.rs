@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::munger::PayloadPatch;
-use crate::ids::{SeqNo, Spatial};
+use crate::ids::{SeqNo, Spatial, Temporal};
 
 /// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs.
 const WINDOW: usize = 512;
@@ -29,6 +29,7 @@ pub struct SentPacket {
     pub frame_number_offset: u16,
     /// Index of the uptrack's codec.
     pub codec: u8,
+    pub temporal: Temporal,
 }
 
 #[derive(Clone, Copy)]
@@ -47,15 +48,20 @@ pub enum Refused {
     TooSoon,
     TooOften,
     OverBudget,
+    /// Of a layer that the subscriber is not sent any more.
+    Useless,
 }
 
 impl Refused {
+    pub const ALL: [Refused; 5] = [Self::Unknown, Self::TooSoon, Self::TooOften, Self::OverBudget, Self::Useless];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Refused::Unknown => "unknown",
             Refused::TooSoon => "too_soon",
             Refused::TooOften => "too_often",
             Refused::OverBudget => "over_budget",
+            Refused::Useless => "useless",
         }
     }
 }
@@ -82,13 +88,32 @@ impl SentHistory {
         self.budget_bytes = (self.budget_bytes + bytes as f64 * SHARE).min(BURST_BYTES * 4.0);
     }
 
+    /// The packet that was sent under `seq`.
+    pub fn get(&self, seq: u16) -> Option<SentPacket> {
+        let highest = self.highest?;
+        let extended = highest.0.checked_sub(u64::from((highest.0 as u16).wrapping_sub(seq)))?;
+        let entry = self.entries.get(extended as usize % WINDOW)?.as_ref()?;
+        (entry.packet.seq.0 == extended).then_some(entry.packet)
+    }
+
     /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again.
-    pub fn ask(&mut self, now: Instant, seq: u16, rtt: Duration) -> Result<SentPacket, Refused> {
+    ///
+    /// `is_useful`: whether it can still be shown to him.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        seq: u16,
+        rtt: Duration,
+        is_useful: impl FnOnce(&SentPacket) -> bool,
+    ) -> Result<SentPacket, Refused> {
         let highest = self.highest.ok_or(Refused::Unknown)?;
         let back = u64::from((highest.0 as u16).wrapping_sub(seq));
         let extended = highest.0.checked_sub(back).ok_or(Refused::Unknown)?;
         let entry = self.entries[extended as usize % WINDOW].as_mut().filter(|entry| entry.packet.seq.0 == extended);
         let entry = entry.ok_or(Refused::Unknown)?;
+        if !is_useful(&entry.packet) {
+            return Err(Refused::Useless);
+        }
         if entry.times >= MAX_TIMES {
             return Err(Refused::TooOften);
         }
@@ -101,6 +126,13 @@ impl SentHistory {
         entry.times += 1;
         entry.last = Some(now);
         Ok(entry.packet)
+    }
+
+    /// What was sent as the `back`th before the last: the most likely to be missed, where something must be sent anyway.
+    pub fn recent(&self, back: u64) -> Option<SentPacket> {
+        let seq = self.highest?.0.checked_sub(back)?;
+        let entry = self.entries.get(seq as usize % WINDOW)?.as_ref()?;
+        (entry.packet.seq.0 == seq).then_some(entry.packet)
     }
 
     /// Takes what was sent again out of the budget.
@@ -129,6 +161,7 @@ mod tests {
             patch: PayloadPatch::default(),
             frame_number_offset: 0,
             codec: 0,
+            temporal: Temporal(0),
         }
     }
 
@@ -143,10 +176,10 @@ mod tests {
         for seq in 65_500..65_600 {
             sent.push(packet(seq), 1200);
         }
-        assert_eq!(sent.ask(now, 65_530, rtt).unwrap().source, SeqNo(66_530));
-        assert_eq!(sent.ask(now, 20, rtt).unwrap().source, SeqNo(65_556 + 1000));
-        assert_eq!(sent.ask(now, 65_499, rtt), Err(Refused::Unknown));
-        assert_eq!(sent.ask(now, 64, rtt), Err(Refused::Unknown), "not sent yet");
+        assert_eq!(sent.ask(now, 65_530, rtt, |_| true).unwrap().source, SeqNo(66_530));
+        assert_eq!(sent.ask(now, 20, rtt, |_| true).unwrap().source, SeqNo(65_556 + 1000));
+        assert_eq!(sent.ask(now, 65_499, rtt, |_| true), Err(Refused::Unknown));
+        assert_eq!(sent.ask(now, 64, rtt, |_| true), Err(Refused::Unknown), "not sent yet");
     }
 
     #[test]
@@ -154,18 +187,18 @@ mod tests {
         let (mut sent, mut now, rtt) = (SentHistory::new(), origin(), Duration::from_millis(50));
         sent.push(packet(1), 1200);
         for times in 1..=MAX_TIMES {
-            assert!(sent.ask(now, 1, rtt).is_ok());
+            assert!(sent.ask(now, 1, rtt, |_| true).is_ok());
             let refused = if times < MAX_TIMES { Refused::TooSoon } else { Refused::TooOften };
-            assert_eq!(sent.ask(now + rtt / 2, 1, rtt), Err(refused));
+            assert_eq!(sent.ask(now + rtt / 2, 1, rtt, |_| true), Err(refused));
             now += rtt;
         }
-        assert_eq!(sent.ask(now, 1, rtt), Err(Refused::TooOften));
+        assert_eq!(sent.ask(now, 1, rtt, |_| true), Err(Refused::TooOften));
         sent.push(packet(2), 1200);
         sent.spend(70_000);
-        assert_eq!(sent.ask(now, 2, rtt), Err(Refused::OverBudget));
+        assert_eq!(sent.ask(now, 2, rtt, |_| true), Err(Refused::OverBudget));
         for seq in 3..100 {
             sent.push(packet(seq), 1200);
         }
-        assert!(sent.ask(now, 2, rtt).is_ok(), "the stream earns its repairs");
+        assert!(sent.ask(now, 2, rtt, |_| true).is_ok(), "the stream earns its repairs");
     }
 }

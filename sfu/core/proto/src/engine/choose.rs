@@ -1,45 +1,36 @@
-//! From a subscriber's wish to the layer that it is sent, and from all wishes to what the publisher must send.
+//! From a subscriber's wish to the highest layer that he may get, and from all wishes to what the publisher must send.
 //!
-//! The wish is an upper bound; bandwidth does not enter here.
+//! The wish is an upper bound; what the link carries of it is the business of `allot`.
 
 use std::time::Instant;
 
 use super::Engine;
-use crate::command::{LayerMode, LayerSpec, MediaKind, Want};
+use super::ladder::TOP_TEMPORAL;
+use crate::command::{LayerSpec, MediaKind, Want};
 use crate::downtrack::Layer;
 use crate::event::Event;
-use crate::ids::{Spatial, Temporal, UptrackId};
-
-/// More temporal layers than any encoder here makes.
-const TOP_TEMPORAL: Temporal = Temporal(3);
+use crate::ids::{Spatial, UptrackId};
 
 impl Engine {
-    /// Chooses a downtrack's layer anew and asks for the key frame that it may need.
+    /// A wish, a mute or what flows has changed: what may be sent is found anew.
     pub(super) fn retarget(&mut self, now: Instant, slot: usize) {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
-        let uptrack_slot = downtrack.uptrack;
+        let (uptrack_slot, transport) = (downtrack.uptrack, downtrack.transport);
         let Some(uptrack) = self.uptracks.get(uptrack_slot) else { return };
-        let is_svc = uptrack.mode == LayerMode::Svc;
         let top = uptrack.top_spatial();
         downtrack.max_spatial = (!downtrack.want.disabled).then(|| allowed(&uptrack.declared, &downtrack.want, top));
-        let target = match downtrack.max_spatial {
-            None => None,
-            Some(_) if uptrack.muted => None,
-            Some(max) if uptrack.mode == LayerMode::Simulcast => {
-                let live = |i: &u8| uptrack.layers.is_live(now, usize::from(*i));
-                Some((0..=max.0).rev().find(live).unwrap_or(max.0))
-            }
-            Some(max) if is_svc => Some(max.0),
-            Some(_) => Some(0),
-        };
-        let target = target.map(|spatial| Layer { spatial: Spatial(spatial), temporal: TOP_TEMPORAL });
-        downtrack.selector.set_target(target);
-        if target.is_none() {
+        let is_on = downtrack.max_spatial.is_some() && !uptrack.muted;
+        if !is_on {
             downtrack.reason = if uptrack.muted { "muted" } else { "disabled" };
+            downtrack.selector.set_target(None);
+            downtrack.paused = None;
+            self.forget_waiting(slot);
+        } else if downtrack.kind == MediaKind::Audio {
+            downtrack.selector.set_target(Some(Layer { spatial: Spatial(0), temporal: TOP_TEMPORAL }));
         }
-        let is_up = self.transports.get(downtrack.transport).is_some_and(|t| t.may_send());
-        if is_up && let Some(stream) = downtrack.selector.waits_for_keyframe(is_svc) {
-            self.request_keyframe(now, uptrack_slot, stream);
+        if self.downtracks[slot].kind == MediaKind::Video {
+            self.allot(now, transport);
+            self.probe(now, transport);
         }
         self.update_demand(now, uptrack_slot);
     }

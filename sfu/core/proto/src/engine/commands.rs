@@ -140,7 +140,7 @@ impl Engine {
             ice.set_remote(credentials(&remote.ice));
         }
         let rtcp_ssrc = Ssrc(self.entropy.next_u32());
-        let mut transport = Transport::new(id, room, now, ice, key, rtcp_ssrc);
+        let mut transport = Transport::new(id, room, now, ice, key, rtcp_ssrc, self.config.bwe);
         transport.remote_since = remote.is_some().then_some(now);
         transport.remote = remote;
         transport.ufrags.push(local.ufrag.as_str().into());
@@ -233,10 +233,14 @@ impl Engine {
         let id = spec.downtrack;
         let (ssrc, rtx_ssrc) = (spec.ssrc, spec.rtx_ssrc);
         let downtrack = Downtrack::new(spec, slot, uptrack, &self.uptracks[uptrack], &mut self.entropy);
+        let promises_feedback = downtrack.promises_feedback();
         let index = self.downtracks.insert(downtrack);
         self.downtrack_slots.insert(id, index);
         self.counters.downtracks = self.downtracks.len() as u64;
         let transport = &mut self.transports[slot];
+        if promises_feedback && self.config.congestion_control {
+            transport.downlink.promise_feedback();
+        }
         transport.downtracks.push(index);
         transport.sent_streams.insert(ssrc.0, SentStream { downtrack: index, is_rtx: false });
         if let Some(rtx) = rtx_ssrc {
@@ -261,6 +265,8 @@ impl Engine {
             uptrack.downtracks.retain(|s| *s != slot);
         }
         self.uptracks[to].downtracks.push(slot);
+        let transport = self.downtracks[slot].transport;
+        self.transports[transport].pacer.forget(slot);
         self.downtracks[slot].join(to, &self.uptracks[to]);
         self.update_demand(now, from);
         self.retarget(now, slot);

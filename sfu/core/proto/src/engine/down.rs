@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::up::Uptrack;
+use crate::allocator::guard::Guard;
 use crate::codec::Codec;
 use crate::command::{CodecSpec, DowntrackSpec, MediaKind, Want};
 use crate::downtrack::{Munger, Selector, SentHistory};
@@ -82,6 +83,15 @@ pub(super) struct Downtrack {
     pub sent: SentHistory,
     /// The highest layer that the subscriber's wish allows.
     pub max_spatial: Option<Spatial>,
+    /// Who may climb when.
+    pub guard: Guard,
+    /// What the allocation gives it, and why; empty where nothing is allocated.
+    pub target_bps: u64,
+    pub allocation: &'static str,
+    /// Since when there is no room for it.
+    pub paused: Option<Instant>,
+    /// Packets of it in the pacer, those left out among them.
+    pub waiting: usize,
     pub has_started: bool,
     pub mid_left: u32,
     pub active: Option<bool>,
@@ -127,6 +137,11 @@ impl Downtrack {
             munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32()),
             sent: SentHistory::new(),
             max_spatial: None,
+            guard: Guard::default(),
+            target_bps: 0,
+            allocation: "",
+            paused: None,
+            waiting: 0,
             has_started: false,
             mid_left: MID_PACKETS,
             active: None,
@@ -152,6 +167,12 @@ impl Downtrack {
         downtrack
     }
 
+    /// The subscriber reports on its packets transport-wide.
+    pub fn promises_feedback(&self) -> bool {
+        let reports = |c: &CodecSpec| c.feedback.iter().any(|f| f.eq_ignore_ascii_case("transport-cc"));
+        self.extensions.transport_seq.is_some() && self.spec.codecs.iter().any(reports)
+    }
+
     /// Another uptrack takes over; numbering goes on.
     pub fn join(&mut self, slot: usize, uptrack: &Uptrack) {
         self.uptrack = slot;
@@ -160,12 +181,15 @@ impl Downtrack {
         self.munger.switch_source();
         self.last_codec = None;
         self.source = None;
+        self.waiting = 0;
+        self.guard = Guard::default();
     }
 
     /// Less is sent than the subscriber's wish allows.
     pub fn is_limited(&self) -> bool {
         self.kind == MediaKind::Video
-            && self.selector.current().is_some_and(|current| self.max_spatial.is_some_and(|max| current.spatial < max))
+            && (self.paused.is_some()
+                || self.selector.current().is_some_and(|now| self.max_spatial.is_some_and(|max| now.spatial < max)))
     }
 
     fn match_codecs(&mut self, uptrack: &Uptrack) {

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::down::SentAs;
-use super::forward::{MAX_PREFIX_BYTES, Outgoing, descriptor, patched_prefix, write_packet};
-use super::ingress::carried;
 use super::up::SenderClock;
+use super::write::{Desk, Kept, write_kept};
 use crate::command::MediaKind;
+use crate::downlink::Flow;
+use crate::downtrack::SentPacket;
 use crate::drop_reason::DropReason;
 use crate::ids::{Spatial, Ssrc};
+use crate::pacer::Resend;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
-use crate::rtp::{HeaderFields, RtpHeader, rtx};
-use crate::srtp::{MAX_TRAILER_LEN, Payload};
+use crate::srtp::MAX_TRAILER_LEN;
 use crate::transport::StreamUse;
 
 /// RTCP is written into a buffer of an ordinary packet's size.
@@ -75,13 +76,18 @@ impl Engine {
                     self.subscriber_needs_keyframe(now, slot, media);
                 }
             }
-            Packet::Remb(_) => counters.remb += 1,
+            Packet::Remb(remb) => {
+                counters.remb += 1;
+                if self.config.congestion_control {
+                    self.transports[slot].downlink.remb(remb.bitrate_bps);
+                    self.estimate_changed(now, slot);
+                }
+            }
             Packet::Twcc(feedback) => {
                 counters.twcc += 1;
-                let downlink = &mut self.transports[slot].downlink;
-                for (seq, delta) in feedback.statuses() {
-                    // What it says beyond received or lost belongs to the estimator.
-                    let _ = downlink.acknowledge(seq, delta.is_some());
+                if self.config.congestion_control {
+                    self.transports[slot].downlink.feedback(now, &feedback);
+                    self.estimate_changed(now, slot);
                 }
             }
             _ => {}
@@ -112,7 +118,9 @@ impl Engine {
             let rtt = ntp.wrapping_sub(block.last_sr).wrapping_sub(block.delay_since_last_sr);
             // A larger one is a lie or a wrapped clock.
             if rtt < 30 << 16 {
-                transport.rtt.observe(Duration::from_micros((u64::from(rtt) * 1_000_000) >> 16));
+                let rtt = Duration::from_micros((u64::from(rtt) * 1_000_000) >> 16);
+                transport.rtt.observe(rtt);
+                transport.downlink.round_trip(rtt);
             }
         }
         let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
@@ -124,27 +132,64 @@ impl Engine {
         downtrack.reported.at = Some(now);
     }
 
-    /// Sends one packet again: as RTX where negotiated (RFC 4588), else the very bytes that were sent before.
-    fn resend(&mut self, now: Instant, slot: usize, downtrack_slot: usize, seq: u16) {
+    /// A number that a subscriber misses: sent again now, or as soon as the pacer lets it, if it is still of use to him.
+    fn resend(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
         self.counters.feedback_in.nack += 1;
         let transport = &mut self.transports[slot];
-        let Some(downtrack) = self.downtracks.get_mut(downtrack_slot) else { return };
-        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
+        let Some(downtrack) = self.downtracks.get_mut(index) else { return };
         downtrack.nacks += 1;
-        let (Some(path), Some(protection)) = (transport.path.filter(|_| transport.may_send()), &transport.protection)
-        else {
+        if !transport.may_send() {
             return;
-        };
+        }
         let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
-        let Ok(entry) = downtrack.sent.ask(now, seq, pause) else { return };
+        let current = downtrack.selector.current();
+        let is_single = downtrack.kind != MediaKind::Video;
+        let is_useful = |sent: &SentPacket| {
+            // Of a layer that was left since, it would only be thrown away; on a full link the base matters alone.
+            is_single
+                || current.is_none_or(|c| sent.temporal <= c.temporal)
+                    && (downtrack.source == Some(usize::from(sent.encoding.0)))
+        };
+        let asked = downtrack.sent.ask(now, seq, pause, is_useful);
+        if let Err(refused) = asked {
+            self.counters.nacks_refused[refused as usize] += 1;
+            return;
+        }
+        let resend = Resend { downtrack: index, seq, asked: now };
+        if !is_single && transport.pacer.holds_resend(now, resend) {
+            self.list_paced(now, slot);
+            return;
+        }
+        self.resend_now(now, slot, index, seq);
+    }
+
+    pub(super) fn resend_now(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
+        if !self.write_again(now, slot, index, seq, Flow::Resent) {
+            self.counters.retransmission_missed += 1;
+        }
+    }
+
+    /// Sends one packet again: as RTX where negotiated (RFC 4588), else the very bytes that were sent before. False: it is
+    /// not kept any more. `flow`: for the subscriber's sake, or for a probe's.
+    pub(super) fn write_again(&mut self, now: Instant, slot: usize, index: usize, seq: u16, flow: Flow) -> bool {
+        let (Some(transport), Some(downtrack)) = (self.transports.get_mut(slot), self.downtracks.get_mut(index)) else {
+            return false;
+        };
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return false };
+        let Some(path) = transport.path.filter(|_| transport.may_send()) else { return false };
+        let is_numbered = downtrack.extensions.transport_seq.is_some();
         if let Some(datagram) = downtrack.kept.as_ref().and_then(|kept| kept.get(seq)) {
             self.arena.push(path, datagram);
             downtrack.sent.spend(datagram.len());
+            transport.pacer.spend(datagram.len());
+            // The bytes carry their old number: nothing new can be learnt from it.
+            transport.downlink.sent(now, flow, datagram.len(), false, None);
             downtrack.retransmitted += 1;
             self.counters.retransmitted += 1;
             self.counters.down.rtx.add(datagram.len());
-            return;
+            return true;
         }
+        let Some(entry) = downtrack.sent.get(seq) else { return false };
         let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
         let kept =
             encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < MAX_RESEND_AGE);
@@ -152,53 +197,39 @@ impl Engine {
         let (Some((packet, _)), Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) =
             (kept, sent_as, downtrack.rtx_ssrc)
         else {
-            self.counters.retransmission_missed += 1;
-            return;
+            return false;
         };
-        // What is in the history was parsed when it came.
-        let Ok(header) = RtpHeader::parse(packet) else { return };
-        let carried = carried(&header, packet, &uptrack.extensions);
-        let body = header.payload();
-        let mut prefix = [0; 2 + MAX_PREFIX_BYTES];
-        prefix[..2].copy_from_slice(&rtx::osn(seq));
-        let mut rewritten = [0; MAX_PREFIX_BYTES];
-        let len = patched_prefix(&mut rewritten, body, &entry.patch);
-        prefix[2..2 + len].copy_from_slice(&rewritten[..len]);
-        let mut room = [0; 256];
         downtrack.rtx_seq.0 += 1;
-        let outgoing = Outgoing {
-            fields: HeaderFields {
-                marker: entry.marker,
-                pt,
-                seq: downtrack.rtx_seq.0 as u16,
-                timestamp: entry.timestamp,
-                ssrc,
-                padding: false,
-            },
+        let kept = Kept {
+            packet,
+            marker: entry.marker,
+            timestamp: entry.timestamp,
+            patch: entry.patch,
+            frame_number_offset: entry.frame_number_offset,
+            pt,
+            ssrc,
             seq: downtrack.rtx_seq,
-            mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
-            carried: &carried,
-            descriptor: descriptor(&mut room, &carried, packet, entry.frame_number_offset),
-            since_start: now.saturating_duration_since(self.start),
+            original: Some(seq),
         };
-        let payload = Payload { prefix: &prefix[..2 + len], body: &body[len..], padding_len: 0 };
-        let written = write_packet(
-            &mut self.arena,
-            &protection.outbound,
-            &mut transport.downlink,
-            &downtrack.extensions,
-            now,
-            &outgoing,
-            payload,
-        );
-        let Some(len) = written else { return };
+        let since_start = now.saturating_duration_since(self.start);
+        let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
+        let Some(len) = write_kept(&mut desk, transport, downtrack, uptrack, &kept) else { return false };
         self.arena.commit(path, len);
-        downtrack.sent.spend(len);
-        downtrack.retransmitted += 1;
+        let probe = transport.pacer.probe();
+        transport.downlink.sent(now, flow, len, is_numbered, probe);
         transport.bytes_down += len as u64;
         transport.packets_down += 1;
+        if flow == Flow::Padding {
+            transport.pacer.spend_padding(len);
+            self.counters.down.padding.add(len);
+            return true;
+        }
+        transport.pacer.spend(len);
+        downtrack.sent.spend(len);
+        downtrack.retransmitted += 1;
         self.counters.retransmitted += 1;
         self.counters.down.rtx.add(len);
+        true
     }
 
     /// A PLI or FIR of a subscriber concerns the layer that it gets, or waits for.
@@ -210,6 +241,16 @@ impl Engine {
         let spatial = downtrack.selector.target().map(|layer| layer.spatial);
         if let Some(spatial) = spatial {
             self.request_keyframe(now, uptrack, spatial);
+        }
+    }
+
+    /// A packet of this stream will never come.
+    pub(super) fn repair_by_keyframe(&mut self, now: Instant, uptrack: usize, index: usize) {
+        let watched = self.uptracks[uptrack].downtracks.iter().any(|&d| {
+            self.downtracks.get(d).is_some_and(|d| d.source == Some(index) && d.selector.current().is_some())
+        });
+        if watched {
+            self.request_keyframe(now, uptrack, Spatial(index as u8));
         }
     }
 

@@ -6,33 +6,22 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::write::{Carried, Outgoing, descriptor, leave_out, number, remember, write_packet};
 use super::{Datagram, Engine};
 use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
 use crate::command::{LayerMode, MediaKind};
 use crate::counters::Withheld;
-use crate::downlink::Downlink;
-use crate::downtrack::{Alignment, Packet, PayloadPatch, SentPacket, Verdict};
-use crate::event::Event;
-use crate::extension_ids::ExtensionIds;
-use crate::ids::{SeqNo, Spatial};
-use crate::rtp::{AbsSendTime, HeaderFields, HeaderWriter};
-use crate::srtp::{MAX_TRAILER_LEN, OutboundSrtp, Payload};
-use crate::transmit::TransmitArena;
+use crate::downlink::Flow;
+use crate::downtrack::{Packet, Verdict};
+use crate::ids::{SeqNo, Spatial, Temporal};
+use crate::pacer::{Unit, Waiting};
+use crate::rtp::HeaderFields;
+use crate::srtp::Payload;
 
-/// Room for the largest header written here: fixed part, and extensions of at most 255 + some short ones.
-pub(super) const MAX_HEADER_BYTES: usize = 512;
-
-/// Header extensions that are carried on to subscribers who negotiated them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Carried {
-    pub audio_level: Option<u8>,
-    pub video_orientation: Option<u8>,
-    pub playout_delay: Option<[u8; 3]>,
-    pub capture_time: ([u8; 16], u8),
-    /// Offset and length in the datagram.
-    pub dependency_descriptor: (u16, u8),
-}
+/// With more than this waiting only the base temporal layer is let in, until little waits.
+const THIN_ABOVE: Duration = Duration::from_millis(150);
+const FULL_BELOW: Duration = Duration::from_millis(40);
 
 /// A received packet on its way to the subscribers of its uptrack.
 #[derive(Clone, Debug)]
@@ -54,6 +43,24 @@ pub(super) struct Pending {
     /// RTP padding that makes the packet as long as its frame's others.
     pub padding: u8,
     pub received: Instant,
+}
+
+impl Pending {
+    /// (first of another stream, marker), as the selector said.
+    #[inline]
+    fn unit(&self, (switched, marker): (bool, bool)) -> Unit {
+        Unit {
+            encoding: self.encoding,
+            codec: self.codec,
+            seq: self.seq,
+            timestamp: self.timestamp,
+            marker,
+            meta: self.meta,
+            frame_number: self.descriptor.as_ref().map(|d| d.frame_number),
+            switched,
+            received: self.received,
+        }
+    }
 }
 
 impl Engine {
@@ -154,12 +161,19 @@ impl Engine {
             self.counters.withheld[Withheld::NotConnected as usize] += 1;
             return;
         };
-        let Some(protection) = &transport.protection else { return };
+        if transport.protection.is_none() {
+            return;
+        }
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
         let is_svc = uptrack.mode == LayerMode::Svc;
+        let is_video = downtrack.kind == MediaKind::Video;
+        let flow = if is_video { Flow::Video } else { Flow::Audio };
         let since_start = now.saturating_duration_since(self.start);
+        if downtrack.selector.ceiling().is_some() && transport.pacer.delay() < FULL_BELOW {
+            downtrack.selector.set_ceiling(None);
+        }
         let mut room = [0; 256];
-        let mut has_switched = false;
+        let (mut has_switched, mut is_overdue) = (false, false);
         let mut at = Some(first);
         while let Some(index) = at {
             let packet = &self.pending[index];
@@ -185,55 +199,45 @@ impl Engine {
                     Verdict::Drop(reason) => Err(reason.as_str()),
                 }
             };
-            let (switched, marker) = match verdict {
-                Ok(verdict) => verdict,
-                Err(reason) => {
-                    downtrack.reason = reason;
-                    self.counters.withheld[Withheld::NotSelected as usize] += 1;
-                    if downtrack.source == Some(packet.encoding) && downtrack.selector.current().is_some() {
-                        // A number kept for it stays a hole, which the subscriber's next key frame ends.
-                        let _ = downtrack.munger.leave_out(packet.seq, &packet.meta);
-                    }
-                    continue;
+            let unit = packet.unit(verdict.unwrap_or_default());
+            if let Err(reason) = verdict {
+                downtrack.reason = reason;
+                self.counters.withheld[Withheld::NotSelected as usize] += 1;
+                if downtrack.waiting > 0 {
+                    downtrack.waiting += 1;
+                    transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: 0 });
+                } else {
+                    leave_out(downtrack, &unit);
                 }
-            };
-            let previous = downtrack.source.replace(packet.encoding);
-            if switched || previous != Some(packet.encoding) || downtrack.last_codec != Some(packet.codec) {
-                downtrack.munger.switch_source();
-                downtrack.last_codec = Some(packet.codec);
-                downtrack.reason = "forwarding";
-                has_switched = true;
+                continue;
             }
-            let frame_number = packet.descriptor.as_ref().map(|d| d.frame_number);
-            let (last_sent, offset) = (downtrack.last_sent, downtrack.munger.timestamp_offset());
-            let rewrite = downtrack.munger.forward(
-                packet.seq,
-                packet.timestamp,
-                &packet.meta,
-                frame_number,
-                sent_as.clock_rate,
-                || {
-                    let before = previous.and_then(|e| uptrack.encodings.get(e)).and_then(|e| e.clock);
-                    let after = uptrack.encodings[packet.encoding].clock;
-                    match before.zip(after) {
-                        Some((before, after)) => Alignment::Known(
-                            after.translate(packet.timestamp, &before, sent_as.clock_rate).wrapping_add(offset),
-                        ),
-                        None => Alignment::Elapsed(ticks(
-                            last_sent.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
-                            sent_as.clock_rate,
-                        )),
-                    }
-                },
-            );
-            let Some(rewrite) = rewrite else { continue };
+            if is_video && !transport.pacer.admits(now, !unit.meta.start_of_frame) {
+                if unit.switched && downtrack.waiting > 0 {
+                    // What waits of the other stream is useless now.
+                    self.counters.pacer_dropped += transport.pacer.forget(slot) as u64;
+                    downtrack.waiting = 0;
+                }
+                let delay = transport.pacer.delay();
+                if delay > THIN_ABOVE {
+                    downtrack.selector.set_ceiling(Some(Temporal(0)));
+                }
+                if delay > self.config.max_pacer_delay && unit.meta.start_of_frame && !unit.switched {
+                    is_overdue = true;
+                    break;
+                }
+                downtrack.waiting += 1;
+                self.counters.pacer_held += 1;
+                transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: packet.payload.len() as u32 });
+                continue;
+            }
+            let Some(rewrite) = number(now, downtrack, uptrack, &unit, sent_as, &mut has_switched) else { continue };
             let datagram: &mut [u8] = batch[packet.batch].payload;
             // Every subscriber's patch replaces the same bytes, so the packet is changed where it lies and sealed from there.
             rewrite.patch.apply(&mut datagram[packet.payload.clone()]);
             let datagram: &[u8] = datagram;
             let outgoing = Outgoing {
                 fields: HeaderFields {
-                    marker,
+                    marker: unit.marker,
                     pt: sent_as.pt,
                     seq: rewrite.seq.0 as u16,
                     timestamp: rewrite.timestamp,
@@ -247,12 +251,12 @@ impl Engine {
                 since_start,
             };
             let body = &datagram[packet.payload.clone()];
+            let Some(protection) = &transport.protection else { return };
             let written = write_packet(
                 &mut self.arena,
                 &protection.outbound,
-                &mut transport.downlink,
+                &transport.downlink,
                 &downtrack.extensions,
-                now,
                 &outgoing,
                 Payload::from(body),
             );
@@ -264,125 +268,22 @@ impl Engine {
                 kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
             }
             self.arena.commit(path, len);
-            let sent = SentPacket {
-                seq: rewrite.seq,
-                encoding: Spatial(packet.encoding as u8),
-                source: packet.seq,
-                timestamp: rewrite.timestamp,
-                marker,
-                patch: rewrite.patch,
-                frame_number_offset: rewrite.frame_number_offset,
-                codec: packet.codec as u8,
-            };
-            downtrack.sent.push(sent, len);
-            downtrack.mid_left = downtrack.mid_left.saturating_sub(1);
-            downtrack.packets += 1;
-            downtrack.bytes += len as u64;
-            downtrack.octets += (packet.payload.len() - usize::from(packet.padding)) as u64;
-            downtrack.last_sent = Some(now);
-            transport.packets_down += 1;
-            transport.bytes_down += len as u64;
+            let octets = packet.payload.len() - usize::from(packet.padding);
+            remember(now, downtrack, transport, &unit, &rewrite, (len, octets), flow);
             match downtrack.kind {
                 MediaKind::Audio => self.counters.down.audio.add(len),
                 MediaKind::Video => self.counters.down.video.add(len),
             }
         }
+        let transport_slot = downtrack.transport;
+        if !transport.pacer.is_idle() && !transport.pacer.is_listed {
+            self.list_paced(now, transport_slot);
+        }
         if has_switched {
-            let is_first = !std::mem::replace(&mut downtrack.has_started, true);
-            let id = downtrack.id;
-            if is_first {
-                self.emit(Event::DowntrackStarted { downtrack: id });
-            } else {
-                self.counters.layer_switches += 1;
-            }
+            self.tell_switch(slot);
+        }
+        if is_overdue {
+            self.empty_queue(now, slot);
         }
     }
-}
-
-/// The largest start of a payload that is rewritten: a descriptor up to its last counter.
-pub(super) const MAX_PREFIX_BYTES: usize = 16;
-
-/// All that a header needs besides what the transport adds.
-pub(super) struct Outgoing<'a> {
-    pub fields: HeaderFields,
-    pub seq: SeqNo,
-    pub mid: Option<&'a [u8]>,
-    pub carried: &'a Carried,
-    pub descriptor: &'a [u8],
-    pub since_start: Duration,
-}
-
-/// The dependency descriptor as the subscriber is to see it: with a frame number that runs on. `room` holds a changed copy.
-pub(super) fn descriptor<'a>(room: &'a mut [u8; 256], carried: &Carried, packet: &'a [u8], offset: u16) -> &'a [u8] {
-    let (at, len) = carried.dependency_descriptor;
-    let original = packet.get(usize::from(at)..usize::from(at) + usize::from(len)).unwrap_or_default();
-    if offset == 0 || original.len() < 3 {
-        return original;
-    }
-    let copy = &mut room[..original.len()];
-    copy.copy_from_slice(original);
-    let number = u16::from_be_bytes([copy[1], copy[2]]).wrapping_add(offset);
-    Descriptor::write_frame_number(copy, number);
-    copy
-}
-
-/// Copies the start of a payload as far as the patch changes it; how many bytes of the body that replaces.
-#[inline]
-pub(super) fn patched_prefix(prefix: &mut [u8; MAX_PREFIX_BYTES], body: &[u8], patch: &PayloadPatch) -> usize {
-    let picture_end = patch.picture_id.map_or(0, |(id, _)| usize::from(id.offset) + 2);
-    let tl0_end = patch.tl0.map_or(0, |(_, offset)| usize::from(offset) + 1);
-    let end = picture_end.max(tl0_end).min(body.len()).min(MAX_PREFIX_BYTES);
-    prefix[..end].copy_from_slice(&body[..end]);
-    patch.apply(&mut prefix[..end]);
-    end
-}
-
-fn ticks(time: Duration, clock_rate: u32) -> u32 {
-    (time.as_micros() as u64 * u64::from(clock_rate) / 1_000_000) as u32
-}
-
-/// Writes header, payload and tag into the arena's next place; how long the datagram became. It is not committed yet.
-#[inline]
-pub(super) fn write_packet(
-    arena: &mut TransmitArena,
-    outbound: &OutboundSrtp,
-    downlink: &mut Downlink,
-    ids: &ExtensionIds,
-    now: Instant,
-    outgoing: &Outgoing<'_>,
-    payload: Payload<'_>,
-) -> Option<usize> {
-    let out = arena.reserve(MAX_HEADER_BYTES + payload.len() + MAX_TRAILER_LEN);
-    let (head, _) = out.split_at_mut(MAX_HEADER_BYTES);
-    let mut writer = HeaderWriter::new(head, outgoing.fields, &[])?;
-    if let Some(id) = ids.transport_seq {
-        let number = downlink.number(now, payload.len());
-        writer.extension(id, &number.to_be_bytes())?;
-    }
-    if let Some(id) = ids.abs_send_time {
-        writer.extension(id, &AbsSendTime::from_duration(outgoing.since_start).write())?;
-    }
-    if let (Some(id), Some(mid)) = (ids.mid, outgoing.mid) {
-        writer.extension(id, mid)?;
-    }
-    let carried = outgoing.carried;
-    if let (Some(id), Some(level)) = (ids.audio_level, carried.audio_level) {
-        writer.extension(id, &[level])?;
-    }
-    if let (Some(id), Some(orientation)) = (ids.video_orientation, carried.video_orientation) {
-        writer.extension(id, &[orientation])?;
-    }
-    if let (Some(id), Some(delay)) = (ids.playout_delay, carried.playout_delay) {
-        writer.extension(id, &delay)?;
-    }
-    if let (Some(id), (time, len @ 1..)) = (ids.abs_capture_time, &carried.capture_time) {
-        writer.extension(id, &time[..usize::from(*len)])?;
-    }
-    if let (Some(id), [_, ..]) = (ids.dependency_descriptor, outgoing.descriptor) {
-        writer.extension(id, outgoing.descriptor)?;
-    }
-    let header_len = writer.finish();
-    let (header, rest) = out.split_at_mut(header_len);
-    let sealed = outbound.protect_rtp_into(header, payload, rest, outgoing.fields.ssrc, outgoing.seq).ok()?;
-    Some(header_len + sealed)
 }

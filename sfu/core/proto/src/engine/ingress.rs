@@ -5,15 +5,16 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::forward::{Carried, Pending};
+use super::forward::Pending;
 use super::up::PtUse;
+use super::write::Carried;
 use super::{Datagram, Engine, work};
 use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
-use crate::ids::Ssrc;
+use crate::ids::{Ssrc, Temporal};
 use crate::registers::uptrack::Arrived;
 use crate::rtp::{self, AudioLevel, RtpHeader, TransportSeq, read_sdes_text};
 use crate::transmit::Path;
@@ -173,7 +174,7 @@ impl Engine {
         let is_keyframe = meta.keyframe || descriptor.as_ref().is_some_and(|d| d.structure.is_some());
         if is_keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
-            encoding.keyframes.on_keyframe();
+            encoding.keyframes.on_keyframe(now);
         }
         encoding.history.insert(now, seq, packet);
         let is_simulcast = uptrack.encodings.len() > 1;
@@ -183,7 +184,8 @@ impl Engine {
             descriptor.as_ref().map_or(usize::from(meta.spatial.0), |d| usize::from(d.spatial))
         };
         let was_live = uptrack.layers.is_live(now, spatial);
-        uptrack.layers.on_packet(now, spatial, len);
+        let temporal = descriptor.as_ref().map_or(meta.temporal, |d| Temporal(d.temporal));
+        uptrack.layers.on_packet(now, (spatial, temporal), &meta, is_keyframe, len);
         let is_news = !was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index);
         if let Some(level) = carried.audio_level
             && !uptrack.muted
@@ -239,6 +241,7 @@ impl Engine {
                     transport.streams.insert(before.0, StreamUse::Unclaimed);
                     encoding.restart(clock_rate);
                     for downtrack in downtracks {
+                        self.forget_waiting(downtrack);
                         self.downtracks[downtrack].selector.restart();
                     }
                 }

@@ -176,6 +176,7 @@ impl Engine {
         if self.transports.is_empty() {
             self.next_tick = None;
             self.next_fine_tick = None;
+            self.next_beat = None;
         }
     }
 
@@ -219,6 +220,7 @@ impl Engine {
         self.counters.downtracks = self.downtracks.len() as u64;
         if let Some(transport) = self.transports.get_mut(downtrack.transport) {
             transport.downtracks.retain(|s| *s != slot);
+            transport.pacer.forget(slot);
             transport.sent_streams.retain(|_, sent| sent.downtrack != slot);
         }
         if let Some(uptrack) = self.uptracks.get_mut(downtrack.uptrack) {

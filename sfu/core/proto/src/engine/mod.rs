@@ -4,6 +4,7 @@
 //! into the arena). Commands come in through `commands`, RTCP through `feedback`, reports leave through `report`.
 //! A panic in one transport's input closes that transport and nothing else.
 
+mod allot;
 mod choose;
 mod commands;
 mod data;
@@ -11,11 +12,14 @@ mod down;
 mod feedback;
 mod forward;
 mod ingress;
+mod ladder;
 mod lifecycle;
+mod pace;
 mod paths;
 mod report;
 mod tick;
 mod up;
+mod write;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -76,6 +80,9 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     next_tick: Option<Instant>,
     next_fine_tick: Option<Instant>,
+    next_beat: Option<Instant>,
+    /// Transports whose pacer holds something.
+    paced: Vec<usize>,
     next_quality: Instant,
 
     arena: TransmitArena,
@@ -128,6 +135,8 @@ impl Engine {
             timers: BinaryHeap::new(),
             next_tick: None,
             next_fine_tick: None,
+            next_beat: None,
+            paced: Vec::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
             pending: Vec::with_capacity(256),
@@ -173,6 +182,10 @@ impl Engine {
             self.timers.pop();
             self.guarded(now, |engine| engine.transport_timeout(now, at, slot));
         }
+        if self.next_beat.is_some_and(|at| at <= now) {
+            self.next_beat = None;
+            self.guarded(now, |engine| engine.pace(now));
+        }
         if self.next_fine_tick.is_some_and(|at| at <= now) {
             self.next_fine_tick = None;
             self.guarded(now, |engine| engine.fine_tick(now));
@@ -185,7 +198,7 @@ impl Engine {
 
     pub fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        [timer, self.next_tick, self.next_fine_tick].into_iter().flatten().min()
+        [timer, self.next_tick, self.next_fine_tick, self.next_beat].into_iter().flatten().min()
     }
 
     pub fn transmits(&self) -> &TransmitArena {

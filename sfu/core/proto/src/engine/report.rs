@@ -134,6 +134,7 @@ impl Engine {
 
     fn transport_stats(&self, now: Instant, slot: usize, interval: Duration) -> TransportStats {
         let transport = &self.transports[slot];
+        let downlink = &transport.downlink;
         TransportStats {
             quality: self.quality(now, slot, interval),
             state: state_name(transport.state).to_owned(),
@@ -148,7 +149,13 @@ impl Engine {
             bytes_down: transport.bytes_down,
             packets_up: transport.packets_up,
             packets_down: transport.packets_down,
-            estimate_bps: 0,
+            estimate_bps: downlink.estimate_bps().unwrap_or(0),
+            estimate_limit: downlink.limit().map_or("", |limit| limit.as_str()).to_owned(),
+            acknowledged_bps: downlink.estimator().and_then(|e| e.acknowledged_bps()).unwrap_or(0),
+            allocated_bps: transport.allotment.used_bps,
+            wanted_bps: transport.allotment.total_bps,
+            link_queue_ms: downlink.estimator().map_or(0.0, |e| e.standing_queue().as_secs_f32() * 1_000.0),
+            pacer_queue_ms: transport.pacer.delay().as_secs_f32() * 1_000.0,
         }
     }
 }
@@ -185,6 +192,8 @@ fn downtrack_stats(downtrack: &Downtrack, uptrack: &Uptrack) -> DowntrackStats {
         max_spatial: downtrack.max_spatial,
         current_temporal: downtrack.selector.current().map_or(0, |l| l.temporal.0),
         reason: downtrack.reason.to_owned(),
+        allocation: downtrack.allocation.to_owned(),
+        target_bps: downtrack.target_bps,
     }
 }
 

@@ -65,6 +65,7 @@ impl Engine {
         if !transport.may_send() {
             return;
         }
+        self.tick_downlink(now, slot);
         let transport = &mut self.transports[slot];
         let is_due = transport.next_report.is_none_or(|at| now >= at);
         if is_due {
@@ -230,7 +231,7 @@ impl Engine {
         let encoding = &mut uptrack.encodings[index];
         let Some(ssrc) = encoding.ssrc else { return false };
         self.seqs.clear();
-        encoding.nacks.take(now, rtt, &mut self.seqs);
+        let gave_up = encoding.nacks.take(now, rtt, &mut self.seqs);
         let is_incomplete = !encoding.nacks.is_complete();
         uptrack.nacks_sent += self.seqs.len() as u64;
         self.counters.feedback_out.nack += self.seqs.len() as u64;
@@ -240,6 +241,10 @@ impl Engine {
             writer.nack(ours, ssrc, self.seqs[index..].iter().take(250).copied());
             let len = writer.len();
             self.send_rtcp(transport, &mut buffer, len);
+        }
+        if gave_up {
+            // Nobody can repair what depends on it: only a new beginning helps, for whoever watches this stream.
+            self.repair_by_keyframe(now, slot, index);
         }
         is_incomplete
     }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::commands::{Refusal, refuse};
 use crate::codec::Codec;
 use crate::codec::dd::Structure;
-use crate::command::{CodecSpec, LayerMode, LayerSpec, MediaKind, UptrackSpec};
+use crate::command::{CodecSpec, Content, LayerMode, LayerSpec, MediaKind, UptrackSpec};
 use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
-use crate::registers::uptrack::{History, KeyframeRequest, Layers, NackRegister, ReceiveStats};
+use crate::registers::layers::Layers;
+use crate::registers::uptrack::{History, KeyframeRequest, NackRegister, ReceiveStats};
 
 /// More codecs than any description offers for one section.
 const MAX_CODECS: usize = 32;
@@ -84,6 +85,7 @@ pub(super) struct Uptrack {
     pub transport: usize,
     pub room: RoomId,
     pub kind: MediaKind,
+    pub content: Content,
     pub mode: LayerMode,
     pub mid: String,
     pub codecs: Vec<UpCodec>,
@@ -172,6 +174,7 @@ impl Uptrack {
             transport,
             room,
             kind: spec.kind,
+            content: spec.content,
             mode: spec.mode,
             mid: spec.mid,
             extensions: ExtensionIds::new(&spec.extensions),

@@ -3,5 +3,6 @@
 //! Plain state without input or output of its own; the engine feeds it.
 
 pub(crate) mod data_track;
+pub(crate) mod layers;
 pub(crate) mod speaker;
 pub(crate) mod uptrack;

@@ -46,6 +46,10 @@ impl Speakers {
         (voice.told > 0.0).then_some(Speaker { uptrack, level: 0.0, active: false })
     }
 
+    pub fn is_speaking(&self, uptrack: UptrackId) -> bool {
+        self.voices.get(&uptrack).is_some_and(|voice| voice.told > 0.0)
+    }
+
     /// What changed since the last interval; empty in between.
     pub fn poll(&mut self, now: Instant) -> Vec<Speaker> {
         if self.next.is_none_or(|at| at > now) {

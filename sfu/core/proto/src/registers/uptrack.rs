@@ -1,9 +1,9 @@
-//! Registers of one received stream: what came, what is missing, what is kept, what was asked for, what flows.
+//! Registers of one received stream: what came, what is missing, what is kept, what was asked for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::ids::{SeqNo, Spatial};
+use crate::ids::SeqNo;
 use crate::rtcp::Arrival;
 
 /// Receiver statistics of one stream (RFC 3550 §6.4.1, appendix A).
@@ -171,15 +171,17 @@ impl NackRegister {
         self.missing.is_empty()
     }
 
-    /// Numbers to ask for now, oldest first; none sooner than `rtt` after the last time.
-    pub fn take(&mut self, now: Instant, rtt: Duration, out: &mut Vec<u16>) {
-        let Some(highest) = self.highest else { return };
+    /// Numbers to ask for now, oldest first; none sooner than `rtt` after the last time. True if one was given up.
+    pub fn take(&mut self, now: Instant, rtt: Duration, out: &mut Vec<u16>) -> bool {
+        let Some(highest) = self.highest else { return false };
+        let mut gave_up = false;
         self.missing.retain(|seq, (at, tries)| {
             let pause = if *tries == 0 { FIRST_NACK_AFTER } else { rtt.max(Duration::from_millis(20)) };
             if now.saturating_duration_since(*at) < pause {
                 return true;
             }
             if *tries >= MAX_NACKS || highest - seq > MAX_MISSING {
+                gave_up = true;
                 return false;
             }
             *at = now;
@@ -187,6 +189,7 @@ impl NackRegister {
             out.push(*seq as u16);
             true
         });
+        gave_up
     }
 }
 
@@ -232,83 +235,57 @@ impl History {
     }
 }
 
-/// Throttle of key-frame requests to one stream: the first at once, later ones gathered.
+/// Throttle of key-frame requests to one stream: the first at once, later ones gathered; none where one comes by itself.
 #[derive(Debug)]
 pub struct KeyframeRequest {
     interval: Duration,
     last: Option<Instant>,
     is_wanted: bool,
+    /// The last key frame, and how long after its predecessor it came by itself.
+    seen: Option<Instant>,
+    period: Option<Duration>,
+    /// A key frame that comes by itself is awaited until then.
+    awaited: Option<Instant>,
 }
+
+/// A key frame that comes by itself this soon is awaited.
+const NATURAL_WAIT: Duration = Duration::from_millis(300);
+/// Encoders with a period keep it this well.
+const PERIOD_SLACK: Duration = Duration::from_millis(100);
 
 impl KeyframeRequest {
     pub fn new(interval: Duration) -> Self {
-        Self { interval, last: None, is_wanted: false }
+        Self { interval, last: None, is_wanted: false, seen: None, period: None, awaited: None }
     }
 
     /// Whether to ask the publisher now; otherwise [`Self::poll`] says when.
     pub fn request(&mut self, now: Instant) -> bool {
-        self.is_wanted = true;
+        if !self.is_wanted {
+            self.is_wanted = true;
+            let next = self.seen.zip(self.period).map(|(seen, period)| seen + period);
+            self.awaited =
+                next.filter(|at| *at + PERIOD_SLACK > now && *at < now + NATURAL_WAIT).map(|at| at + PERIOD_SLACK);
+        }
         self.poll(now)
     }
 
     pub fn poll(&mut self, now: Instant) -> bool {
-        if !self.is_wanted || self.last.is_some_and(|at| now.saturating_duration_since(at) < self.interval) {
+        let is_early = self.last.is_some_and(|at| now.saturating_duration_since(at) < self.interval);
+        if !self.is_wanted || is_early || self.awaited.is_some_and(|at| now < at) {
             return false;
         }
         self.last = Some(now);
+        self.awaited = None;
         true
     }
 
-    pub fn on_keyframe(&mut self) {
+    pub fn on_keyframe(&mut self, now: Instant) {
+        let was_asked = self.is_wanted && self.awaited.is_none();
+        let since = self.seen.replace(now).map(|at| now.saturating_duration_since(at));
+        // Two unasked ones in a row make a period; one that was asked for breaks the count.
+        self.period = since.filter(|since| !was_asked && *since > self.interval);
         self.is_wanted = false;
-    }
-}
-
-/// Which spatial layers flow, and how fast.
-#[derive(Debug)]
-pub struct Layers {
-    timeout: Duration,
-    flows: [Flow; 8],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Flow {
-    last: Option<Instant>,
-    since: Option<Instant>,
-    bytes: u64,
-    bps: u64,
-}
-
-impl Layers {
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, flows: [Flow::default(); 8] }
-    }
-
-    pub fn on_packet(&mut self, now: Instant, spatial: usize, bytes: usize) {
-        let Some(flow) = self.flows.get_mut(spatial) else { return };
-        flow.last = Some(now);
-        flow.bytes += bytes as u64;
-        let since = *flow.since.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed >= Duration::from_millis(500) {
-            flow.bps = flow.bytes * 8_000 / elapsed.as_millis() as u64;
-            flow.bytes = 0;
-            flow.since = Some(now);
-        }
-    }
-
-    pub fn is_live(&self, now: Instant, spatial: usize) -> bool {
-        self.flows.get(spatial).and_then(|f| f.last).is_some_and(|at| now.saturating_duration_since(at) < self.timeout)
-    }
-
-    pub fn live(&self, now: Instant) -> Vec<Spatial> {
-        (0..8u8).filter(|&i| self.is_live(now, usize::from(i))).map(Spatial).collect()
-    }
-
-    /// Lowest first, up to the highest that ever flowed; 0 where nothing flows now.
-    pub fn bitrates_bps(&self, now: Instant) -> Vec<u64> {
-        let count = self.flows.iter().rposition(|f| f.last.is_some()).map_or(0, |i| i + 1);
-        (0..count).map(|i| if self.is_live(now, i) { self.flows[i].bps } else { 0 }).collect()
+        self.awaited = None;
     }
 }
 
@@ -356,5 +333,34 @@ impl TwccRecorder {
             self.told = last.seq.0;
         }
         self.arrivals.drain(..count.min(self.arrivals.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_frame_that_comes_by_itself_soon_is_awaited() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut request = KeyframeRequest::new(Duration::from_secs(1));
+        assert!(request.request(at(0)));
+        request.on_keyframe(at(100));
+        for ms in [2_100, 4_100, 6_100] {
+            request.on_keyframe(at(ms));
+        }
+        assert!(!request.request(at(7_900)), "one comes at 8 100");
+        assert!(!request.request(at(8_100)));
+        request.on_keyframe(at(8_110));
+        assert!(request.request(at(8_500)), "the next one is far");
+        request.on_keyframe(at(8_600));
+        assert!(!request.poll(at(20_000)));
+        assert!(request.request(at(10_090)), "an asked one breaks the period");
+        request.on_keyframe(at(10_200));
+        request.on_keyframe(at(12_200));
+        assert!(!request.request(at(14_000)));
+        assert!(request.poll(at(14_301)), "it did not come");
     }
 }

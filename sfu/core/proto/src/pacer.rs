@@ -1,0 +1,381 @@
+//! One subscriber's pacer: what may leave now, and what waits. Audio never waits; video waits for the rate, retransmissions
+//! for the video, probe padding for nothing but its own schedule.
+//!
+//! On a link that carries what is sent nothing ever waits, and a packet costs one comparison. What waits is a reference into
+//! the uptrack's history, taken before it is numbered, so that what is dropped here leaves no gap. It moves no bytes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::bwe::ProbeCluster;
+use crate::codec::PacketMeta;
+use crate::ids::SeqNo;
+
+/// How often what waits is looked at.
+pub const BEAT: Duration = Duration::from_millis(5);
+/// What may leave at once on top of the rate: an ordinary frame, so that it stays one segmented send.
+const BURST: Duration = Duration::from_millis(25);
+const BURST_MIN_BYTES: f64 = 4_000.0;
+/// Retransmissions that waited this long come too late.
+const RESEND_LIFE: Duration = Duration::from_millis(400);
+const MAX_RESENDS: usize = 256;
+
+/// One source packet as a subscriber's copy needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    pub encoding: usize,
+    pub codec: usize,
+    pub seq: SeqNo,
+    pub timestamp: u32,
+    pub marker: bool,
+    pub meta: PacketMeta,
+    pub frame_number: Option<u16>,
+    /// First packet of another stream, or after a pause.
+    pub switched: bool,
+    pub received: Instant,
+}
+
+/// What waits: a packet to be sent, or one that was left out among them and must be told to the munger in its turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    pub downtrack: usize,
+    pub unit: Unit,
+    /// 0: left out.
+    pub bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resend {
+    pub downtrack: usize,
+    pub seq: u16,
+    pub asked: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probing {
+    cluster: ProbeCluster,
+    began: Instant,
+    sent_bytes: u64,
+    sent_packets: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Pacer {
+    /// `None`: nothing is known that would limit.
+    rate_bps: Option<u64>,
+    credit_bytes: f64,
+    credited: Option<Instant>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: u64,
+    resends: VecDeque<Resend>,
+    probing: Option<Probing>,
+    /// It is on the engine's list of those that are looked at by the beat.
+    pub is_listed: bool,
+}
+
+impl Pacer {
+    /// Sets the rate; `None`: everything passes.
+    pub fn set_rate(&mut self, now: Instant, rate_bps: Option<u64>) {
+        self.credit(now);
+        self.rate_bps = rate_bps;
+    }
+
+    /// Whether video may leave now; the packets of one frame after its first may overdraw the credit by a burst.
+    #[inline]
+    pub fn admits(&mut self, now: Instant, continues: bool) -> bool {
+        if self.rate_bps.is_none() {
+            return self.waiting.is_empty();
+        }
+        if !self.waiting.is_empty() {
+            return false;
+        }
+        self.credit(now);
+        self.credit_bytes > if continues { -self.burst() } else { 0.0 }
+    }
+
+    /// Takes what has left out of the credit.
+    #[inline]
+    pub fn spend(&mut self, bytes: usize) {
+        if self.rate_bps.is_some() {
+            self.credit_bytes -= bytes as f64;
+        }
+        self.spend_padding(bytes);
+    }
+
+    pub fn hold(&mut self, waiting: Waiting) {
+        self.waiting_bytes += u64::from(waiting.bytes);
+        self.waiting.push_back(waiting);
+    }
+
+    /// The next packet that may leave now, if it may.
+    pub fn release(&mut self, now: Instant) -> Option<Waiting> {
+        self.credit(now);
+        let front = self.waiting.front()?;
+        if front.bytes > 0 && self.rate_bps.is_some() && self.credit_bytes <= 0.0 {
+            return None;
+        }
+        let waiting = self.waiting.pop_front()?;
+        self.waiting_bytes -= u64::from(waiting.bytes);
+        Some(waiting)
+    }
+
+    /// Lets a retransmission wait; false: it leaves now.
+    pub fn holds_resend(&mut self, now: Instant, resend: Resend) -> bool {
+        if self.waiting.is_empty() && self.resends.is_empty() && self.admits(now, false) {
+            return false;
+        }
+        if self.resends.len() >= MAX_RESENDS {
+            self.resends.pop_front();
+        }
+        self.resends.push_back(resend);
+        true
+    }
+
+    /// The next retransmission that may leave now.
+    pub fn release_resend(&mut self, now: Instant) -> Option<Resend> {
+        while let Some(front) = self.resends.front() {
+            if now.saturating_duration_since(front.asked) > RESEND_LIFE {
+                self.resends.pop_front();
+                continue;
+            }
+            return if self.admits(now, false) { self.resends.pop_front() } else { None };
+        }
+        None
+    }
+
+    /// Forgets everything that waits for one downtrack: it is useless from now on.
+    pub fn forget(&mut self, downtrack: usize) -> usize {
+        let before = self.waiting.len();
+        let bytes = &mut self.waiting_bytes;
+        self.waiting.retain(|waiting| {
+            let is_its = waiting.downtrack == downtrack;
+            if is_its {
+                *bytes -= u64::from(waiting.bytes);
+            }
+            !is_its
+        });
+        self.resends.retain(|resend| resend.downtrack != downtrack);
+        before - self.waiting.len()
+    }
+
+    /// Leaves out every waiting frame of a temporal layer above the base, and all retransmissions.
+    pub fn thin(&mut self) -> usize {
+        let mut left_out = 0;
+        let mut begun: Vec<usize> = Vec::new();
+        for waiting in &mut self.waiting {
+            // The rest of a frame whose first packets have left must follow.
+            if waiting.unit.meta.start_of_frame && !begun.contains(&waiting.downtrack) {
+                begun.push(waiting.downtrack);
+            }
+            if waiting.bytes > 0 && waiting.unit.meta.temporal.0 > 0 && begun.contains(&waiting.downtrack) {
+                self.waiting_bytes -= u64::from(waiting.bytes);
+                waiting.bytes = 0;
+                left_out += 1;
+            }
+        }
+        self.resends.clear();
+        left_out
+    }
+
+    pub fn has_waiting(&self, downtrack: usize) -> bool {
+        self.waiting.iter().any(|waiting| waiting.downtrack == downtrack)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.resends.is_empty() && self.probing.is_none()
+    }
+
+    pub fn has_video_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// How long the last of what waits will wait.
+    pub fn delay(&self) -> Duration {
+        match self.rate_bps {
+            Some(rate @ 1..) => Duration::from_secs_f64(self.waiting_bytes as f64 * 8.0 / rate as f64),
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub fn begin_probe(&mut self, now: Instant, cluster: ProbeCluster) {
+        self.probing = Some(Probing { cluster, began: now, sent_bytes: 0, sent_packets: 0 });
+    }
+
+    /// Takes what was sent for the probe alone: not out of the credit, the probe is meant to be more than that.
+    pub fn spend_padding(&mut self, bytes: usize) {
+        if let Some(probing) = &mut self.probing {
+            probing.sent_bytes += bytes as u64;
+            probing.sent_packets += 1;
+        }
+    }
+
+    pub fn end_probe(&mut self) {
+        self.probing = None;
+    }
+
+    /// Packets that the running cluster has had so far.
+    pub fn probe_packets(&self) -> u32 {
+        self.probing.map_or(0, |probing| probing.sent_packets)
+    }
+
+    /// The cluster to which what leaves now belongs.
+    #[inline]
+    pub fn probe(&self) -> Option<u32> {
+        self.probing.map(|probing| probing.cluster.id)
+    }
+
+    /// Size of the padding packet that the cluster needs now, if it does; ends the cluster when it is whole.
+    pub fn padding(&mut self, now: Instant) -> Option<usize> {
+        let probing = self.probing?;
+        let cluster = probing.cluster;
+        if probing.sent_bytes >= u64::from(cluster.min_bytes) && probing.sent_packets >= cluster.min_packets {
+            self.probing = None;
+            return None;
+        }
+        let elapsed = now.saturating_duration_since(probing.began).as_secs_f64();
+        let packet = f64::from(cluster.packet_bytes());
+        // One packet ahead, so that the first leaves at once.
+        let due = elapsed * cluster.bitrate_bps as f64 / 8.0 + packet;
+        (due >= probing.sent_bytes as f64 + packet || probing.sent_packets == 0).then_some(packet as usize)
+    }
+
+    fn burst(&self) -> f64 {
+        let rate = self.rate_bps.unwrap_or(0) as f64;
+        (rate / 8.0 * BURST.as_secs_f64()).max(BURST_MIN_BYTES)
+    }
+
+    #[inline]
+    fn credit(&mut self, now: Instant) {
+        let Some(rate) = self.rate_bps else { return };
+        let elapsed = self.credited.replace(now).map_or(BURST, |at| now.saturating_duration_since(at));
+        if elapsed > Duration::ZERO {
+            self.credit_bytes = (self.credit_bytes + elapsed.as_secs_f64() * rate as f64 / 8.0).min(self.burst());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Spatial, Temporal};
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn waiting(downtrack: usize, seq: u64, temporal: u8, starts: bool) -> Waiting {
+        let meta = PacketMeta {
+            spatial: Spatial(0),
+            temporal: Temporal(temporal),
+            keyframe: false,
+            start_of_frame: starts,
+            end_of_frame: false,
+            temporal_sync: false,
+            spatial_sync: false,
+            picture_id: None,
+            tl0: None,
+        };
+        let unit = Unit {
+            encoding: 0,
+            codec: 0,
+            seq: SeqNo(seq),
+            timestamp: 0,
+            marker: false,
+            meta,
+            frame_number: None,
+            switched: false,
+            received: origin(),
+        };
+        Waiting { downtrack, unit, bytes: 1_000 }
+    }
+
+    fn limited(now: Instant, rate_bps: u64) -> Pacer {
+        let mut pacer = Pacer::default();
+        pacer.set_rate(now, Some(rate_bps));
+        pacer
+    }
+
+    #[test]
+    fn without_a_rate_everything_passes() {
+        let mut pacer = Pacer::default();
+        for _ in 0..10_000 {
+            assert!(pacer.admits(origin(), false));
+            pacer.spend(1_200);
+        }
+    }
+
+    #[test]
+    fn what_leaves_follows_the_rate_and_the_order() {
+        let mut now = origin();
+        let mut pacer = limited(now, 800_000);
+        let mut sent = 0;
+        while pacer.admits(now, sent > 0) {
+            pacer.spend(1_000);
+            sent += 1;
+        }
+        assert!((4..=9).contains(&sent), "a frame leaves at once, {sent}");
+        (0..50).for_each(|seq| pacer.hold(waiting(1, seq, 0, true)));
+        assert_eq!(pacer.delay(), Duration::from_millis(500));
+        let (began, mut released) = (now, Vec::new());
+        while pacer.has_video_waiting() {
+            now += BEAT;
+            while let Some(waiting) = pacer.release(now) {
+                pacer.spend(waiting.bytes as usize);
+                released.push(waiting.unit.seq.0);
+            }
+        }
+        assert_eq!(released, (0..50).collect::<Vec<_>>());
+        let took = now - began;
+        assert!((Duration::from_millis(480)..Duration::from_millis(600)).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn retransmissions_wait_for_video_and_grow_old() {
+        let now = origin();
+        let mut pacer = limited(now, 100_000);
+        while pacer.admits(now, true) {
+            pacer.spend(1_000);
+        }
+        pacer.hold(waiting(1, 1, 0, true));
+        assert!(pacer.holds_resend(now, Resend { downtrack: 1, seq: 7, asked: now }));
+        assert_eq!(pacer.release_resend(now + BEAT), None);
+        let later = now + RESEND_LIFE * 3;
+        assert!(pacer.holds_resend(later, Resend { downtrack: 1, seq: 8, asked: later }));
+        while pacer.release(later).is_some() {}
+        assert_eq!(pacer.release_resend(later).map(|r| r.seq), Some(8), "the old one is not sent any more");
+    }
+
+    #[test]
+    fn thinning_keeps_the_base_and_what_was_begun() {
+        let now = origin();
+        let mut pacer = limited(now, 100_000);
+        for (seq, temporal, starts) in [(1, 2, false), (2, 0, true), (3, 1, true), (4, 1, false), (5, 0, true)] {
+            pacer.hold(waiting(1, seq, temporal, starts));
+        }
+        assert_eq!(pacer.thin(), 2);
+        assert_eq!(pacer.waiting.iter().filter(|w| w.bytes > 0).map(|w| w.unit.seq.0).collect::<Vec<_>>(), [1, 2, 5]);
+        pacer.hold(waiting(2, 6, 0, true));
+        assert_eq!(pacer.forget(1), 5, "those left out among them");
+        assert_eq!(pacer.waiting_bytes, 1_000);
+    }
+
+    #[test]
+    fn a_cluster_leaves_at_its_rate_and_ends() {
+        let mut now = origin();
+        let mut pacer = limited(now, 300_000);
+        let cluster = ProbeCluster { id: 9, bitrate_bps: 1_200_000, min_bytes: 3_000, min_packets: 5 };
+        pacer.begin_probe(now, cluster);
+        let (began, mut sent) = (now, 0);
+        while pacer.probe() == Some(9) {
+            while let Some(bytes) = pacer.padding(now) {
+                pacer.spend(bytes);
+                sent += bytes;
+            }
+            now += BEAT;
+        }
+        assert!((3_000..4_500).contains(&sent), "{sent}");
+        let took = now - began;
+        assert!((Duration::from_millis(15)..=Duration::from_millis(30)).contains(&took), "{took:?}");
+    }
+}

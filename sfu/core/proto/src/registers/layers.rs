@@ -1,0 +1,172 @@
+//! Which layers of a track flow, and how fast: bitrate and frame rate by spatial and temporal layer, measured.
+//!
+//! A key frame counts as an ordinary frame of its layer: it is spread by the pacer, and an allocation that followed each of
+//! them would flap.
+
+use std::time::{Duration, Instant};
+
+use crate::codec::PacketMeta;
+use crate::downlink::WIRE_OVERHEAD_BYTES;
+use crate::ids::{Spatial, Temporal};
+
+const SPATIALS: usize = 8;
+const TEMPORALS: usize = 4;
+/// Authentication tag and the difference of headers; with the IP headers what a copy costs on the link.
+const COPY_OVERHEAD_BYTES: usize = WIRE_OVERHEAD_BYTES + 16;
+/// One measurement; the first one is shorter, so that a new layer is known soon.
+const WINDOW: Duration = Duration::from_millis(500);
+const FIRST_WINDOW: Duration = Duration::from_millis(250);
+/// Weight of a new measurement.
+const NEWS: f64 = 0.4;
+
+#[derive(Debug)]
+pub struct Layers {
+    timeout: Duration,
+    flows: [Flow; SPATIALS],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    last: Option<Instant>,
+    since: Option<Instant>,
+    is_measured: bool,
+    in_keyframe: bool,
+    rungs: [Rung; TEMPORALS],
+}
+
+/// One temporal layer of one spatial layer, by itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rung {
+    bytes: u64,
+    frames: u32,
+    key_bytes: u64,
+    key_frames: u32,
+    bps: f64,
+    fps: f64,
+}
+
+/// What one layer flows at, by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate {
+    pub bps: u64,
+    pub fps: f32,
+}
+
+impl Layers {
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, flows: [Flow::default(); SPATIALS] }
+    }
+
+    /// `bytes` of RTP; `meta` says which temporal layer and whether a frame begins.
+    #[inline]
+    pub fn on_packet(&mut self, now: Instant, layer: (usize, Temporal), meta: &PacketMeta, is_key: bool, bytes: usize) {
+        let (spatial, temporal) = layer;
+        let Some(flow) = self.flows.get_mut(spatial) else { return };
+        if flow.last.is_some_and(|at| now.saturating_duration_since(at) >= self.timeout) {
+            *flow = Flow::default();
+        }
+        flow.last = Some(now);
+        if meta.start_of_frame {
+            flow.in_keyframe = is_key;
+        }
+        let rung = &mut flow.rungs[usize::from(temporal.0).min(TEMPORALS - 1)];
+        let bytes = (bytes + COPY_OVERHEAD_BYTES) as u64;
+        if flow.in_keyframe {
+            rung.key_bytes += bytes;
+            rung.key_frames += u32::from(meta.start_of_frame);
+        } else {
+            rung.bytes += bytes;
+            rung.frames += u32::from(meta.start_of_frame);
+        }
+        let since = *flow.since.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed >= if flow.is_measured { WINDOW } else { FIRST_WINDOW } {
+            flow.fold(elapsed);
+            flow.since = Some(now);
+        }
+    }
+
+    pub fn is_live(&self, now: Instant, spatial: usize) -> bool {
+        self.flows.get(spatial).and_then(|f| f.last).is_some_and(|at| now.saturating_duration_since(at) < self.timeout)
+    }
+
+    pub fn live(&self, now: Instant) -> Vec<Spatial> {
+        (0..SPATIALS as u8).filter(|&i| self.is_live(now, usize::from(i))).map(Spatial).collect()
+    }
+
+    /// Lowest first, up to the highest that ever flowed; 0 where nothing flows now.
+    pub fn bitrates_bps(&self, now: Instant) -> Vec<u64> {
+        let count = self.flows.iter().rposition(|f| f.last.is_some()).map_or(0, |i| i + 1);
+        let sum = |i: usize| self.flows[i].rungs.iter().map(|rung| rung.bps).sum::<f64>() as u64;
+        (0..count).map(|i| if self.is_live(now, i) { sum(i) } else { 0 }).collect()
+    }
+
+    /// The temporal layers of one spatial layer, each by itself, lowest first, up to the highest that flows; `None` before
+    /// the first measurement.
+    pub fn temporal_rates(&self, spatial: usize) -> Option<Vec<Rate>> {
+        let flow = self.flows.get(spatial).filter(|flow| flow.is_measured)?;
+        let count = flow.rungs.iter().rposition(|rung| rung.bps > 0.0)? + 1;
+        Some(flow.rungs[..count].iter().map(|rung| Rate { bps: rung.bps as u64, fps: rung.fps as f32 }).collect())
+    }
+}
+
+impl Flow {
+    fn fold(&mut self, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        let weight = if self.is_measured { NEWS } else { 1.0 };
+        for rung in &mut self.rungs {
+            let frames = rung.frames + rung.key_frames;
+            let bytes = if rung.frames > 0 {
+                rung.bytes as f64 * f64::from(frames) / f64::from(rung.frames)
+            } else {
+                // Nothing to compare a key frame with: the last measurement, or itself.
+                if self.is_measured { rung.bps * seconds / 8.0 } else { (rung.key_bytes + rung.bytes) as f64 }
+            };
+            let (bps, fps) = if frames == 0 && rung.bytes == 0 {
+                (0.0, 0.0)
+            } else {
+                (bytes * 8.0 / seconds, f64::from(frames) / seconds)
+            };
+            rung.bps += weight * (bps - rung.bps);
+            rung.fps += weight * (fps - rung.fps);
+            if rung.bps < 1_000.0 {
+                rung.bps = 0.0;
+            }
+            (rung.bytes, rung.frames, rung.key_bytes, rung.key_frames) = (0, 0, 0, 0);
+        }
+        self.is_measured = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(temporal: u8) -> PacketMeta {
+        PacketMeta { temporal: Temporal(temporal), ..PacketMeta::sound() }
+    }
+
+    #[test]
+    fn bitrate_and_frame_rate_are_told_by_temporal_layer_and_key_frames_do_not_count_double() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let mut layers = Layers::new(Duration::from_secs(2));
+        for frame in 0..120u32 {
+            let temporal = [0, 2, 1, 2][frame as usize % 4];
+            let key = frame % 60 == 0;
+            let bytes = if key { 50_000 } else { 1_000 - COPY_OVERHEAD_BYTES };
+            let now = start + Duration::from_micros(33_333) * frame;
+            layers.on_packet(now, (1, Temporal(temporal)), &meta(temporal), key, bytes);
+        }
+        let rates = layers.temporal_rates(1).unwrap();
+        let expected = [(60_000, 7.5), (60_000, 7.5), (120_000, 15.0)];
+        for (rate, (bps, fps)) in rates.iter().zip(expected) {
+            assert!((rate.bps as f64 / f64::from(bps) - 1.0).abs() < 0.15, "{rates:?}");
+            assert!((rate.fps - fps).abs() < 2.0, "{rates:?}");
+        }
+        assert_eq!(layers.temporal_rates(0), None);
+        assert!(layers.bitrates_bps(start + Duration::from_secs(4))[1] > 200_000);
+        assert_eq!(layers.live(start + Duration::from_secs(4)), [Spatial(1)]);
+        assert!(layers.live(start + Duration::from_secs(7)).is_empty());
+    }
+}
