@@ -378,6 +378,12 @@ class TransportStats(Value, frozen=True, kw_only=True):
     packets_up: int
     packets_down: int
     estimate_bps: int
+    estimate_limit: str = ""
+    acknowledged_bps: int = 0
+    allocated_bps: int = 0
+    wanted_bps: int = 0
+    link_queue_ms: float = 0.0
+    pacer_queue_ms: float = 0.0
 
 
 class UptrackStats(Value, frozen=True, kw_only=True):
@@ -405,6 +411,8 @@ class DowntrackStats(Value, frozen=True, kw_only=True):
     max_spatial: int | None
     current_temporal: int
     reason: str
+    allocation: str = ""
+    target_bps: int = 0
 
 
 class RoomStats(Event, frozen=True, kw_only=True, tag="room_stats"):

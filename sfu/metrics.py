@@ -93,6 +93,11 @@ _COUNTERS = (
     _Plain("callyard_panics", "Panics caught; each closed one transport.", "engine", "panics"),
     _Plain("callyard_path_switches", "Transports whose client changed its address.", "engine", "path_switches"),
     _Plain("callyard_layer_switches", "Subscribers' copies moved to another layer.", "engine", "layer_switches"),
+    _Plain("callyard_pacer_held_packets", "Packets that waited for a subscriber's link.", "engine", "pacer_held"),
+    _Plain("callyard_pacer_dropped_packets", "Packets dropped while they waited.", "engine", "pacer_dropped"),
+    _Plain("callyard_probes", "Probe clusters sent to learn what a link carries.", "engine", "probes"),
+    _Plain("callyard_allocations", "Times that a subscriber's layers were chosen anew.", "engine", "allocations"),
+    _Plain("callyard_bandwidth_pauses", "Video paused for want of bandwidth.", "engine", "bandwidth_pauses"),
 )
 _GAUGES = (
     _Plain("callyard_worker_resident_bytes", "Resident memory of the worker process.", "process", "resident_bytes"),
@@ -120,6 +125,7 @@ _GAUGES = (
 _LABELLED_COUNTERS = (
     _Labelled("callyard_packets_dropped", "Datagrams, or parts of them, thrown away.", "reason", "dropped"),
     _Labelled("callyard_copies_withheld", "Copies of packets not made for a subscriber.", "reason", "withheld"),
+    _Labelled("callyard_nacks_refused", "Packets asked for again and not sent again.", "reason", "nacks_refused"),
     _Labelled("callyard_transports_connected", "Transports connected so far.", "cipher", "ciphers"),
 )
 _NET_FAILURES = {
@@ -201,7 +207,7 @@ class WorkerMetrics(Collector):
         for spec in _LABELLED_COUNTERS:
             counter = CounterMetricFamily(spec.name, spec.help, labels=["worker", spec.label])
             for worker, counters in self._each():
-                for key, value in counters.engine[spec.field].items():
+                for key, value in counters.engine.get(spec.field, {}).items():
                     counter.add_metric([worker, key], value)
             yield counter
         failures = CounterMetricFamily(
@@ -270,7 +276,8 @@ def _figure(counters: control.Counters, spec: _Plain) -> float:
     section: Mapping[str, Any] = {"net": counters.net, "engine": counters.engine, "process": counters.process}[
         spec.section
     ]
-    return float(section[spec.field]) * spec.scale
+    # A worker may be older than this process: what it does not count yet is zero.
+    return float(section.get(spec.field, 0)) * spec.scale
 
 
 def _cumulative(latency: Mapping[str, Any]) -> list[tuple[str, float]]:

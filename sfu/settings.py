@@ -190,6 +190,98 @@ class EngineSettings(BaseModel):
             description="Time between RTCP reports. Lower it for fresher statistics, at the cost of packets.",
         ),
     ] = 1.0
+    congestion_control: Annotated[
+        bool,
+        Field(
+            description="Estimate each subscriber's link from his feedback and send no more than it carries. Off only "
+            "for networks that cannot be congested."
+        ),
+    ] = True
+    estimate_start_bps: Annotated[
+        int,
+        Field(
+            ge=50_000,
+            le=100_000_000,
+            description="First guess of a subscriber's link; a probe replaces it within tenths of a second. Raise it "
+            "where nearly every client has a fast line.",
+        ),
+    ] = 300_000
+    estimate_min_bps: Annotated[
+        int,
+        Field(
+            ge=10_000,
+            le=10_000_000,
+            description="Least estimate of a link: the sound of a small room. Raise it where no link is that narrow.",
+        ),
+    ] = 50_000
+    estimate_max_bps: Annotated[
+        int,
+        Field(
+            ge=100_000,
+            le=1_000_000_000,
+            description="Most that one subscriber is sent. Raise it for wall-sized views.",
+        ),
+    ] = 50_000_000
+    feedback_patience_seconds: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=30,
+            description="Negotiated feedback that has not come by then is not waited for, and nothing limits the "
+            "client. Raise it for round trips of seconds.",
+        ),
+    ] = 1.5
+    pacing_factor: Annotated[
+        float,
+        Field(
+            ge=1.0,
+            le=5.0,
+            description="Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost "
+            "of queues on the link.",
+        ),
+    ] = 1.25
+    max_pacer_delay_seconds: Annotated[
+        float,
+        Field(
+            ge=0.2,
+            le=10,
+            description="Video that would wait longer is dropped and begun anew. Raise it for streams without temporal "
+            "layers on slow links.",
+        ),
+    ] = 1.5
+    layer_dwell_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=30,
+            description="A layer is kept for so long before a larger one is tried. Raise it if sizes change too often.",
+        ),
+    ] = 1.0
+    layer_reversal_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=60,
+            description="A larger layer taken back within this time has failed and is tried again later. Raise it for "
+            "links that wander.",
+        ),
+    ] = 10.0
+    layer_backoff_min_seconds: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=60,
+            description="First wait after a layer that failed; doubles each time. Raise it if sizes change too often.",
+        ),
+    ] = 5.0
+    layer_backoff_max_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=600,
+            description="Longest wait after a layer that failed. Lower it for links that get better suddenly.",
+        ),
+    ] = 60.0
     max_segment_padding: Annotated[
         int,
         Field(

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use callyard_net::{PumpOptions, TcpOptions, UdpOptions};
+use callyard_proto::allocator::guard::GuardConfig;
+use callyard_proto::bwe::BweConfig;
 use callyard_proto::config::Config;
 use callyard_proto::ice::IceConfig;
 use serde::Deserialize;
@@ -51,6 +53,17 @@ struct EngineConfig {
     remb_bps: u64,
     twcc_interval_seconds: f64,
     report_interval_seconds: f64,
+    congestion_control: bool,
+    estimate_start_bps: u64,
+    estimate_min_bps: u64,
+    estimate_max_bps: u64,
+    feedback_patience_seconds: f64,
+    pacing_factor: f64,
+    max_pacer_delay_seconds: f64,
+    layer_dwell_seconds: f64,
+    layer_reversal_seconds: f64,
+    layer_backoff_min_seconds: f64,
+    layer_backoff_max_seconds: f64,
     max_segment_padding: u8,
     max_segments: usize,
     ice_disconnected_after_seconds: f64,
@@ -95,6 +108,22 @@ impl WorkerConfig {
             remb_bps: engine.remb_bps,
             twcc_interval: seconds(engine.twcc_interval_seconds),
             report_interval: seconds(engine.report_interval_seconds),
+            congestion_control: engine.congestion_control,
+            bwe: BweConfig {
+                start_bps: engine.estimate_start_bps,
+                min_bps: engine.estimate_min_bps,
+                // An estimate must have somewhere to be.
+                max_bps: engine.estimate_max_bps.max(engine.estimate_min_bps),
+            },
+            feedback_patience: seconds(engine.feedback_patience_seconds),
+            pacing_factor: engine.pacing_factor,
+            max_pacer_delay: seconds(engine.max_pacer_delay_seconds),
+            guard: GuardConfig {
+                dwell: seconds(engine.layer_dwell_seconds),
+                reversal: seconds(engine.layer_reversal_seconds),
+                backoff_min: seconds(engine.layer_backoff_min_seconds),
+                backoff_max: seconds(engine.layer_backoff_max_seconds),
+            },
             max_segment_padding: engine.max_segment_padding,
             max_segments: engine.max_segments,
             ice: IceConfig {

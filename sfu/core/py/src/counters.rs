@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use callyard_proto::counters::{Counters, Direction, Feedback, LATENCY_BOUNDS_US, Traffic, Withheld};
+use callyard_proto::downtrack::Refused;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -15,6 +16,7 @@ pub(crate) struct CountersView {
     feedback_out: BTreeMap<&'static str, u64>,
     retransmitted: u64,
     retransmission_missed: u64,
+    nacks_refused: BTreeMap<&'static str, u64>,
     forward_latency: LatencyView,
     ciphers: BTreeMap<&'static str, u64>,
     transports: BTreeMap<&'static str, u64>,
@@ -34,6 +36,11 @@ pub(crate) struct CountersView {
     events: u64,
     path_switches: u64,
     layer_switches: u64,
+    pacer_held: u64,
+    pacer_dropped: u64,
+    probes: u64,
+    allocations: u64,
+    bandwidth_pauses: u64,
 }
 
 #[derive(Serialize)]
@@ -64,6 +71,7 @@ impl From<&Counters> for CountersView {
             feedback_out: feedback(&counters.feedback_out),
             retransmitted: counters.retransmitted,
             retransmission_missed: counters.retransmission_missed,
+            nacks_refused: Refused::ALL.iter().map(|reason| reason.as_str()).zip(counters.nacks_refused).collect(),
             forward_latency: LatencyView {
                 bounds_us: LATENCY_BOUNDS_US.to_vec(),
                 buckets: latency.buckets.to_vec(),
@@ -98,6 +106,11 @@ impl From<&Counters> for CountersView {
             events: counters.events,
             path_switches: counters.path_switches,
             layer_switches: counters.layer_switches,
+            pacer_held: counters.pacer_held,
+            pacer_dropped: counters.pacer_dropped,
+            probes: counters.probes,
+            allocations: counters.allocations,
+            bandwidth_pauses: counters.bandwidth_pauses,
         }
     }
 }
