@@ -1,4 +1,7 @@
-"""Routes of the built-in call page: the page, its files, and the exchange of an invitation for an access token."""
+"""Routes of the built-in pages for people: plain rooms at /call, calls at /calls/{type}/{id}, and their files.
+
+A plain room's page exchanges an invitation for an access token here; the page of a call uses the calls API.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,13 @@ PAGE_HEADERS = {
 
 
 def call_page_routes(keys: Mapping[str, str], clock: Callable[[], float] = time.time) -> list[BaseRoute]:
-    """Return the routes of the call page; `keys` maps API keys to secrets, `clock` gives Unix seconds."""
+    """Return the routes of the call pages; `keys` maps API keys to secrets, `clock` gives Unix seconds."""
 
     async def page(_: Request) -> Response:
         return FileResponse(_HERE / "static" / "call.html", headers=PAGE_HEADERS)
+
+    async def calls_page(_: Request) -> Response:
+        return FileResponse(_HERE / "static" / "calls.html", headers=PAGE_HEADERS)
 
     async def redeem(request: Request) -> Response:
         body = b""
@@ -57,6 +63,8 @@ def call_page_routes(keys: Mapping[str, str], clock: Callable[[], float] = time.
 
     return [
         Route("/call", page, methods=["GET"]),
+        Route("/calls", calls_page, methods=["GET"]),
+        Route("/calls/{type}/{id}", calls_page, methods=["GET"]),
         Route("/call/access", redeem, methods=["POST"]),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]

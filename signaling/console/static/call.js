@@ -1,7 +1,9 @@
 // The built-in call page: joins a room with the official JavaScript client and shows what it is told.
 // State lives in the client's Room object; this file only draws it. Names and texts from others go in by textContent.
 
-const { Room, RoomEvent, Track, ConnectionState, ConnectionQuality, VideoPresets } = window.LivekitClient;
+import { clearStage, drawStage, markQuality, markSpeakers } from './stage.js';
+
+const { Room, RoomEvent, ConnectionState, VideoPresets } = window.LivekitClient;
 
 const byId = (id) => document.getElementById(id);
 const link = new URLSearchParams(location.hash.slice(1) || location.search.slice(1));
@@ -107,77 +109,8 @@ function listen(room) {
 
 function draw() {
   if (!room || room.state === ConnectionState.Disconnected) return;
-  const wanted = new Map();
-  for (const participant of [room.localParticipant, ...room.remoteParticipants.values()]) {
-    wanted.set(`${participant.sid}/camera`, { participant, source: Track.Source.Camera });
-    if (participant.getTrackPublication(Track.Source.ScreenShare)?.track) {
-      wanted.set(`${participant.sid}/screen`, { participant, source: Track.Source.ScreenShare });
-    }
-  }
-  const stage = byId('stage');
-  for (const tile of [...stage.children]) if (!wanted.has(tile.dataset.key)) tile.remove();
-  for (const [key, view] of wanted) drawTile(stage.querySelector(`[data-key="${CSS.escape(key)}"]`) || makeTile(key), view);
-  stage.style.setProperty('--columns', Math.ceil(Math.sqrt(wanted.size)));
-  drawSounds();
+  drawStage(room);
   drawControls();
-}
-
-function makeTile(key) {
-  const tile = document.createElement('div');
-  tile.className = 'tile no-video';
-  tile.dataset.key = key;
-  const video = document.createElement('video');
-  video.autoplay = true; video.playsInline = true; video.muted = true;
-  const initials = document.createElement('span');
-  initials.className = 'initials';
-  const label = document.createElement('div');
-  label.className = 'label';
-  const who = document.createElement('span');
-  who.className = 'who';
-  const mute = document.createElement('span');
-  mute.className = 'mute-mark'; mute.textContent = 'muted';
-  const quality = document.createElement('span');
-  quality.className = 'quality';
-  quality.append(...[1, 2, 3].map(() => document.createElement('i')));
-  label.append(who, mute, quality);
-  tile.append(video, initials, label);
-  byId('stage').append(tile);
-  return tile;
-}
-
-function drawTile(tile, { participant, source }) {
-  const isScreen = source === Track.Source.ScreenShare;
-  const publication = participant.getTrackPublication(source);
-  const microphone = participant.getTrackPublication(Track.Source.Microphone);
-  const video = tile.querySelector('video');
-  const track = publication && !publication.isMuted ? publication.track : undefined;
-  if (track && !track.attachedElements.includes(video)) track.attach(video);
-  const name = participant.name || participant.identity;
-  tile.classList.toggle('no-video', !track);
-  tile.classList.toggle('screen', isScreen);
-  tile.classList.toggle('mirrored', participant.isLocal && !isScreen);
-  tile.classList.toggle('audio-muted', !isScreen && (!microphone || microphone.isMuted));
-  tile.querySelector('.who').textContent = isScreen ? `${name}: screen` : participant.isLocal ? `${name} (you)` : name;
-  tile.querySelector('.initials').textContent = name.split(/\s+/).map((word) => word[0] || '').slice(0, 2).join('').toUpperCase();
-  tile.dataset.identity = participant.identity;
-  markQuality(participant, participant.connectionQuality);
-}
-
-function drawSounds() {
-  const wanted = new Map();
-  for (const participant of room.remoteParticipants.values()) {
-    for (const publication of participant.audioTrackPublications.values()) {
-      if (publication.track) wanted.set(publication.trackSid, publication.track);
-    }
-  }
-  const sounds = byId('sounds');
-  for (const element of [...sounds.children]) if (!wanted.has(element.dataset.sid)) element.remove();
-  for (const [sid, track] of wanted) {
-    if (sounds.querySelector(`[data-sid="${CSS.escape(sid)}"]`)) continue;
-    const element = track.attach();
-    element.dataset.sid = sid;
-    sounds.append(element);
-  }
 }
 
 function drawControls() {
@@ -191,19 +124,6 @@ function drawControls() {
 function press(id, pressed, text) {
   byId(id).setAttribute('aria-pressed', String(pressed));
   byId(id).textContent = text;
-}
-
-function markSpeakers(speakers) {
-  const speaking = new Set(speakers.map((participant) => participant.identity));
-  for (const tile of byId('stage').children) tile.classList.toggle('speaking', speaking.has(tile.dataset.identity));
-}
-
-function markQuality(participant, quality) {
-  const tile = byId('stage').querySelector(`[data-key="${CSS.escape(participant.sid)}/camera"]`);
-  if (!tile) return;
-  const mark = tile.querySelector('.quality');
-  mark.dataset.quality = quality;
-  mark.title = quality === ConnectionQuality.Unknown ? '' : `Connection: ${quality}`;
 }
 
 function showConnection(state) {
@@ -293,8 +213,7 @@ function leaveTo(message) {
   room = window.callyardRoom = null;
   old?.disconnect();
   document.body.dataset.state = 'lobby';
-  byId('stage').replaceChildren();
-  byId('sounds').replaceChildren();
+  clearStage();
   byId('join').disabled = !invite && !readyToken;
   lobbyMessage(message);
   showPreview();
