@@ -20,6 +20,10 @@ _TRANSLATED = tuple(
     ipaddress.ip_network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
 )
 
+# Special blocks that some supported Pythons take for global: documentation (RFC 9637), SRv6 (RFC 9602), 6to4 relays
+# (RFC 7526).
+_SPECIAL = tuple(ipaddress.ip_network(block) for block in ("3fff::/20", "5f00::/16", "192.88.99.0/24"))
+
 
 class ForbiddenAddress(Exception):
     """The destination is none that may be called."""
@@ -34,6 +38,8 @@ def is_public(address: IPAddress) -> bool:
             return False
         if address.is_site_local:
             return False
+    if any(address in block for block in _SPECIAL if block.version == address.version):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
 
 
