@@ -29,6 +29,9 @@ from signaling.settings import HttpSettings, Settings
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
 
+PINGS = "websocket_pings"
+"""The name in a connection's state under which the client's WebSocket pings are counted."""
+
 
 def listen(bind: str, port: int, backlog: int) -> socket.socket:
     """Open the listening socket. Raises `SettingsError` with a sentence when the address cannot be had."""
@@ -99,7 +102,7 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
         uvicorn.Config(
             app,
             http=Protocol,
-            ws=_Refusing,
+            ws=_WebSocket,
             ws_max_size=settings.websocket_message_max_bytes,
             ws_per_message_deflate=False,
             ws_ping_interval=10.0,
@@ -118,13 +121,19 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
     )
 
 
-class _Refusing(WebSocketsSansIOProtocol):
-    """A refusal before the upgrade is an answer; uvicorn logs it as an application that gave none."""
+class _WebSocket(WebSocketsSansIOProtocol):
+    """What ASGI has no words for: a refusal before the upgrade is an answer, and a client that pings is not idle."""
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
+        # uvicorn logs a refusal as an application that gave no answer.
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+
+    def handle_ping(self) -> None:
+        state = self.scope.setdefault("state", {})
+        state[PINGS] = state.get(PINGS, 0) + 1
+        super().handle_ping()
 
 
 class _BoundedHead(H11Protocol):

@@ -28,6 +28,7 @@ from signaling.calls.rights import require
 from signaling.calls.state import Turn
 from signaling.errors import Refusal
 from signaling.events.channel import Socket, may_watch, replay
+from signaling.http_server import PINGS
 from signaling.store.kinds import milliseconds
 from signaling.store.schema import events as events_table
 
@@ -139,17 +140,22 @@ class EventSocket:
                     await socket.wake.wait()
 
     async def _read(self, websocket: WebSocket, socket: Socket) -> None:
-        idle = 2 * self._service.settings.heartbeat_ms / 1000
-        window, frames = self._service.now(), 0
+        patience = 2 * self._service.settings.heartbeat_ms / 1000
+        window, frames, pings = self._service.now(), 0, 0
         while True:
             try:
-                async with asyncio.timeout(idle):
+                async with asyncio.timeout(patience):
                     text = await websocket.receive_text()
             except TimeoutError:
-                socket.close(CLOSE_IDLE)
-                return
+                seen = getattr(websocket.state, PINGS, 0)
+                if seen == pings:
+                    socket.close(CLOSE_IDLE)
+                    return
+                pings = seen
+                continue
             except KeyError:
-                socket.control({"type": "error", "problem": {"code": "invalid_request"}})
+                binary = Problem("invalid_request", "Frames are text.")
+                socket.send("control", _error(binary, self._service.new_id()).encode())
                 continue
             now = self._service.now()
             if now - window > timedelta(seconds=1):

@@ -1,0 +1,351 @@
+"""The event channel (§5.3, §7.7) over real WebSockets of a real server, and what each receiver is numbered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+import websockets
+from starlette.applications import Starlette
+from websockets.asyncio.client import ClientConnection, connect
+
+from signaling.calls.settings import CallsSettings
+from signaling.http_server import http_server, listen
+from signaling.settings import HttpSettings
+from tests.signaling.api.world import World
+
+CALL = "/calls/default/x"
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+class Wire:
+    """A client's connection: frames in, frames out."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **frame: Any) -> None:
+        await self.connection.send(json.dumps(frame))
+
+    async def receive(self) -> dict[str, Any]:
+        frame: dict[str, Any] = json.loads(await asyncio.wait_for(self.connection.recv(), 5))
+        return frame
+
+    async def until(self, type_: str) -> list[dict[str, Any]]:
+        """Return the frames up to the first of a type."""
+        frames = [await self.receive()]
+        while frames[-1]["type"] != type_:
+            frames.append(await self.receive())
+        return frames
+
+    async def closed(self) -> int:
+        """Return the code the server closes with; what comes before it is left unread."""
+        with contextlib.suppress(websockets.ConnectionClosed):
+            while True:
+                await asyncio.wait_for(self.connection.recv(), 10)
+        assert self.connection.close_code is not None
+        return self.connection.close_code
+
+
+class Server:
+    def __init__(self, world: World, url: str) -> None:
+        self.world, self.url = world, url
+
+    @contextlib.asynccontextmanager
+    async def wire(self, **more: Any) -> AsyncIterator[Wire]:
+        async with connect(f"{self.url}/v1/events", proxy=None, **more) as connection:
+            yield Wire(connection)
+
+    @contextlib.asynccontextmanager
+    async def greeted(self, user: str, device: str | None = None, **claims: Any) -> AsyncIterator[Wire]:
+        async with self.wire() as wire:
+            token = self.world.as_(user, **claims).token
+            await wire.send(type="auth", token=token, **({"device_id": device} if device else {}))
+            assert (await wire.receive())["type"] == "hello"
+            yield wire
+
+
+@contextlib.asynccontextmanager
+async def serving(world: World) -> AsyncIterator[Server]:
+    listener = listen("127.0.0.1", 0, 64)
+    app = Starlette(routes=list(world.system.routes))
+    server: uvicorn.Server = http_server(app, HttpSettings())
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield Server(world, f"ws://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        server.should_exit = server.force_exit = True
+        await running
+
+
+@pytest.fixture
+async def server(world: World) -> AsyncIterator[Server]:
+    async with serving(world) as made:
+        yield made
+
+
+@ON_SQLITE
+async def test_the_first_frame_carries_the_token(server: Server) -> None:
+    world = server.world
+    await world.users("alice")
+    async with server.wire() as wire:
+        await wire.send(type="auth", token=world.as_("alice").token, device_id="phone")
+        hello = await wire.receive()
+        assert hello["type"] == "hello"
+        assert (hello["user"]["id"], hello["user"]["name"], hello["heartbeat_ms"]) == ("alice", "Alice", 25_000)
+        assert hello["connection_id"]
+        assert hello["resume_token"]
+        await wire.send(type="ping")
+        assert await wire.receive() == {"type": "pong"}
+        await wire.send(type="dance")
+        wrong = await wire.receive()
+        assert (wrong["type"], wrong["problem"]["code"]) == ("error", "unprocessable")
+        await wire.connection.send("nonsense")
+        assert (await wire.receive())["problem"]["code"] == "invalid_request"
+        await wire.send(type="ping")
+        assert await wire.receive() == {"type": "pong"}
+
+
+@ON_SQLITE
+async def test_the_token_may_come_as_a_subprotocol(server: Server) -> None:
+    token = server.world.as_("alice").token
+    async with server.wire(subprotocols=["callyard.bearer", token]) as wire:
+        assert wire.connection.subprotocol == "callyard.bearer"
+        assert (await wire.receive())["user"]["id"] == "alice"
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "frame", [{"type": "auth", "token": "nonsense"}, {"type": "subscribe", "cids": []}, {"type": "auth"}]
+)
+async def test_without_a_good_token_the_socket_is_closed(server: Server, frame: dict[str, Any]) -> None:
+    async with server.wire() as wire:
+        await wire.send(**frame)
+        error = await wire.receive()
+        assert (error["type"], error["problem"]["code"], error["problem"]["status"]) == (
+            "error",
+            "unauthenticated",
+            401,
+        )
+        assert await wire.closed() == 4401
+
+
+@ON_SQLITE
+async def test_members_hear_without_subscribing_and_others_after_it(server: Server) -> None:
+    world = server.world
+    await world.users("alice", "bob")
+    async with server.greeted("bob") as bob, server.greeted("carl") as carl, server.greeted("eve") as eve:
+        made = await world.call("default/x", by="alice", members=["bob"])
+        event = await bob.receive()
+        assert {name: event[name] for name in event if name not in ("id", "data")} == {
+            "type": "call.created",
+            "cid": "default:x",
+            "session_id": None,
+            "seq": 1,
+            "prev_seq": 0,
+            "at": "2026-01-01T09:00:00.000Z",
+            "actor": "alice",
+        }
+        assert event["data"] == {"call": made["call"], "members": made["members"]}
+        await carl.send(type="subscribe", cids=["default:x", "default:nothing", "nonsense"])
+        assert await carl.receive() == {
+            "type": "subscribed",
+            "cids": ["default:x"],
+            "denied": [{"cid": "default:nothing", "code": "not_found"}, {"cid": "nonsense", "code": "not_found"}],
+            "seqs": {"default:x": 1},
+        }
+        await world.as_("alice").patch(CALL, {"custom": {"n": 1}})
+        for wire, prev in ((bob, 1), (carl, 1)):
+            event = await wire.receive()
+            assert (event["type"], event["seq"], event["prev_seq"]) == ("call.updated", 2, prev)
+        await carl.send(type="unsubscribe", cids=["default:x"])
+        assert await carl.receive() == {"type": "unsubscribed", "cids": ["default:x"], "reason": None}
+        await world.as_("alice").patch(CALL, {"custom": {"n": 2}})
+        assert (await bob.receive())["seq"] == 3
+        for wire in (carl, eve):
+            await wire.send(type="ping")
+            assert await wire.receive() == {"type": "pong"}
+
+
+@ON_SQLITE
+async def test_a_watching_member_hears_once_and_prev_seq_shows_gaps_as_they_are(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice")
+    async with server.greeted("alice") as alice, server.greeted("bob") as bob:
+        for wire in (alice, bob):
+            await wire.send(type="subscribe", cids=["default:x"])
+            await wire.receive()
+        joined = await world.as_("bob").join("default/x")
+        # Between these two, an event for alice alone.
+        await world.as_("alice").patch(f"{CALL}/participants/bob/capabilities", {"revoke": ["media.audio"]})
+        await world.as_("bob").post(f"{CALL}/permission-requests", {"capabilities": ["media.audio"]})
+        await world.as_("alice").post(f"{CALL}/events", {"type": "note", "custom": {}, "to": ["alice"]})
+        await world.as_("alice").patch(CALL, {"custom": {"last": 1}})
+        for wire in (alice, bob):
+            frames = await wire.until("call.updated")
+            assert [f["prev_seq"] for f in frames] == [1, *(f["seq"] for f in frames[:-1])]
+            assert len({f["id"] for f in frames}) == len(frames)
+            own = [f["seq"] for f in frames]
+            # Bob's sixth is not his to hear, and `prev_seq` tells him that nothing is lost.
+            assert own == ([2, 3, 4, 5, 6, 7] if wire is alice else [2, 3, 4, 5, 7])
+        assert joined["participant"]["user_id"] == "bob"
+
+
+@ON_SQLITE
+async def test_resuming_replays_what_was_missed_and_resyncs_what_is_too_old(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice")
+    await world.call("default/old", by="alice")
+    async with server.greeted("alice") as alice:
+        await alice.send(type="subscribe", cids=["default:x", "default:old"])
+        await alice.receive()
+    await world.as_("alice").patch("/calls/default/old", {"custom": {"n": 1}})
+    await world.advance(301)
+    for number in range(3):
+        await world.as_("alice").patch(CALL, {"custom": {"n": number}})
+    await world.as_("bob").join("default/x")
+    async with server.greeted("alice") as alice:
+        last = {"default:x": 2, "default:old": 1, "default:nothing": 4}
+        await alice.send(type="resume", resume_token="whatever", last=last)
+        frames = await alice.until("resumed")
+        events = [f for f in frames if "." in f["type"]]
+        assert [(f["type"], f["prev_seq"], f["seq"]) for f in events] == [
+            ("call.updated", 2, 3),
+            ("call.updated", 3, 4),
+            ("session.started", 4, 5),
+            ("participant.joined", 5, 6),
+        ]
+        (resync,) = [f for f in frames if f["type"] == "resync"]
+        assert resync["cid"] == "default:old"
+        snapshot = resync["snapshot"]
+        read = (await world.as_("alice").get("/calls/default/old")).json()
+        assert snapshot == {**read, "participants": []}
+        assert {"type": "unsubscribed", "cids": ["default:nothing"], "reason": "missing_capability"} in frames
+        assert frames[-1] == {"type": "resumed", "cids": ["default:x"]}
+        # From there it goes on without a gap, and the call resumed is watched.
+        await world.as_("alice").patch(CALL, {"custom": {"n": 9}})
+        event = await alice.receive()
+        assert (event["prev_seq"], event["seq"]) == (6, 7)
+        await alice.send(type="resume", last={"default:x": "seven"})
+        assert (await alice.receive())["problem"]["code"] == "unprocessable"
+
+
+@ON_SQLITE
+async def test_who_loses_the_right_to_read_is_unsubscribed(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice")
+    async with server.greeted("bob") as bob:
+        await bob.send(type="subscribe", cids=["default:x"])
+        await bob.receive()
+        await world.server.patch("/call-types/default/grants", {"user": {"remove": ["call.read"]}})
+        assert await bob.receive() == {"type": "unsubscribed", "cids": ["default:x"], "reason": "missing_capability"}
+        await world.as_("alice").patch(CALL, {"custom": {"n": 1}})
+        await bob.send(type="subscribe", cids=["default:x"])
+        denied = await bob.receive()
+        assert denied["denied"] == [{"cid": "default:x", "code": "missing_capability"}]
+
+
+@ON_SQLITE
+async def test_a_call_that_is_read_with_watch_is_watched(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice", custom={"floor": 1})
+    async with server.wire() as wire:
+        await wire.send(type="auth", token=world.as_("bob").token)
+        connection_id = (await wire.receive())["connection_id"]
+        stranger = world.as_("eve")
+        await stranger.get(CALL, params={"watch": "true", "connection_id": connection_id})
+        await world.as_("alice").patch(CALL, {"custom": {"n": 1}})
+        query = {"filter": {"custom.floor": 1}, "watch": True, "connection_id": connection_id}
+        assert len((await world.as_("bob").post("/calls/query", query)).json()["items"]) == 1
+        await world.as_("alice").patch(CALL, {"custom": {"n": 2}})
+        event = await wire.receive()
+        assert (event["seq"], event["prev_seq"]) == (3, 2)
+
+
+@ON_SQLITE
+async def test_tokens_end_and_are_renewed(server: Server) -> None:
+    world = server.world
+    async with server.wire() as wire, server.wire() as other:
+        await wire.send(type="auth", token=world.token({"sub": "alice"}, seconds=60))
+        await other.send(type="auth", token=world.token({"sub": "alice"}, seconds=60))
+        for one in (wire, other):
+            await one.receive()
+        await wire.send(type="auth", token=world.token({"sub": "alice"}, seconds=120))
+        assert (await wire.receive())["type"] == "hello"
+        world.clock.now = world.clock.now.replace(minute=1)
+        assert await other.closed() == 4401
+        await wire.send(type="ping")
+        assert await wire.receive() == {"type": "pong"}
+        await wire.send(type="auth", token=world.token({"sub": "bob"}, seconds=120))
+        assert await wire.closed() == 4403
+
+
+@ON_SQLITE
+async def test_anonymous_viewers_watch_what_their_token_lists(server: Server) -> None:
+    world = server.world
+    await world.call("livestream/x", by="alice")
+    await world.call("livestream/y", by="alice")
+    async with server.wire() as wire:
+        await wire.send(type="auth", token=world.anonymous("livestream:x").token)
+        assert (await wire.receive())["user"] is None
+        await wire.send(type="subscribe", cids=["livestream:x", "livestream:y"])
+        reply = await wire.receive()
+        assert (reply["cids"], reply["denied"]) == (["livestream:x"], [{"cid": "livestream:y", "code": "not_found"}])
+        await world.as_("alice").put("/calls/livestream/x/live")
+        assert (await wire.receive())["type"] == "call.live_started"
+
+
+@ON_SQLITE
+async def test_a_socket_that_says_too_much_is_closed(server: Server) -> None:
+    async with server.greeted("alice") as alice:
+        for _ in range(60):
+            await alice.send(type="ping")
+        assert await alice.closed() == 4429
+
+
+@ON_SQLITE
+async def test_a_deleted_users_sockets_are_closed(server: Server) -> None:
+    await server.world.users("alice")
+    async with server.greeted("alice") as alice:
+        await server.world.server.delete("/users/alice")
+        assert await alice.closed() == 4401
+
+
+@ON_SQLITE
+async def test_silence_closes_and_pings_of_either_kind_keep_open(database_url: str) -> None:
+    world = await World.open(database_url, settings=CallsSettings(heartbeat_ms=1_000))
+    async with (
+        serving(world) as server,
+        server.wire(ping_interval=None) as silent,
+        server.wire(ping_interval=0.5) as pinging,
+    ):
+        for wire in (silent, pinging):
+            await wire.send(type="auth", token=world.as_("alice").token)
+            await wire.receive()
+        assert await silent.closed() == 4408
+        await asyncio.sleep(1.5)
+        await pinging.send(type="ping")
+        assert await pinging.receive() == {"type": "pong"}
+    await world.close()
+
+
+@ON_SQLITE
+async def test_a_slow_socket_loses_counts_first_and_then_the_connection(database_url: str) -> None:
+    world = await World.open(database_url, settings=CallsSettings(socket_queue_max=16))
+    await world.call("default/x", by="alice")
+    slow = await world.listen(world.as_("alice"), "default/x")
+    slow.frames()
+    for _ in range(20):
+        slow.socket.send("session.counts", b"{}")
+    assert (len(slow.socket.outgoing), slow.socket.close_code) == (16, None)
+    await world.as_("alice").patch(CALL, {"custom": {"n": 0}})
+    assert [kind for kind, _ in slow.socket.outgoing] == ["call.updated"]
+    for number in range(1, 17):
+        await world.as_("alice").patch(CALL, {"custom": {"n": number}})
+    assert slow.socket.close_code == 4410
+    await world.close()
