@@ -80,7 +80,7 @@ class ManagedRooms:
         hosted.versions[identity] = permission.version
         request = api.UpdateParticipantRequest(room=room, identity=identity, permission=livekit_permission(permission))
         try:
-            self._rooms.apply(hosted, hosted.room.update_participant(request))
+            self._rooms.apply(hosted, hosted.room.update_participant(request, self._rooms.now()))
         except NotFound:
             return  # not connected: `admit` says what holds when he comes
 

@@ -56,7 +56,7 @@ class RoomDirectory:
 
     async def update_participant(self, request: api.UpdateParticipantRequest) -> models.ParticipantInfo:
         hosted = self._rooms.find(request.room)
-        self._rooms.apply(hosted, hosted.room.update_participant(request))
+        self._rooms.apply(hosted, hosted.room.update_participant(request, self._rooms.now()))
         return hosted.room.participant(request.identity).info()
 
     async def update_subscriptions(self, request: api.UpdateSubscriptionsRequest) -> None:

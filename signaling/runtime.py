@@ -282,7 +282,7 @@ class Rooms:
         if parameters.is_reconnect and parameters.participant_sid:
             return
         if hosted is not None:
-            presence.check_place(hosted.room.core, grants)
+            presence.check_place(hosted.room.core, grants, self.now())
             return
         if grants.managed or not (self.settings.rooms.auto_create or grants.room_create):
             raise NotFound("requested room does not exist")

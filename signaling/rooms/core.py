@@ -6,7 +6,7 @@ append effects to `out`. No I/O, no clock: `Moment` is an argument, ids and rand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from livekit.protocol.webhook import WebhookEvent
 from sfu.border import AnyCommand, Fingerprint, IceCredentials
 from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
 from signaling.rooms.settings import RoomSettings
-from signaling.rooms.state import Participant, RoomRecord, Subscription, Track, Uplink
+from signaling.rooms.state import DataTrack, Departed, Participant, RoomRecord, Subscription, Track, Uplink
 from signaling.rooms.timers import Timers
 from signaling.rooms.transport import Address, LocalTransport
 
@@ -75,6 +75,8 @@ class RoomCore:
     by_transport: dict[int, Participant] = field(default_factory=dict)
     by_uptrack: dict[int, tuple[Participant, Track, Uplink]] = field(default_factory=dict)
     by_downtrack: dict[int, tuple[Participant, Subscription]] = field(default_factory=dict)
+    by_track: dict[str, tuple[Participant, Track]] = field(default_factory=dict)
+    by_data_track: dict[str, tuple[Participant, DataTrack]] = field(default_factory=dict)
     timers: Timers[TimerKey] = field(default_factory=Timers)
     out: list[Effect] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
@@ -83,8 +85,12 @@ class RoomCore:
     """Those of which only a count went on, many times a second perhaps: they are remembered a little later."""
     server_calls: dict[str, str] = field(default_factory=dict)
     """RPC made by the server and not answered yet: request id → identity that was called."""
-    speaking: set[str] = field(default_factory=set)
-    """Participants who were told as active speakers."""
+    speaking: dict[str, float] = field(default_factory=dict)
+    """Participants who were told as active speakers, and their last level."""
+    waiting: dict[str, Participant] = field(default_factory=dict)
+    """Who has come, connected or gone and was not told yet: in large rooms that is told together."""
+    infos: dict[str, models.ParticipantInfo] = field(default_factory=dict)
+    """How everybody was told last: what a newcomer is shown, without making it again for each."""
     is_over: bool = False
 
     # --- out ---------------------------------------------------------------------------------------------------------
@@ -130,7 +136,7 @@ class RoomCore:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def info(self) -> models.Room:
-        counted = [participant for participant in self.participants.values() if participant.is_counted]
+        counted = self.counted()
         return models.Room(
             sid=self.record.sid,
             name=self.record.name,
@@ -142,8 +148,12 @@ class RoomCore:
             enabled_codecs=self.codecs(),
             metadata=self.record.metadata,
             num_participants=len(counted),
-            num_publishers=sum(any(track.is_published for track in p.tracks.values()) for p in counted),
+            num_publishers=sum(any(track.uplinks for track in p.tracks.values()) for p in counted if p.tracks),
         )
+
+    def counted(self) -> list[Participant]:
+        """Return those who take a place."""
+        return [one for one in self.participants.values() if not (one.grants.hidden or one.grants.recorder)]
 
     def codecs(self) -> list[models.Codec]:
         return [models.Codec(mime=mime) for mime in self.settings.codecs]
@@ -153,14 +163,14 @@ class RoomCore:
 
     def visible_to(self, participant: Participant) -> list[models.ParticipantInfo]:
         """Return everybody else, as far as they are to be seen."""
-        return [other.info() for other in self.others(participant) if not other.is_hidden]
+        return [self.told(other) for other in self.others(participant) if not other.grants.hidden]
 
-    def track(self, sid: str) -> tuple[Participant, Track] | None:
-        for participant in self.participants.values():
-            track = participant.tracks.get(sid)
-            if track is not None:
-                return participant, track
-        return None
+    def told(self, participant: Participant) -> models.ParticipantInfo:
+        """Return how a participant was told last. Not to be changed."""
+        info = self.infos.get(participant.sid)
+        if info is None:
+            info = self.infos[participant.sid] = participant.info()
+        return info
 
     def by_downtrack_moved(self, subscription: Subscription, downtrack: int) -> None:
         """Give a subscription another id: what the worker says of the old one is of no interest any more."""
@@ -177,13 +187,65 @@ class RoomCore:
 
     def announce(self, participant: Participant) -> None:
         """Tell everybody who may know how the participant is now, himself included."""
+        self._renew(participant)
+        if participant.is_hidden:
+            self._tell(participant, [participant])
+            return
+        self.waiting.pop(participant.sid, None)
+        self.waiting[participant.sid] = participant
+        self.tell_waiting()
+
+    def announce_soon(self, participant: Participant, now: Moment) -> None:
+        """As `announce`; in a large room together with whatever else happens in that moment.
+
+        Only for coming and going: whoever publishes must be known before his media is offered.
+        """
+        if participant.is_hidden or len(self.participants) <= LARGE_ROOM:
+            self.announce(participant)
+            return
+        self._renew(participant)
+        self.waiting.pop(participant.sid, None)
+        self.waiting[participant.sid] = participant
+        if _UPDATES not in self.timers:
+            self.timers.set(_UPDATES, now.seconds + _UPDATES_SECONDS)
+
+    def tell_waiting(self) -> None:
+        if self.waiting:
+            waiting, self.waiting = list(self.waiting.values()), {}
+            self.timers.clear(_UPDATES)
+            self._tell(None, waiting)
+
+    def _renew(self, participant: Participant) -> None:
         participant.version += 1
         self.touch(participant)
-        message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[participant.info()]))
-        audience: Iterable[Participant] = self.participants.values()
-        for other in (participant,) if participant.is_hidden else tuple(audience):
-            if other.protocol >= _HEARS_DISCONNECTED or participant.state != State.DISCONNECTED:
+        self.infos[participant.sid] = participant.info()
+
+    def _tell(self, listener: Participant | None, about: list[Participant]) -> None:
+        """`listener`: None is everybody."""
+        infos = [self.told(one) for one in about]
+        gone = [one for one in about if one.state == State.DISCONNECTED]
+        present = [self.told(one) for one in about if one.state != State.DISCONNECTED] if gone else infos
+        for one in gone:
+            self.infos.pop(one.sid, None)
+        message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos))
+        shorter = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=present)) if gone else message
+        for other in self.participants.values() if listener is None else (listener,):
+            if other.session is None:
+                continue
+            if not gone or other.protocol >= HEARS_DISCONNECTED:
                 self.send(other, message)
+            elif present:
+                self.send(other, shorter)
+
+    def depart(self, participant: Participant, now: Moment) -> None:
+        """Note who is gone: whoever resumes may have missed it, and we cannot know since when he has."""
+        departed = self.record.departed
+        oldest = now.seconds - self.settings.signal_absence_seconds
+        kept = next((index for index, one in enumerate(departed) if one.at >= oldest), len(departed))
+        del departed[: max(kept, len(departed) - _DEPARTED_MAX)]
+        reason = int(participant.disconnect_reason)
+        departed.append(Departed(now.seconds, participant.sid, participant.identity, participant.version + 1, reason))
+        self.changed.add(self.record.sid)
 
     def broadcast(self, message: rtc.SignalResponse) -> None:
         for participant in self.participants.values():
@@ -201,5 +263,10 @@ class RoomCore:
         return LocalTransport(ice=self.sources.credentials(), fingerprint=self.worker.fingerprint, addresses=addresses)
 
 
-_HEARS_DISCONNECTED = 9
+LARGE_ROOM = 50
+"""Participants from which on what concerns everybody is told together, a little later."""
+_DEPARTED_MAX = 1_000
+_UPDATES: TimerKey = ("updates", "")
+_UPDATES_SECONDS = 0.1
+HEARS_DISCONNECTED = 9
 """Protocol version from which clients take updates of participants who have left."""

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
 
 from sfu import border
-from signaling.rooms.core import Moment, RoomCore, State
+from signaling.rooms.core import Moment, RoomCore
 from signaling.rooms.effects import RpcEnded
 from signaling.rooms.state import DataTrack, Participant
 
@@ -208,17 +208,31 @@ def publish_track(room: RoomCore, publisher: Participant, request: rtc.PublishDa
         info.schema.CopyFrom(request.schema)
     track = DataTrack(info=info, data_uptrack=room.sources.number())
     publisher.data_tracks[request.pub_handle] = track
+    room.by_data_track[info.sid] = (publisher, track)
+    if publisher.publisher.is_added:
+        _begin_track(room, publisher, track)
+    room.send(publisher, rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
+    room.announce(publisher)
+    for other in room.others(publisher):
+        _consider_track(room, other, publisher, track)
+
+
+def _begin_track(room: RoomCore, publisher: Participant, track: DataTrack) -> None:
     room.command(
         border.AddDataUptrack(
             data_uptrack=track.data_uptrack,
             transport=publisher.publisher.transport,
-            pub_handle=request.pub_handle,
+            pub_handle=track.info.pub_handle,
         )
     )
-    room.send(publisher, rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
-    room.announce(publisher)
-    for other in tuple(room.others(publisher)):
-        _consider_track(room, other, publisher, track)
+
+
+def publishing_added(room: RoomCore, publisher: Participant) -> None:
+    """The connection on which the publisher sends exists now: its data tracks begin."""
+    for track in publisher.data_tracks.values():
+        _begin_track(room, publisher, track)
+        for other in room.others(publisher):
+            _start_track(room, other, publisher, track)
 
 
 def _track_refusal(
@@ -261,78 +275,94 @@ def unpublish_track(room: RoomCore, publisher: Participant, request: rtc.Unpubli
 
 def end_track(room: RoomCore, publisher: Participant, track: DataTrack) -> None:
     publisher.data_tracks.pop(track.info.pub_handle, None)
-    room.command(border.RemoveDataUptrack(data_uptrack=track.data_uptrack))
+    room.by_data_track.pop(track.info.sid, None)
+    if publisher.publisher.is_added:
+        room.command(border.RemoveDataUptrack(data_uptrack=track.data_uptrack))
     room.touch(publisher)
     for other in room.others(publisher):
         other.data_wishes.pop(track.info.sid, None)
         if other.data_subscriptions.pop(track.info.sid, None) is not None:
-            _tell_handles(room, other)
+            room.touch(other)
+            tell_handles(room, other)
 
 
 def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.UpdateDataSubscription) -> None:
     for update in request.updates:
-        subscriber.data_wishes[update.track_sid] = update.subscribe
-        for publisher in room.others(subscriber):
-            for track in publisher.data_tracks.values():
-                if track.info.sid == update.track_sid:
-                    _consider_track(room, subscriber, publisher, track)
+        found = room.by_data_track.get(update.track_sid)
+        if found is not None:
+            subscriber.data_wishes[update.track_sid] = update.subscribe
+            _consider_track(room, subscriber, *found)
     room.touch(subscriber)
 
 
 def consider_tracks(room: RoomCore, subscriber: Participant) -> None:
     """Subscribe to whatever is there and wanted, or end what is not allowed any more."""
-    for publisher in tuple(room.others(subscriber)):
+    for publisher, track in room.by_data_track.values():
+        _consider_track(room, subscriber, publisher, track)
+
+
+def consider_publisher(room: RoomCore, publisher: Participant) -> None:
+    """As `consider_tracks`, for everybody and one publisher's tracks."""
+    for other in room.others(publisher):
         for track in publisher.data_tracks.values():
-            _consider_track(room, subscriber, publisher, track)
+            _consider_track(room, other, publisher, track)
 
 
 def _consider_track(room: RoomCore, subscriber: Participant, publisher: Participant, track: DataTrack) -> None:
+    if publisher is subscriber:
+        return
     sid = track.info.sid
-    wished = subscriber.data_wishes.get(sid, subscriber.auto_subscribe_data) and subscriber.grants.can_subscribe
+    may_receive = subscriber.grants.can_subscribe and not publisher.is_hidden
+    wished = subscriber.data_wishes.get(sid, subscriber.auto_subscribe_data) and may_receive
     has = sid in subscriber.data_subscriptions
     if wished == has:
         return
     if wished:
-        handle = subscriber.next_data_handle
-        subscriber.next_data_handle = handle % _MAX_HANDLE + 1
-        subscriber.data_subscriptions[sid] = handle
-        if subscriber.receiving.is_added:
-            _start_track(room, subscriber, track, handle)
+        subscriber.data_subscriptions[sid] = _free_handle(subscriber)
+        _start_track(room, subscriber, publisher, track)
     else:
         del subscriber.data_subscriptions[sid]
-        room.command(
-            border.RemoveDataDowntrack(data_uptrack=track.data_uptrack, transport=subscriber.receiving.transport)
-        )
+        if subscriber.receiving.is_added and publisher.publisher.is_added:
+            transport = subscriber.receiving.transport
+            room.command(border.RemoveDataDowntrack(data_uptrack=track.data_uptrack, transport=transport))
     room.touch(subscriber)
-    _tell_handles(room, subscriber)
+    tell_handles(room, subscriber)
 
 
-def _start_track(room: RoomCore, subscriber: Participant, track: DataTrack, handle: int) -> None:
-    room.command(
-        border.AddDataDowntrack(
-            data_uptrack=track.data_uptrack, transport=subscriber.receiving.transport, handle=handle
-        )
-    )
+def _free_handle(subscriber: Participant) -> int:
+    taken = set(subscriber.data_subscriptions.values())
+    handle = subscriber.next_data_handle
+    while handle in taken:
+        handle = handle % _MAX_HANDLE + 1
+    subscriber.next_data_handle = handle % _MAX_HANDLE + 1
+    return handle
 
 
-def transport_added(room: RoomCore, subscriber: Participant) -> None:
+def _start_track(room: RoomCore, subscriber: Participant, publisher: Participant, track: DataTrack) -> None:
+    """Have the worker forward a track that is subscribed to, once both connections exist."""
+    handle = subscriber.data_subscriptions.get(track.info.sid)
+    if handle is not None and subscriber.receiving.is_added and publisher.publisher.is_added:
+        transport = subscriber.receiving.transport
+        room.command(border.AddDataDowntrack(data_uptrack=track.data_uptrack, transport=transport, handle=handle))
+
+
+def receiving_added(room: RoomCore, subscriber: Participant) -> None:
     """The connection towards the subscriber exists now: what it was waiting for starts."""
-    for publisher in room.others(subscriber):
-        for track in publisher.data_tracks.values():
-            handle = subscriber.data_subscriptions.get(track.info.sid)
-            if handle is not None:
-                _start_track(room, subscriber, track, handle)
+    for sid in subscriber.data_subscriptions:
+        publisher, track = room.by_data_track[sid]
+        _start_track(room, subscriber, publisher, track)
 
 
-def _tell_handles(room: RoomCore, subscriber: Participant) -> None:
+def tell_handles(room: RoomCore, subscriber: Participant) -> None:
+    if subscriber.session is None:
+        subscriber.untold_handles = True
+        return
+    subscriber.untold_handles = False
     message = rtc.DataTrackSubscriberHandles()
-    for publisher in room.others(subscriber):
-        for track in publisher.data_tracks.values():
-            handle = subscriber.data_subscriptions.get(track.info.sid)
-            if handle is not None:
-                entry = message.sub_handles[handle]
-                entry.publisher_identity = publisher.identity
-                entry.publisher_sid = publisher.sid
-                entry.track_sid = track.info.sid
-    if subscriber.state != State.DISCONNECTED:
-        room.send(subscriber, rtc.SignalResponse(data_track_subscriber_handles=message))
+    for sid, handle in subscriber.data_subscriptions.items():
+        publisher, _ = room.by_data_track[sid]
+        entry = message.sub_handles[handle]
+        entry.publisher_identity = publisher.identity
+        entry.publisher_sid = publisher.sid
+        entry.track_sid = sid
+    room.send(subscriber, rtc.SignalResponse(data_track_subscriber_handles=message))

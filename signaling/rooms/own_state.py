@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from livekit.protocol import models, rtc
 
 from signaling.errors import Refusal
-from signaling.rooms import data, publishing, subscribing
-from signaling.rooms.core import RoomCore
+from signaling.rooms import data, publishing, quality, subscribing
+from signaling.rooms.core import Moment, RoomCore
 from signaling.rooms.presence import check_attributes, check_size, check_text
 from signaling.rooms.state import Participant
 
 _Reasons = rtc.RequestResponse.Reason
 
 
-def update_metadata(room: RoomCore, participant: Participant, request: rtc.UpdateParticipantMetadata) -> None:
+def update_metadata(
+    room: RoomCore, participant: Participant, request: rtc.UpdateParticipantMetadata, now: Moment
+) -> None:
     """The client's own wish; answered either way."""
     reply = rtc.RequestResponse(request_id=request.request_id, reason=_Reasons.OK)
     if not participant.grants.can_update_own_metadata:
@@ -24,7 +26,14 @@ def update_metadata(room: RoomCore, participant: Participant, request: rtc.Updat
         reply.update_metadata.CopyFrom(request)
     else:
         try:
-            change(room, participant, name=request.name, metadata=request.metadata, attributes=request.attributes)
+            change(
+                room,
+                participant,
+                name=request.name,
+                metadata=request.metadata,
+                attributes=request.attributes,
+                now=now,
+            )
         except Refusal as refusal:
             reply.reason = _Reasons.LIMIT_EXCEEDED
             reply.message = refusal.message
@@ -40,6 +49,7 @@ def change(
     metadata: str = "",
     attributes: Mapping[str, str] | None = None,
     permission: models.ParticipantPermission | None = None,
+    now: Moment,
 ) -> None:
     """Empty name and metadata change nothing; an attribute set to "" goes. Raises a `Refusal`, then nothing changed."""
     check_text("name", name, room.settings.name_max_bytes)
@@ -48,26 +58,34 @@ def change(
     merged = {key: value for key, value in merged.items() if value}
     check_attributes(merged, room.settings)
     was_hidden = participant.is_hidden
+    room.tell_waiting()
     participant.name = name or participant.name
     participant.metadata = metadata or participant.metadata
     participant.attributes = merged
     if permission is not None:
         participant.grants = participant.grants.with_permission(permission)
-    room.announce(participant)
     if permission is not None:
-        publishing.enforce_permission(room, participant)
-        subscribing.consider_all(room, participant)
-        data.consider_tracks(room, participant)
         if not participant.grants.can_publish_data:
             for track in tuple(participant.data_tracks.values()):
                 data.end_track(room, participant, track)
-        if participant.is_hidden and not was_hidden:
-            _vanish(room, participant)
+        publishing.enforce_permission(room, participant)
+    room.announce(participant)
+    if permission is not None:
+        subscribing.consider_all(room, participant)
+        data.consider_tracks(room, participant)
+        if participant.is_hidden != was_hidden:
+            _seen_otherwise(room, participant, now)
     room.refresh_token(participant)
 
 
-def _vanish(room: RoomCore, participant: Participant) -> None:
-    """To the others, one who hides has left."""
+def _seen_otherwise(room: RoomCore, participant: Participant, now: Moment) -> None:
+    """One who shows himself comes with his tracks; to the others, one who hides has left."""
+    subscribing.consider(room, participant, tuple(participant.tracks.values()))
+    data.consider_publisher(room, participant)
+    if not participant.is_hidden:
+        return
+    quality.silenced(room, participant)
+    room.depart(participant, now)
     info = participant.info()
     info.state = models.ParticipantInfo.State.DISCONNECTED
     message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[info]))

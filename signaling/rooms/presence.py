@@ -13,9 +13,9 @@ from livekit.protocol import models, rtc
 
 from sfu import border
 from sfu.border import TransportStatus
-from signaling.errors import InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
+from signaling.errors import InvalidRequest, PermissionDenied, TooLarge, Unauthenticated, Unavailable
 from signaling.rooms import data, demand, publishing, quality, subscribing
-from signaling.rooms.core import Moment, Reason, RoomCore, State
+from signaling.rooms.core import HEARS_DISCONNECTED, LARGE_ROOM, Moment, Reason, RoomCore, State
 from signaling.rooms.effects import (
     CloseSignal,
     ParticipantConnected,
@@ -42,9 +42,10 @@ _UNCLEAN = (
     Reason.UNKNOWN_REASON,
 )
 """Whoever left for one of these may well come back."""
+_REPLACED_SECONDS = 1.0
+"""Two clients of one identity may throw each other out once in this time."""
 _COUNTS_SECONDS = 1.0
 _COUNTS_LARGE_SECONDS = 5.0
-_LARGE_ROOM = 50
 
 
 class RoomFull(PermissionDenied):
@@ -107,12 +108,21 @@ def check_attributes(attributes: Mapping[str, str], settings: RoomSettings) -> N
 # --- coming ---------------------------------------------------------------------------------------------------------
 
 
-def check_place(room: RoomCore, grants: Grants) -> None:
-    """Raises `RoomFull`. Whoever takes the place of himself, or takes none, may always come."""
+def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
+    """Raises `RoomFull`, or `Unavailable` for one of two clients who throw each other out without end.
+
+    Whoever takes the place of himself, or takes none, may come.
+    """
     limit = min(room.record.participants_max or room.settings.participants_max, room.settings.participants_max)
-    if grants.identity in room.by_identity or grants.hidden or grants.recorder:
+    present = room.by_identity.get(grants.identity)
+    if present is not None:
+        at = present.replaced_at
+        if at is not None and present.session is not None and now.seconds - at < _REPLACED_SECONDS:
+            raise Unavailable("This identity has just joined from elsewhere; try again in a moment.")
         return
-    if sum(participant.is_counted for participant in room.participants.values()) >= limit:
+    if grants.hidden or grants.recorder:
+        return
+    if len(room.participants) >= limit and len(room.counted()) >= limit:
         raise RoomFull(f"The room is full: at most {limit} participants.")
 
 
@@ -120,8 +130,10 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     grants = parameters.grants
     predecessor = room.by_identity.get(grants.identity)
     if predecessor is not None:
+        was_there = predecessor.session is not None
         leave(room, predecessor, Reason.DUPLICATE_IDENTITY, now, is_told=True)
     participant = _newcomer(room, session, parameters, now)
+    participant.replaced_at = now.seconds if predecessor is not None and was_there else None
     room.participants[participant.sid] = participant
     room.by_identity[participant.identity] = participant
     room.by_session[session] = participant
@@ -132,17 +144,17 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     room.send(participant, rtc.SignalResponse(join=_join_response(room, participant)))
     participant.state = State.JOINED
     room.refresh_token(participant)
-    room.announce(participant)
+    room.announce_soon(participant, now)
+    if room.speaking:
+        quality.tell_speakers(room, participant)
     for request in parameters.add_tracks:
         publishing.add_track(room, participant, request)
     subscribing.begin(room, participant)
     data.consider_tracks(room, participant)
     if parameters.offer is not None and parameters.offer.sdp:
         publishing.offer(room, participant, parameters.offer)
-        data.transport_added(room, participant)
     if not participant.is_single:
         subscribing.offer(room, participant)
-        data.transport_added(room, participant)
     room.out.append(ParticipantJoined(participant.identity))
     room.timers.set(("connect", participant.sid), now.seconds + room.settings.connect_seconds)
     _schedule_refresh(room, participant, now)
@@ -227,6 +239,11 @@ def resume(
         participant.grants = replace(parameters.grants, key=participant.grants.key)
     room.by_session[session] = participant
     room.timers.clear(("absent", participant.sid))
+    if ("gone", participant.sid) in room.timers:
+        # He is here again: now his media may take as long as a newcomer's.
+        room.timers.set(("gone", participant.sid), now.seconds + room.settings.connect_seconds)
+    if not participant.primary.was_connected:
+        room.timers.set(("connect", participant.sid), now.seconds + room.settings.connect_seconds)
     reconnect = rtc.ReconnectResponse(
         ice_servers=room.server.ice_servers,
         server_info=room.server.info,
@@ -238,12 +255,8 @@ def resume(
         signal_closed(room, session, now)
         room.out.append(CloseSignal(session, "asked for by simulate"))
         return
-    everybody = [*room.visible_to(participant), participant.info()]
-    room.send(participant, rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=everybody)))
-    room.send(participant, rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
+    _tell_missed(room, participant)
     room.refresh_token(participant)
-    for track in participant.tracks.values():
-        demand.tell_demand(room, participant, track)
     if parameters.sync_state is not None:
         sync_state(room, participant, parameters.sync_state, cache)
     if participant.subscribing is not None:
@@ -251,6 +264,36 @@ def resume(
         subscribing.offer(room, participant)
     _schedule_refresh(room, participant, now)
     room.touch(participant)
+
+
+def _tell_missed(room: RoomCore, participant: Participant) -> None:
+    """What a client must know to believe what holds now, whatever it was told last."""
+    for track in participant.tracks.values():
+        if track.info.muted:
+            # Before his own record: a client that finds itself muted there takes it for an error.
+            message = rtc.MuteTrackRequest(sid=track.sid, muted=True)
+            room.send(participant, rtc.SignalResponse(mute=message))
+    gone = [
+        models.ParticipantInfo(
+            sid=one.sid,
+            identity=one.identity,
+            version=one.version,
+            state=State.DISCONNECTED,
+            disconnect_reason=models.DisconnectReason.Name(one.reason),
+        )
+        for one in room.record.departed
+        if participant.protocol >= HEARS_DISCONNECTED
+    ]
+    seen = {info.sid: info for info in gone} | {info.sid: info for info in room.visible_to(participant)}
+    everybody = [*seen.values(), room.told(participant)]
+    room.send(participant, rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=everybody)))
+    room.send(participant, rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
+    quality.tell_speakers(room, participant, and_silence=True)
+    subscribing.tell_missed(room, participant)
+    if participant.untold_handles or participant.data_subscriptions:
+        data.tell_handles(room, participant)
+    for track in participant.tracks.values():
+        demand.tell_demand(room, participant, track)
 
 
 def mismatch(session: SessionId) -> list[Send | CloseSignal]:
@@ -264,17 +307,21 @@ def mismatch(session: SessionId) -> list[Send | CloseSignal]:
 
 def sync_state(room: RoomCore, participant: Participant, state: rtc.SyncState, cache: data.ReliableCache) -> None:
     """What the client believes, after a resume; ours wins but for its own wishes."""
+    for published in state.publish_tracks:
+        if published.track.sid and published.track.sid not in participant.tracks:
+            message = rtc.TrackUnpublishedResponse(track_sid=published.track.sid)
+            room.send(participant, rtc.SignalResponse(track_unpublished=message))
     if state.HasField("subscription"):
         subscribing.update_subscription(room, participant, state.subscription)
     if state.track_sids_disabled:
         disabled = rtc.UpdateTrackSettings(track_sids=state.track_sids_disabled, disabled=True)
         subscribing.track_setting(room, participant, disabled)
-    for published in state.publish_data_tracks:
-        if published.info.pub_handle not in participant.data_tracks:
+    for response in state.publish_data_tracks:
+        if response.info.pub_handle not in participant.data_tracks:
             request = rtc.PublishDataTrackRequest(
-                pub_handle=published.info.pub_handle,
-                name=published.info.name,
-                encryption=published.info.encryption,
+                pub_handle=response.info.pub_handle,
+                name=response.info.name,
+                encryption=response.info.encryption,
             )
             data.publish_track(room, participant, request)
     if state.HasField("data_subscription"):
@@ -336,7 +383,7 @@ def _active(room: RoomCore, participant: Participant, now: Moment) -> None:
     if participant.state != State.JOINED:
         return
     participant.state = State.ACTIVE
-    room.announce(participant)
+    room.announce_soon(participant, now)
     room.out.append(ParticipantConnected(participant.identity, now.seconds - participant.joined_at))
     room.notify("participant_joined", participant)
     for track in participant.tracks.values():
@@ -350,7 +397,10 @@ def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None
         return
     _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
     room.hang_up(participant, "media failed")
+    room.timers.clear(("refresh", participant.sid))
     room.timers.set(("gone", participant.sid), now.seconds + room.settings.media_absence_seconds)
+    # Media may come back by itself, and the client not.
+    room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
 
 
 def _tell_leave(
@@ -386,9 +436,11 @@ def leave(
     room.by_identity.pop(participant.identity, None)
     participant.state = State.DISCONNECTED
     participant.disconnect_reason = reason
-    room.announce(participant)
-    for track in tuple(participant.tracks.values()):
-        publishing.end_track(room, participant, track)
+    if not participant.is_hidden:
+        room.depart(participant, now)
+    room.announce_soon(participant, now)
+    publishing.end_tracks(room, participant, list(participant.tracks.values()))
+    room.speaking.pop(participant.sid, None)
     for data_track in tuple(participant.data_tracks.values()):
         data.end_track(room, participant, data_track)
     for subscription in participant.subscriptions.values():
@@ -413,5 +465,5 @@ def counts_changed(room: RoomCore, now: Moment) -> None:
     """Counts are told together, and in large rooms rarely."""
     key = ("counts", "")
     if key not in room.timers:
-        wait = _COUNTS_LARGE_SECONDS if len(room.participants) > _LARGE_ROOM else _COUNTS_SECONDS
+        wait = _COUNTS_LARGE_SECONDS if len(room.participants) > LARGE_ROOM else _COUNTS_SECONDS
         room.timers.set(key, now.seconds + wait)

@@ -13,7 +13,7 @@ from livekit.protocol import models, rtc
 from sfu import border
 from sfu.border import Content, Kind, LayerMode, LayerSpec
 from sfu.sdp import SdpError
-from signaling.rooms import quality, subscribing
+from signaling.rooms import data, quality, subscribing
 from signaling.rooms.core import RoomCore, State
 from signaling.rooms.demand import layers_of
 from signaling.rooms.effects import TrackChanged
@@ -56,14 +56,13 @@ def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackReq
     else:
         track = _new_track(room, request)
         participant.tracks[track.sid] = track
+        room.by_track[track.sid] = (participant, track)
     room.touch(participant)
     reply = rtc.TrackPublishedResponse(cid=request.cid, track=track.info)
     room.send(participant, rtc.SignalResponse(track_published=reply))
     parked = [participant.parked.pop(cid) for cid in tuple(track.cids) if cid in participant.parked]
-    for section in parked:
-        _connect(room, participant, track, section)
     if parked:
-        _announced(room, participant, track)
+        _announced(room, participant, [_connect(room, participant, track, section) for section in parked])
 
 
 def _refusal(
@@ -186,6 +185,9 @@ def offer(room: RoomCore, participant: Participant, description: rtc.SessionDesc
                 transport=connection.transport, room=room.record.number, local=answer.local.ice, remote=answer.remote
             )
         )
+        data.publishing_added(room, participant)
+        if participant.is_single:
+            data.receiving_added(room, participant)
     elif answer.ice_restart:
         room.command(
             border.RestartIce(transport=connection.transport, local=answer.local.ice, remote=answer.remote.ice)
@@ -220,21 +222,31 @@ def _hints(participant: Participant) -> Mapping[str, Publishing]:
 def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> None:
     """Match what the client sends on with what it announced, and end what it has stopped."""
     active = {section.mid: section for section in answer.received if section.active}
-    for track in tuple(participant.tracks.values()):
-        for uplink in tuple(track.uplinks):
+    stopped = []
+    for track in participant.tracks.values():
+        lost = []
+        for uplink in track.uplinks:
             section = active.get(uplink.mid)
             if section is None or section.cid != uplink.section.cid:
-                _disconnect(room, participant, track, uplink)
+                lost.append(uplink)
             else:
                 del active[uplink.mid]
+        if len(lost) == len(track.uplinks) > 0:
+            stopped.append(track)
+        else:
+            for uplink in lost:
+                _disconnect(room, participant, track, uplink)
+    end_tracks(room, participant, stopped)
     participant.parked.clear()
+    begun = []
     for section in active.values():
         track_of_section = _track_of(participant, section)
         if track_of_section is None:
             participant.parked[section.cid] = section
         else:
-            _connect(room, participant, track_of_section, section)
-            _announced(room, participant, track_of_section)
+            begun.append(_connect(room, participant, track_of_section, section))
+    if begun:
+        _announced(room, participant, begun)
 
 
 def _track_of(participant: Participant, section: ReceivedSection) -> Track | None:
@@ -248,7 +260,7 @@ def _track_of(participant: Participant, section: ReceivedSection) -> Track | Non
     return next(waiting, None)
 
 
-def _connect(room: RoomCore, participant: Participant, track: Track, section: ReceivedSection) -> None:
+def _connect(room: RoomCore, participant: Participant, track: Track, section: ReceivedSection) -> tuple[Track, Uplink]:
     mime = track.cids.get(section.cid, "") or (section.codecs[0].mime if section.codecs else "")
     uplink = Uplink(uptrack=room.sources.number(), section=section, mime=mime)
     track.uplinks.append(uplink)
@@ -273,19 +285,22 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
             muted=track.info.muted,
         )
     )
+    return track, uplink
 
 
-def _announced(room: RoomCore, participant: Participant, track: Track) -> None:
-    """Everybody is told of a track that is published, and those who want it get it."""
-    if len(track.uplinks) == 1:
+def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track, Uplink]]) -> None:
+    """Everybody is told of tracks that are published or have a further codec, and those who want them get them."""
+    published = [track for track, uplink in begun if uplink is track.uplinks[0]]
+    for track in published:
         room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "published"))
     room.announce(participant)
-    if participant.state == State.ACTIVE and len(track.uplinks) == 1:
-        room.notify("track_published", participant, track.info)
-    for other in tuple(room.others(participant)):
-        subscribing.consider(room, other, participant, track)
-    if len(track.uplinks) > 1:
-        subscribing.codec_added(room, track, track.uplinks[-1])
+    if participant.state == State.ACTIVE:
+        for track in published:
+            room.notify("track_published", participant, track.info)
+    subscribing.consider(room, participant, published)
+    for track, uplink in begun:
+        if uplink is not track.uplinks[0]:
+            subscribing.codec_added(room, track, uplink)
 
 
 def _mode(track: Track, uplink: Uplink, layers: list[models.VideoLayer]) -> LayerMode:
@@ -337,10 +352,7 @@ def media_arrived(room: RoomCore, event: border.UptrackMedia) -> None:
 
 
 def _disconnect(room: RoomCore, participant: Participant, track: Track, uplink: Uplink) -> None:
-    """One codec of a track has stopped; the track ends with its last."""
-    if len(track.uplinks) == 1:
-        end_track(room, participant, track)
-        return
+    """One codec of a track has stopped, and others go on."""
     track.uplinks.remove(uplink)
     room.by_uptrack.pop(uplink.uptrack, None)
     subscribing.uplink_ended(room, track, uplink)
@@ -348,32 +360,34 @@ def _disconnect(room: RoomCore, participant: Participant, track: Track, uplink: 
     room.announce(participant)
 
 
-def end_track(room: RoomCore, participant: Participant, track: Track, *, by_server: bool = False) -> None:
-    participant.tracks.pop(track.sid, None)
-    was_published = track.is_published
-    for uplink in track.uplinks:
-        room.by_uptrack.pop(uplink.uptrack, None)
-        room.command(border.RemoveUptrack(uptrack=uplink.uptrack))
-    if track.kind is Kind.AUDIO:
-        quality.silenced(room, participant)
-    subscribing.track_ended(room, track)
-    if by_server:
-        message = rtc.TrackUnpublishedResponse(track_sid=track.sid)
-        room.send(participant, rtc.SignalResponse(track_unpublished=message))
-    room.touch(participant)
-    if not was_published:
+def end_tracks(room: RoomCore, participant: Participant, tracks: list[Track], *, by_server: bool = False) -> None:
+    if not tracks:
         return
-    room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "unpublished"))
-    if participant.state != State.DISCONNECTED:
+    for track in tracks:
+        participant.tracks.pop(track.sid, None)
+        room.by_track.pop(track.sid, None)
+        for uplink in track.uplinks:
+            room.by_uptrack.pop(uplink.uptrack, None)
+            room.command(border.RemoveUptrack(uptrack=uplink.uptrack))
+        if by_server:
+            message = rtc.TrackUnpublishedResponse(track_sid=track.sid)
+            room.send(participant, rtc.SignalResponse(track_unpublished=message))
+    room.touch(participant)
+    published = [track for track in tracks if track.is_published]
+    if any(track.kind is Kind.AUDIO for track in published):
+        quality.silenced(room, participant)
+    if published and participant.state != State.DISCONNECTED:
         room.announce(participant)
-    room.notify("track_unpublished", participant, track.info)
+    subscribing.tracks_ended(room, tracks)
+    for track in published:
+        room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "unpublished"))
+        room.notify("track_unpublished", participant, track.info)
 
 
 def enforce_permission(room: RoomCore, participant: Participant) -> None:
     """End whatever the grants do not allow any more."""
-    for track in tuple(participant.tracks.values()):
-        if not participant.grants.may_publish(track.info.source):
-            end_track(room, participant, track, by_server=True)
+    forbidden = [t for t in participant.tracks.values() if not participant.grants.may_publish(t.info.source)]
+    end_tracks(room, participant, forbidden, by_server=True)
 
 
 # --- changing -------------------------------------------------------------------------------------------------------

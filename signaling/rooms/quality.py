@@ -65,7 +65,7 @@ def lost(room: RoomCore, participant: Participant, status: TransportStatus) -> N
     )
     message = rtc.SignalResponse(connection_quality=rtc.ConnectionQualityUpdate(updates=[update]))
     for other in room.participants.values():
-        heard = any(s.publisher_sid == participant.sid for s in other.subscriptions.values())
+        heard = any(sid in other.subscriptions for sid in participant.tracks)
         if other is participant or (heard and not participant.is_hidden):
             room.send(other, message)
 
@@ -98,15 +98,29 @@ def speakers(room: RoomCore, event: border.Speakers) -> None:
             continue
         sid = found[0].sid
         told[sid] = models.SpeakerInfo(sid=sid, level=speaker.level, active=speaker.active)
-        (room.speaking.add if speaker.active else room.speaking.discard)(sid)
+        if speaker.active:
+            room.speaking[sid] = speaker.level
+        else:
+            room.speaking.pop(sid, None)
     if told:
         message = rtc.SpeakersChanged(speakers=list(told.values()))
         room.broadcast(rtc.SignalResponse(speakers_changed=message))
 
 
+def tell_speakers(room: RoomCore, listener: Participant, *, and_silence: bool = False) -> None:
+    """Tell one who cannot know; `and_silence`: also of everybody who is silent, whatever the listener believes."""
+    told = [
+        models.SpeakerInfo(sid=one.sid, level=room.speaking.get(one.sid, 0.0), active=one.sid in room.speaking)
+        for one in room.participants.values()
+        if (and_silence or one.sid in room.speaking) and (one is listener or not one.is_hidden)
+    ]
+    if told:
+        message = rtc.SpeakersChanged(speakers=told)
+        room.send(listener, rtc.SignalResponse(speakers_changed=message))
+
+
 def silenced(room: RoomCore, participant: Participant) -> None:
     """A participant's audio has ended, perhaps in the middle of a word."""
-    if participant.sid in room.speaking:
-        room.speaking.discard(participant.sid)
+    if room.speaking.pop(participant.sid, None) is not None:
         silent = models.SpeakerInfo(sid=participant.sid, level=0.0, active=False)
         room.broadcast(rtc.SignalResponse(speakers_changed=rtc.SpeakersChanged(speakers=[silent])))

@@ -53,11 +53,15 @@ class Room:
             for connection in (participant.publisher, participant.subscriber):
                 if connection is not None and connection.is_added:
                     core.by_transport[connection.transport] = participant
+            core.by_track.update({sid: (participant, track) for sid, track in participant.tracks.items()})
+            core.by_data_track.update({t.info.sid: (participant, t) for t in participant.data_tracks.values()})
             for track in participant.tracks.values():
                 core.by_uptrack.update({uplink.uptrack: (participant, track, uplink) for uplink in track.uplinks})
             for subscription in participant.subscriptions.values():
                 core.by_downtrack[subscription.downtrack] = (participant, subscription)
             core.timers.set(("absent", participant.sid), now.seconds + core.settings.signal_absence_seconds)
+            if not participant.primary.was_connected:
+                core.timers.set(("connect", participant.sid), now.seconds + core.settings.connect_seconds)
         if not core.participants:
             record = core.record
             wait = record.departure_timeout_seconds if record.was_joined else record.empty_timeout_seconds
@@ -96,7 +100,7 @@ class Room:
 
     def join(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
         """Raises a `Refusal`; `JoinParameters` were checked by `presence.check`."""
-        presence.check_place(self.core, parameters.grants)
+        presence.check_place(self.core, parameters.grants, now)
         presence.join(self.core, session, parameters, now)
         return self._effects()
 
@@ -128,10 +132,9 @@ class Room:
             return
         match kind:
             case "offer":
-                was_added = participant.publisher.is_added
                 publishing.offer(core, participant, message)
-                if participant.is_single and not was_added and participant.publisher.is_added:
-                    data.transport_added(core, participant)
+            case "update_metadata":
+                own_state.update_metadata(core, participant, message, now)
             case "ping":
                 core.send(participant, rtc.SignalResponse(pong=now.unix_ms))
             case "ping_req":
@@ -236,6 +239,8 @@ class Room:
                         self._end()
                 case "counts":
                     core.room_changed()
+                case "updates":
+                    core.tell_waiting()
                 case "rpc":
                     if core.server_calls.pop(sid, None) is not None:
                         core.out.append(RpcEnded(sid, "", "response timeout"))
@@ -276,7 +281,7 @@ class Room:
             publishing.set_muted(self.core, participant, track, muted)
         return self._effects()
 
-    def update_participant(self, request: api.UpdateParticipantRequest) -> list[Effect]:
+    def update_participant(self, request: api.UpdateParticipantRequest, now: Moment) -> list[Effect]:
         own_state.change(
             self.core,
             self.participant(request.identity),
@@ -284,6 +289,7 @@ class Room:
             metadata=request.metadata,
             attributes=request.attributes,
             permission=request.permission if request.HasField("permission") else None,
+            now=now,
         )
         return self._effects()
 
@@ -352,7 +358,6 @@ _RULES: dict[str, Callable[[RoomCore, Participant, Any], None]] = {
     "subscription": subscribing.update_subscription,
     "track_setting": subscribing.track_setting,
     "subscription_permission": subscribing.subscription_permission,
-    "update_metadata": own_state.update_metadata,
     "publish_data_track_request": data.publish_track,
     "unpublish_data_track_request": data.unpublish_track,
     "update_data_subscription": data.update_subscription,

@@ -95,6 +95,8 @@ class Subscription:
     """Uptracks whose codec this client does not take."""
     is_refused: bool = False
     """No uptrack is left that it takes."""
+    is_active: bool | None = None
+    """Whether the worker sends it, by what it said last."""
 
 
 @dataclass
@@ -158,6 +160,12 @@ class Participant:
     """Sections that the client was asked to add and has not offered yet."""
     sections_audio: int = 0
     sections_video: int = 0
+    replaced_at: float | None = None
+    """When this one took the place of a client of the same identity that was still there; on the room's clock."""
+    untold_permissions: set[str] = field(default_factory=set)
+    """Tracks whose permission changed while there was no signal connection."""
+    untold_handles: bool = False
+    """The handles of data tracks changed while there was no signal connection."""
     fail_resume: bool = False
     """Asked for by `simulate`: the next resume is cut short."""
     quality: Quality = models.ConnectionQuality.EXCELLENT
@@ -215,6 +223,17 @@ class Participant:
 
 
 @dataclass
+class Departed:
+    """One who is gone, or hides now. `at`: on the room's clock."""
+
+    at: float
+    sid: str
+    identity: str
+    version: int
+    reason: int
+
+
+@dataclass
 class RoomRecord:
     """What is true of the room itself. `number` names it on the border."""
 
@@ -232,3 +251,5 @@ class RoomRecord:
     was_joined: bool = False
     prefers_tcp: set[str] = field(default_factory=set)
     """Identities whose next connection gets TCP candidates only."""
+    departed: list[Departed] = field(default_factory=list)
+    """Who left lately, oldest first."""

@@ -13,7 +13,7 @@ from livekit.protocol import models, rtc
 from sfu import border
 from sfu.border import ChannelSpec, Kind, Want
 from sfu.sdp import SdpError
-from signaling.rooms import demand
+from signaling.rooms import data, demand
 from signaling.rooms.core import RoomCore
 from signaling.rooms.state import Connection, Participant, Subscription, Track, Uplink
 from signaling.rooms.transport import Offer, SendParameters, Wanted
@@ -29,14 +29,16 @@ CHANNELS = (
 # --- who gets what --------------------------------------------------------------------------------------------------
 
 
-def consider(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> None:
-    """Make or end the subscription of one participant to one track, as its wish and the rules have it."""
-    if _reconcile(room, subscriber, publisher, track):
-        negotiate(room, subscriber)
+def consider(room: RoomCore, publisher: Participant, tracks: Iterable[Track]) -> None:
+    """Make or end everybody's subscriptions to these tracks, as wishes and rules have it."""
+    for subscriber in room.others(publisher):
+        changes = [_reconcile(room, subscriber, publisher, track) for track in tracks]
+        if any(changes):
+            negotiate(room, subscriber)
 
 
 def consider_all(room: RoomCore, subscriber: Participant) -> None:
-    """As `consider`, for every track in the room with one negotiation."""
+    """As `consider`, for one subscriber and every track in the room."""
     if _reconcile_all(room, subscriber):
         negotiate(room, subscriber)
 
@@ -47,20 +49,19 @@ def begin(room: RoomCore, subscriber: Participant) -> None:
 
 
 def _reconcile_all(room: RoomCore, subscriber: Participant) -> bool:
-    changes = [
-        _reconcile(room, subscriber, publisher, track)
-        for publisher in room.others(subscriber)
-        for track in publisher.tracks.values()
-    ]
+    changes = [_reconcile(room, subscriber, publisher, track) for publisher, track in room.by_track.values()]
     return any(changes)
 
 
 def _reconcile(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> bool:
     if subscriber is publisher or not track.is_published:
         return False
-    wished = subscriber.wishes.get(track.sid, subscriber.auto_subscribe) and subscriber.grants.can_subscribe
-    allowed = _allows(publisher, subscriber, track)
+    wished = subscriber.wishes.get(track.sid, subscriber.auto_subscribe) and may_receive(publisher, subscriber)
+    # To those who do not see the publisher there is no track to be refused.
+    allowed = publisher.is_hidden or allows(publisher, subscriber, track)
     has = track.sid in subscriber.subscriptions
+    if publisher.is_hidden:
+        subscriber.refused_to.discard(track.sid)
     if wished and allowed and not has:
         _subscribe(room, subscriber, publisher, track)
         return True
@@ -73,7 +74,13 @@ def _reconcile(room: RoomCore, subscriber: Participant, publisher: Participant, 
     return False
 
 
-def _allows(publisher: Participant, subscriber: Participant, track: Track) -> bool:
+def may_receive(publisher: Participant, subscriber: Participant) -> bool:
+    """Nobody receives from one who is not seen: a client could not tell whose media that is."""
+    return subscriber.grants.can_subscribe and not publisher.is_hidden
+
+
+def allows(publisher: Participant, subscriber: Participant, track: Track) -> bool:
+    """Whether the publisher lets the subscriber have the track."""
     permissions = publisher.permissions
     if permissions is None or permissions.all_participants:
         return True
@@ -120,18 +127,42 @@ def _unsubscribe(room: RoomCore, subscriber: Participant, track_sid: str, *, wit
 def _tell_permission(
     room: RoomCore, subscriber: Participant, publisher: Participant, track: Track, *, allowed: bool
 ) -> None:
+    if subscriber.session is None:
+        subscriber.untold_permissions.add(track.sid)
+        return
     update = rtc.SubscriptionPermissionUpdate(participant_sid=publisher.sid, track_sid=track.sid, allowed=allowed)
     room.send(subscriber, rtc.SignalResponse(subscription_permission_update=update))
 
 
-def track_ended(room: RoomCore, track: Track) -> None:
-    """Every subscriber loses the track."""
+def tell_missed(room: RoomCore, subscriber: Participant) -> None:
+    """After a resume: what changed for the subscriber while nothing could be told, and what is paused."""
+    untold = subscriber.untold_permissions | subscriber.refused_to
+    subscriber.untold_permissions = set()
+    for sid in sorted(untold):
+        found = room.by_track.get(sid)
+        if found is not None:
+            publisher, track = found
+            _tell_permission(room, subscriber, publisher, track, allowed=sid not in subscriber.refused_to)
+    states = [_stream_state(one) for one in subscriber.subscriptions.values() if one.is_active is not None]
+    if states:
+        message = rtc.StreamStateUpdate(stream_states=states)
+        room.send(subscriber, rtc.SignalResponse(stream_state_update=message))
+
+
+def tracks_ended(room: RoomCore, tracks: Iterable[Track]) -> None:
+    """Every subscriber loses these tracks."""
+    sids = [track.sid for track in tracks]
     for subscriber in room.participants.values():
-        subscriber.wishes.pop(track.sid, None)
-        subscriber.settings.pop(track.sid, None)
-        subscriber.refused_to.discard(track.sid)
-        if track.sid in subscriber.subscriptions:
-            _unsubscribe(room, subscriber, track.sid, with_uptrack=True)
+        has_lost = False
+        for sid in sids:
+            subscriber.wishes.pop(sid, None)
+            subscriber.settings.pop(sid, None)
+            subscriber.refused_to.discard(sid)
+            subscriber.untold_permissions.discard(sid)
+            if sid in subscriber.subscriptions:
+                _unsubscribe(room, subscriber, sid, with_uptrack=True)
+                has_lost = True
+        if has_lost:
             negotiate(room, subscriber)
 
 
@@ -226,6 +257,7 @@ def _add(room: RoomCore, subscriber: Participant, connection: Connection, made: 
     room.by_transport[connection.transport] = subscriber
     room.command(border.AddTransport(transport=connection.transport, room=room.record.number, local=made.local.ice))
     room.command(border.OpenDataChannels(transport=connection.transport, channels=CHANNELS))
+    data.receiving_added(room, subscriber)
 
 
 def answer(room: RoomCore, subscriber: Participant, description: rtc.SessionDescription) -> None:
@@ -265,8 +297,12 @@ def hopeless(room: RoomCore, participant: Participant, message: str) -> None:
 def bind(
     room: RoomCore, subscriber: Participant, bound: Mapping[int, SendParameters], unsupported: Iterable[int]
 ) -> None:
-    """Have the worker send what has a section now."""
+    """Have the worker send what has a section now, and nothing else."""
     by_downtrack = {subscription.downtrack: subscription for subscription in subscriber.subscriptions.values()}
+    for downtrack in [number for number, one in by_downtrack.items() if one.sent is not None and number not in bound]:
+        # The client has taken its section away.
+        by_downtrack[downtrack].sent = None
+        room.command(border.RemoveDowntrack(downtrack=downtrack))
     for downtrack, parameters in bound.items():
         subscription = by_downtrack.get(downtrack)
         if subscription is None or subscription.sent == parameters:
@@ -296,10 +332,11 @@ def bind(
 
 
 def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:
-    publisher = room.participants.get(subscription.publisher_sid)
-    track = publisher.tracks.get(subscription.track_sid) if publisher is not None else None
-    if publisher is not None and track is not None and not track.told_subscribed:
+    found = room.by_track.get(subscription.track_sid)
+    if found is not None and not found[1].told_subscribed:
+        publisher, track = found
         track.told_subscribed = True
+        room.touch(publisher)
         message = rtc.TrackSubscribed(track_sid=track.sid)
         room.send(publisher, rtc.SignalResponse(track_subscribed=message))
 
@@ -309,7 +346,7 @@ def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:
 
 def _fall_back(room: RoomCore, subscriber: Participant, subscription: Subscription) -> None:
     """Give the subscriber another codec of the track, asking the publisher for one if there is none."""
-    found = room.track(subscription.track_sid)
+    found = room.by_track.get(subscription.track_sid)
     if found is None:
         return
     publisher, track = found
@@ -354,7 +391,7 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
     sids = [*request.track_sids, *(sid for tracks in request.participant_tracks for sid in tracks.track_sids)]
     changed = False
     for sid in dict.fromkeys(sids):
-        found = room.track(sid)
+        found = room.by_track.get(sid)
         if found is None:
             if request.subscribe:
                 error = models.SubscriptionError.SE_TRACK_NOTFOUND
@@ -380,7 +417,7 @@ def track_setting(room: RoomCore, subscriber: Participant, request: rtc.UpdateTr
         priority=request.priority,
     )
     for sid in dict.fromkeys(request.track_sids):
-        if room.track(sid) is None:
+        if sid not in room.by_track:
             continue
         subscriber.settings[sid] = want
         subscription = subscriber.subscriptions.get(sid)
@@ -395,10 +432,7 @@ def subscription_permission(room: RoomCore, publisher: Participant, request: rtc
     """The publisher says who may have its tracks."""
     publisher.permissions = request
     room.touch(publisher)
-    for subscriber in tuple(room.others(publisher)):
-        changes = [_reconcile(room, subscriber, publisher, track) for track in publisher.tracks.values()]
-        if any(changes):
-            negotiate(room, subscriber)
+    consider(room, publisher, tuple(publisher.tracks.values()))
 
 
 # --- what the worker says -------------------------------------------------------------------------------------------
@@ -410,11 +444,15 @@ def state_changed(room: RoomCore, event: border.DowntrackState) -> None:
     if found is None:
         return
     subscriber, subscription = found
-    states = rtc.StreamState
-    state = rtc.StreamStateInfo(
+    subscription.is_active = event.active
+    room.changed_little.add(subscriber.sid)
+    message = rtc.StreamStateUpdate(stream_states=[_stream_state(subscription)])
+    room.send(subscriber, rtc.SignalResponse(stream_state_update=message))
+
+
+def _stream_state(subscription: Subscription) -> rtc.StreamStateInfo:
+    return rtc.StreamStateInfo(
         participant_sid=subscription.publisher_sid,
         track_sid=subscription.track_sid,
-        state=states.ACTIVE if event.active else states.PAUSED,
+        state=rtc.StreamState.ACTIVE if subscription.is_active else rtc.StreamState.PAUSED,
     )
-    message = rtc.StreamStateUpdate(stream_states=[state])
-    room.send(subscriber, rtc.SignalResponse(stream_state_update=message))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+_STALE_MAX = 64
 
 
 class Timers(Generic[K]):
@@ -25,9 +26,15 @@ class Timers(Generic[K]):
         # The count keeps keys from being compared.
         self._count += 1
         heapq.heappush(self._heap, (at, self._count, key))
+        if len(self._heap) > 2 * len(self._at) + _STALE_MAX:
+            self._heap = [entry for entry in self._heap if self._at.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
 
     def clear(self, key: K) -> None:
         self._at.pop(key, None)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._at)
 
     def next(self) -> float | None:
         """Return the earliest deadline."""
