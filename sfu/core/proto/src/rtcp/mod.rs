@@ -74,6 +74,13 @@ mod tests {
     }
 
     #[test]
+    fn feedback_is_read_as_libwebrtc_pads_it_by_less_than_a_word_and_before_other_packets() {
+        let bytes = hex("afcd0005 00000001 00000002 00010001 00000000 20010401 80c90001 00000001");
+        let packets: Vec<_> = compound(&bytes).map(Iterator::collect).unwrap_or_default();
+        assert!(matches!(&packets[..], [Ok(Packet::Twcc(_)), Ok(_)]), "{packets:?}");
+    }
+
+    #[test]
     fn built_packets_are_read_back() {
         let mut buffer = [0u8; MAX_RTCP_LEN];
         let mut out = CompoundWriter::new(&mut buffer);
@@ -142,10 +149,9 @@ mod tests {
             ("84ce0001 00000001", DropReason::RtcpTruncated),
             // REMB that claims 255 SSRCs.
             ("8fce0004 00000001 00000000 52454d42 ff000001", DropReason::RtcpTruncated),
-            // Padding of 0, of more than the packet, and on a packet that is not the last one.
+            // Padding of 0 and of more than the packet.
             ("a0c90002 00000001 00000000", DropReason::RtcpPadding),
             ("a0c90002 00000001 000000ff", DropReason::RtcpPadding),
-            ("a0c90002 00000001 00000004 80c90001 00000001", DropReason::RtcpPadding),
             // Transport-wide feedback: more statuses than the bound; reserved symbol 3; chunks that never come.
             ("8fcd0004 00000001 00000002 0000ffff 00000000", DropReason::TwccMalformed),
             ("8fcd0005 00000001 00000002 00000001 00000000 60010000", DropReason::TwccMalformed),

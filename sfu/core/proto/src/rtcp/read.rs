@@ -121,8 +121,9 @@ impl<'a> Compound<'a> {
             tail.split_at_checked(usize::from(be16(head, 2)) * 4).ok_or(DropReason::RtcpTruncated)?;
         if head[0] & 0x20 != 0 {
             let count = usize::from(*body.last().ok_or(DropReason::RtcpPadding)?);
-            // RFC 3550 §6.4.1: a multiple of four, on the last packet only.
-            if count == 0 || count % 4 != 0 || count > body.len() || !rest.is_empty() {
+            // RFC 3550 §6.4.1 wants a multiple of four on the last packet only; libwebrtc pads transport-wide feedback by
+            // one to three bytes wherever it stands.
+            if count == 0 || count > body.len() {
                 return Err(DropReason::RtcpPadding);
             }
             body = &body[..body.len() - count];
