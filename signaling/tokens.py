@@ -1,16 +1,18 @@
-"""Access tokens: read strictly, and signed for clients to come back with. RFC 7519, RFC 8725.
+"""Access tokens: read strictly, and signed for clients to come back with. RFC 7515, RFC 7519, RFC 8725.
 
-Only HS256, only keys of the keyring named by `iss`, `exp` always, clocks may differ by a minute. What the claims allow
+Only HS256, only keys of the keyring named by `iss`, `exp` always, clocks may differ by a minute; JSON that two parsers
+could read in two ways (names twice, NaN, half characters) is none. What the claims allow
 is `rooms/grants.py`; the calls system's own tokens are `calls/principal.py`. Time is an argument.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jwt
-from jwt.types import Options
 
 from signaling.errors import Unauthenticated
 from signaling.rooms.grants import Grants, grants_of
@@ -18,13 +20,7 @@ from signaling.rooms.grants import Grants, grants_of
 LEEWAY_SECONDS = 60
 _TOKEN_MAX_CHARACTERS = 65_536
 _BAD = "invalid token"
-_CHECKED_HERE: Options = {
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-    "verify_sub": False,
-}
+_signatures = jwt.PyJWS()
 
 
 def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
@@ -45,16 +41,40 @@ def _verified_claims(token: str, keyring: Mapping[str, str]) -> dict[str, Any]:
     if len(token) > _TOKEN_MAX_CHARACTERS:
         raise Unauthenticated(f"{_BAD}: it is too long")
     try:
-        issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+        claims = _object(_signatures.decode(token, options={"verify_signature": False}))
+        issuer = claims.get("iss")
         secret = keyring.get(issuer) if isinstance(issuer, str) else None
         if not secret:
             raise Unauthenticated("invalid API key: the token's issuer is not known here")
-        claims: dict[str, Any] = jwt.decode(token, secret, algorithms=["HS256"], options=_CHECKED_HERE)
+        header = token.partition(".")[0]
+        _object(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        _signatures.decode(token, secret, algorithms=["HS256"])
     except jwt.InvalidSignatureError:
         raise Unauthenticated(f"{_BAD}: its signature does not hold") from None
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
         raise Unauthenticated(f"{_BAD}: {error}") from None
     return claims
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    """Read a JSON object that can be read in one way only; raises `ValueError`."""
+    value = json.loads(raw.decode(), object_pairs_hook=_without_repetition, parse_constant=_no_number)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    # Half a surrogate pair is no character, and nothing that speaks UTF-8 can pass it on.
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return fields
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:

@@ -149,7 +149,7 @@ def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int) -> Grants:
             raise Unauthenticated(f"invalid token: `{name}` is not a boolean")
         values[attribute] = value
     sources = video.get("canPublishSources") or ()
-    if not isinstance(sources, (list, tuple)) or any(name not in SOURCES for name in sources):
+    if not isinstance(sources, (list, tuple)) or not all(isinstance(name, str) and name in SOURCES for name in sources):
         raise Unauthenticated("invalid token: `canPublishSources` names an unknown source")
     attributes = claims.get("attributes") or {}
     if not isinstance(attributes, Mapping) or any(not isinstance(value, str) for value in attributes.values()):
