@@ -22,6 +22,7 @@ from rich.table import Column, Table
 
 from signaling import doctor as doctor_checks
 from signaling import structured_logs
+from signaling.calls.principal import mint
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
 from signaling.probe.command import probe
@@ -201,6 +202,24 @@ def token(
     typer.echo(jwt.encode(claims | {"iss": issuer}, its_secret, algorithm="HS256"))
 
 
+@app.command("api-token")
+def api_token(
+    user: Annotated[str, typer.Option(help="Whose token; empty for a server token, which may do everything.")] = "",
+    name: Annotated[str, typer.Option(help="The user's name, for the first time he is seen.")] = "",
+    valid_for: Annotated[int, typer.Option(min=1, help="Seconds until it expires.")] = 3600,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a token of the calls API: a server token signs in to the console, a user's opens the page of a call."""
+    settings = _load({"dev": dev or None, "key": key, "secret": secret}, config).settings
+    claims: dict[str, object] = {"sub": user} if user else {"scope": "server"}
+    claims |= {"name": name} if name else {}
+    issuer, its_secret = next(iter(settings.keyring.items()))
+    typer.echo(mint({**claims, "exp": int(time.time()) + valid_for}, issuer, its_secret))
+
+
 UrlOption = Annotated[str, typer.Option(help="The server's URL.")]
 _LOCAL = "http://127.0.0.1:7880"
 
@@ -299,6 +318,8 @@ def _greet(loaded: LoadedSettings, port: int) -> None:
     console.print("\n  Callyard, for development\n", style="bold")
     console.print(f"  URL     {url.replace('http', 'ws', 1)}\n  key     {key}\n  secret  {secret}\n")
     console.print(f"  Open this in two tabs to be in a call:\n  {url}/call#invite={invite}\n")
+    token = mint({"scope": "server", "exp": int(time.time()) + _INVITE_SECONDS}, key, secret)
+    console.print(f"  The console is at {url}/console; sign in with this token:\n  {token}\n")
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

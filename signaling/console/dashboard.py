@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 from signaling.api.v1.service import CallsService
 from signaling.calls.problems import Problem
 from signaling.console.backend import Backend, Figures
-from signaling.console.pages import audit, calls, roles, types, users, webhooks
+from signaling.console.pages import app, audit, calls, roles, types, users, webhooks
 from signaling.console.sessions import LIFETIME, open_session
 from signaling.console.web import COOKIE, HEADERS, Door, Visit, address, cross_site, read_form, redirect
 from signaling.errors import Refusal
@@ -86,6 +86,7 @@ def console_routes(
         *calls.routes(door),
         *webhooks.routes(door),
         *users.routes(door),
+        *app.routes(door),
         *audit.routes(door),
         Route("/console/{rest:path}", door.page(nowhere), methods=["GET"]),
     ]

@@ -94,5 +94,6 @@ def test_it_prints_how_to_begin_and_stops_when_told(number: signal.Signals, tmp_
     assert "key     devkey" in output
     assert "secret  secret" in output
     assert re.search(rf"http://localhost:{process.port}/call#invite=[\w.-]+\n", output)
+    assert re.search(rf"http://localhost:{process.port}/console; sign in with this token:\n  [\w.-]+\n", output)
     assert '"event": "server_stopped"' in log
     assert "Traceback" not in log

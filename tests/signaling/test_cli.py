@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
 import pytest
 from typer.testing import CliRunner, Result
 
+from signaling.calls.principal import verify
 from signaling.cli import app
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -133,3 +135,15 @@ def test_rooms_of_a_server_that_is_not_there() -> None:
     result = run("rooms", "list", *KEYS, "--url", "http://127.0.0.1:1")
     assert result.exit_code == 1
     assert "callyard: http://127.0.0.1:1 cannot be reached" in result.stderr
+
+
+def test_a_server_token_and_a_users_open_the_api() -> None:
+    keys = {"k": SECRET}
+    for arguments, kind, user, name in (
+        ([], "server", None, None),
+        (["--user", "alice", "--name", "Al"], "user", "alice", "Al"),
+    ):
+        result = run("api-token", *arguments, CALLYARD_KEY="k", CALLYARD_SECRET=SECRET)
+        principal = verify(result.stdout.strip(), keys, datetime.now(UTC))
+        assert (principal.kind, principal.user_id, principal.name) == (kind, user, name)
+        assert 3_500 < (principal.expires_at - datetime.now(UTC)).total_seconds() <= 3_600

@@ -12,6 +12,8 @@ from signaling.console.web import Door, Visit, address
 
 _USER = "/users/{user}"
 TOKEN_SECONDS = 3_600
+DEVICES_EXPLAINED = 10
+"""Of how many devices the page tells what was last sent to them."""
 
 
 async def show_all(visit: Visit) -> Response:
@@ -47,10 +49,15 @@ async def show(visit: Visit) -> Response:
 async def _one(visit: Visit, user_id: str, token: str | None = None) -> Response:
     user = (await visit.ask("GET", _USER, user=user_id))["user"]
     ban = visit.backend.service.directory.bans.get(user_id)
+    devices = await visit.all(f"{_USER}/devices", user=user_id)
+    for device in devices[:DEVICES_EXPLAINED]:
+        path = f"{_USER}/devices/{{device}}/deliveries"
+        sent = await visit.ask("GET", path, query={"limit": "3"}, user=user_id, device=device["id"])
+        device["sent"] = sent["items"]
     return visit.show(
         "user.html",
         user=user,
-        devices=await visit.all(f"{_USER}/devices", user=user_id),
+        devices=devices,
         roles=await visit.all("/roles"),
         ban=views.ban(ban) if ban is not None else None,
         token=token,

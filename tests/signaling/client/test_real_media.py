@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from livekit import rtc
 
@@ -115,7 +116,7 @@ async def test_a44_a_removed_member_loses_his_media(everybody: Everybody) -> Non
         await charlie.join()
 
 
-async def test_g1_a_grant_reaches_the_connected_sdk(everybody: Everybody, tmp_path: Path) -> None:
+async def test_g1_a_grant_reaches_the_connected_sdk(everybody: Everybody) -> None:
     host = everybody("host").make_call("audio_room", "talk")
     await host.get_or_create()
     await host.join()
@@ -143,3 +144,27 @@ async def test_g1_a_grant_reaches_the_connected_sdk(everybody: Everybody, tmp_pa
     assert publication.sid
     await dave.leave()
     await host.leave()
+
+
+async def test_the_console_shows_what_the_media_side_measures(everybody: Everybody, server: Served) -> None:
+    call = everybody("host").make_call("default", "measured")
+    await call.get_or_create()
+    room = await call.join()
+    source = rtc.AudioSource(48_000, 1)
+    track = rtc.LocalAudioTrack.create_audio_track("microphone", source)
+    await room.local_participant.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE))
+    async with httpx2.AsyncClient(base_url=server.url, follow_redirects=True) as operator:
+        reply = await operator.post("/console/login", data={"token": server.token(scope="server")})
+        assert reply.status_code == 200
+        measured: list[dict[str, Any]] = []
+        async with asyncio.timeout(20):
+            while not any(one["up_bps"] for one in measured):
+                for _ in range(50):
+                    await source.capture_frame(rtc.AudioFrame(os.urandom(960), 48_000, 1, 480))
+                told = (await operator.get("/console/calls/default/measured/figures")).json()
+                measured = told["media"]["participants"]
+    assert [one["identity"] for one in measured] == ["host:default"]
+    assert measured[0]["quality"] in ("excellent", "good", "poor")
+    assert 1_000 < measured[0]["up_bps"] < 1_000_000
+    assert told["joins"]["counts"][-1] == 1
+    await call.leave()

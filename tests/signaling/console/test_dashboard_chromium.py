@@ -296,6 +296,7 @@ async def test_everything_one_works_with_has_a_name(world: World, url: str, brow
         "users",
         "users/alice",
         "audit",
+        "app",
     ]
     for address in pages:
         await page.goto(f"{url}/console/{address}")

@@ -328,6 +328,27 @@ async def test_users_devices_bans_and_tokens(world: World, desk: Desk) -> None:
     assert (await desk.get("/console/users/alice")).status_code == 404
 
 
+async def test_settings_of_the_app(world: World, desk: Desk) -> None:
+    page = (await desk.get("/console/app")).text
+    assert re.search(r'name="development_type_enabled" checked', page)
+    fields = {"name": "Acme", "guests_enabled": "on", "development_type_enabled": "on"}
+    assert "Saved." in (await desk.post("/console/app", **fields)).text
+    shown = (await world.server.get("/app")).json()["app"]
+    assert (shown["name"], shown["guests_enabled"], shown["multi_tenant_enabled"]) == ("Acme", True, False)
+    assert shown["development_type_enabled"] is True
+    assert "Nothing was changed." in (await desk.post("/console/app", **fields)).text
+    assert (await desk.post("/console/app", **{**fields, "name": "x" * 200})).status_code == 422
+
+
+async def test_what_was_sent_to_a_device(world: World, desk: Desk) -> None:
+    await world.users("bob")
+    await world.as_("bob").post("/users/bob/devices", {"provider": "fcm", "token": "registration"})
+    await world.call("default/x", by="alice", member_ids=["bob"], ring=True)
+    await world.settle()
+    page = (await desk.get("/console/users/bob")).text
+    assert re.search(r"call\.ring: <span class=\"badge bad\">failed</span>", page)
+
+
 async def test_s73_whatever_is_shown_is_escaped(world: World, desk: Desk) -> None:
     await world.users("alice", name=NASTY, teams=[NASTY], custom={"x": NASTY})
     await world.call("default/x", by="alice", custom={"name": NASTY}, team=NASTY)
