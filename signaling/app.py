@@ -24,6 +24,7 @@ from sfu.node import NodeError
 from signaling import tokens
 from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
+from signaling.api.room_debug import room_debug_routes
 from signaling.api.room_service import room_service_routes
 from signaling.api.signal import signal_routes
 from signaling.calls_system import create_calls_system
@@ -123,6 +124,7 @@ class Server:
             *metrics_routes(self.metrics.registry, [self._read_workers]),
             *signal_routes(self.rooms, self.verify, settings.rooms, self._count_refusal),
             *room_service_routes(RoomDirectory(self.rooms), self.verify, settings.http),
+            *room_debug_routes(self.rooms, self.verify),
             *call_page_routes(settings.keyring),
             *self.calls.routes,
             *console_routes(self.calls.service, public_url=settings.public_url, figures=RoomFigures(self.rooms)),
