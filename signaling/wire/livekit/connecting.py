@@ -137,6 +137,8 @@ def _attributes(packed: str) -> dict[str, str]:
         fields = json.loads(raw)
         if not isinstance(fields, dict) or any(not isinstance(value, str) for value in fields.values()):
             raise ValueError("not an object of strings")
+        # JSON can name half a surrogate pair, which is no character and could be told to nobody.
+        "".join([*fields, *fields.values()]).encode()
     except (ValueError, RecursionError):
         raise InvalidRequest("the parameter `attributes` is not base64 of a JSON object of strings") from None
     return fields

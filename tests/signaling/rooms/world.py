@@ -571,6 +571,13 @@ class World:
         self.settle()
         return client
 
+    def enter_with(self, newcomer: Client, **more: Any) -> None:
+        """Join with just these parameters."""
+        newcomer.session = next(self._sessions)
+        self.clients[newcomer.session] = newcomer
+        self.apply(self.room.join(newcomer.session, replace(self.parameters(newcomer), **more), self.now))
+        self.settle()
+
     def join(self, identity: str, *, single: bool = True, connected: bool = True, **grants: Any) -> Client:
         """Let somebody join and, if `connected`, let his media come up."""
         client = self.enter(self.client(identity, single=single, **grants))
