@@ -60,13 +60,12 @@ async def run(options: RunOptions) -> Report:
     second = _Side("second", participants[1], ToneTrack(660), PictureTrack(content.Colour(90, 200, 80)))
     first.participant.picture_source, second.participant.picture_source = second.picture, first.picture
     failure: ProbeFailure | None = None
-    legs: tuple[Leg, ...] = ()
     try:
-        await _meet(first, second)
-        await _exchange(first, second, options.seconds)
-    except ProbeFailure as found:
-        failure = found
-    try:
+        try:
+            await _meet(first, second)
+            await _exchange(first, second, options.seconds)
+        except ProbeFailure as found:
+            failure = found
         legs = (await _leg(first), await _leg(second))
     finally:
         for side in (second, first):
