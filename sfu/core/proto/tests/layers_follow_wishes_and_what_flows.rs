@@ -256,6 +256,35 @@ fn a_frame_to_one_subscriber_is_one_send() {
 }
 
 #[test]
+fn bare_padding_is_no_bitrate_of_a_layer() {
+    let (mut world, mut camera) = call(10, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    let mut lowest = || {
+        world.take_events();
+        world.apply(Command::GetRoomStats { request: 6, room: ROOM });
+        let stats = world.take_events().into_iter().find_map(|e| match e {
+            Event::RoomStats { uptracks, .. } => Some(uptracks[0].layer_bitrates_bps[0]),
+            _ => None,
+        });
+        let found = stats.expect("figures");
+        // A probe of the publisher's own link, on the lowest layer's stream.
+        for _ in 0..60 {
+            for _ in 0..20 {
+                for mut packet in camera.next_packets(0) {
+                    packet.payload.clear();
+                    world.clients[0].send_rtp(packet);
+                }
+            }
+            play(&mut world, &mut [&mut camera], Duration::from_millis(33));
+        }
+        found
+    };
+    let (before, after) = (lowest(), lowest());
+    assert!(after < before * 3 / 2, "{before} bit/s became {after}");
+}
+
+#[test]
 fn figures_snapshot_and_quality_say_what_is() {
     let (mut world, mut camera) = call(9, LinkConfig::default());
     subscribe(&mut world, 1, &camera, 11, 5_000, quality(1));

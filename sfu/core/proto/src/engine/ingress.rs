@@ -185,8 +185,13 @@ impl Engine {
         };
         let was_live = uptrack.layers.is_live(now, spatial);
         let temporal = descriptor.as_ref().map_or(meta.temporal, |d| Temporal(d.temporal));
-        uptrack.layers.on_packet(now, (spatial, temporal), &meta, is_keyframe, len);
-        let is_news = !was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index);
+        // libwebrtc probes its own link with bare padding on the lowest layer's stream, many times that layer's bitrate.
+        let is_media = !payload.is_empty();
+        if is_media {
+            let bytes = header.header_len + payload.len();
+            uptrack.layers.on_packet(now, (spatial, temporal), &meta, is_keyframe, bytes);
+        }
+        let is_news = is_media && (!was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index));
         if let Some(level) = carried.audio_level
             && !uptrack.muted
         {
