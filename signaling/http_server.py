@@ -26,6 +26,8 @@ from signaling import listener_keeper
 from signaling.errors import SettingsError
 from signaling.settings import HttpSettings, Settings
 
+_CLOSING_SECONDS = 15
+"""How long a WebSocket that has ended may take to close, the client's own close frame included."""
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
 
@@ -122,7 +124,20 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """What ASGI has no words for: a refusal before the upgrade is an answer, and a client that pings is not idle."""
+    """What ASGI has no words for: a refusal before the upgrade is an answer, and a client that pings is not idle.
+
+    A transport that closes waits for a client that does not read; here it is cut off in the end.
+    """
+
+    async def run_asgi(self) -> None:
+        try:
+            await super().run_asgi()
+        finally:
+            self.loop.call_later(_CLOSING_SECONDS, self.transport.abort)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)

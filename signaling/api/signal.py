@@ -28,10 +28,13 @@ from signaling.wire.livekit import connecting, frames
 
 log = structlog.get_logger(__name__)
 
+_CLOSING_SECONDS = 3.0
 _NORMAL = 1000
 _UNREADABLE = 1007
 _TOO_FAST = 1008
 _TOO_SLOW = 1013
+_REASON_MAX_BYTES = 123
+"""RFC 6455 §5.5."""
 _CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "Authorization"}
 
 
@@ -77,13 +80,7 @@ def signal_routes(
             return
         try:
             await websocket.accept()
-            async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(connection.write())
-                await connection.read(lambda request: rooms.request(session, request))
-                # The reader has ended: the client is gone, or misbehaved and the writer says so.
-                rooms.disconnected(session)
-                connection.close("")
-                await writing
+            await connection.serve(lambda request: rooms.request(session, request), lambda: rooms.disconnected(session))
         finally:
             rooms.disconnected(session)
 
@@ -115,7 +112,7 @@ class _Connection:
         self._queue: deque[frames.Frame] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._is_closing = False
+        self._ended = asyncio.Event()
         self._close_code = _NORMAL
         self._close_reason = ""
         self._as_text = False
@@ -123,7 +120,7 @@ class _Connection:
         self._refilled = asyncio.get_running_loop().time()
 
     def send(self, frame: frames.Frame) -> None:
-        if self._is_closing:
+        if self._ended.is_set():
             return
         self._queue.append(frame)
         self._queued_bytes += len(frame.binary)
@@ -136,12 +133,30 @@ class _Connection:
         self._end(_NORMAL, reason)
 
     def _end(self, code: int, reason: str) -> None:
-        if not self._is_closing:
-            self._is_closing = True
+        if not self._ended.is_set():
+            self._ended.set()
             self._close_code, self._close_reason = code, reason
         self._wake.set()
 
-    async def write(self) -> None:
+    async def serve(self, handle: Callable[[rtc.SignalRequest], None], gone: Callable[[], None]) -> None:
+        """Read and write until either side ends it. `gone` is called as soon as the client is not served any more."""
+        reading = asyncio.create_task(self._read(handle))
+        writing = asyncio.create_task(self._write())
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
+            gone()
+            self.close("")
+            # What was queued goes out first; one who does not read is not waited for.
+            await asyncio.wait({writing}, timeout=_CLOSING_SECONDS)
+            if reading.done():
+                reading.result()
+        finally:
+            for task in (reading, writing, ended):
+                task.cancel()
+            await asyncio.gather(reading, writing, ended, return_exceptions=True)
+
+    async def _write(self) -> None:
         """Send what is queued until it is closed or the client is gone."""
         try:
             while True:
@@ -152,17 +167,17 @@ class _Connection:
                         await self._websocket.send_text(frame.text)
                     else:
                         await self._websocket.send_bytes(frame.binary)
-                if self._is_closing:
-                    # RFC 6455 §5.5: a close frame's reason has at most 123 bytes.
-                    await self._websocket.close(self._close_code, self._close_reason[:120])
+                if self._ended.is_set():
+                    reason = self._close_reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
+                    await self._websocket.close(self._close_code, reason)
                     return
                 self._wake.clear()
                 await self._wake.wait()
         except (WebSocketDisconnect, RuntimeError):
-            # Gone while we wrote; the reader sees it too. Starlette says RuntimeError after a close.
-            self._is_closing = True
+            # Gone while we wrote. Starlette says RuntimeError after a close.
+            self._ended.set()
 
-    async def read(self, handle: Callable[[rtc.SignalRequest], None]) -> None:
+    async def _read(self, handle: Callable[[rtc.SignalRequest], None]) -> None:
         """Take messages until the client is gone, misbehaves, or the connection is closed."""
         try:
             while True:
