@@ -9,18 +9,27 @@ use std::time::{Duration, Instant};
 use callyard_peer::World;
 use callyard_peer::media::{Source, play, subscribe};
 use callyard_peer::netem::LinkConfig;
+use callyard_proto::bwe::BweConfig;
 use callyard_proto::command::{DtlsRole, Want};
+use callyard_proto::config::Config;
 use callyard_proto::engine::Datagram;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Packets of one frame, as a 2.5 Mbit/s camera sends them.
 const FRAME_PACKETS: usize = 8;
 
+/// Nobody's link is estimated; or everybody's is, and paced, with room for what is sent.
+fn configs() -> [(&'static str, Config); 2] {
+    let bps = 50_000_000;
+    let estimated = Config { bwe: BweConfig { start_bps: bps, min_bps: bps, max_bps: bps }, ..Config::default() };
+    [("free", Config { congestion_control: false, ..Config::default() }), ("estimated", estimated)]
+}
+
 fn fanout(c: &mut Criterion) {
     let mut group = c.benchmark_group("fanout_1200B_gcm");
-    for subscribers in [50, 500] {
+    for (subscribers, (name, config)) in [50, 500].into_iter().flat_map(|n| configs().map(|config| (n, config))) {
         let link = LinkConfig { delay: Duration::from_millis(1), ..LinkConfig::default() };
-        let mut world = World::new(1);
+        let mut world = World::with_config(1, config);
         world.add_client(DtlsRole::Server, link.clone());
         for _ in 0..subscribers {
             world.add_client(DtlsRole::Server, link.clone());
@@ -34,7 +43,7 @@ fn fanout(c: &mut Criterion) {
         // Long enough for the mid to be left out of the headers.
         play(&mut world, &mut [&mut camera], Duration::from_secs(6));
         group.throughput(Throughput::Elements((FRAME_PACKETS * subscribers) as u64));
-        group.bench_function(BenchmarkId::from_parameter(subscribers), |b| {
+        group.bench_function(BenchmarkId::new(name, subscribers), |b| {
             b.iter_custom(|iterations| {
                 let mut spent = Duration::ZERO;
                 for _ in 0..iterations {
@@ -46,7 +55,7 @@ fn fanout(c: &mut Criterion) {
                             world.clients[0].seal(&packet)
                         })
                         .collect();
-                    world.now += Duration::from_millis(1);
+                    world.now += Duration::from_millis(5);
                     let source = world.clients[0].address;
                     let mut batch: Vec<Datagram<'_>> =
                         sealed.iter_mut().map(|payload| Datagram { source, payload, received: world.now }).collect();

@@ -93,6 +93,18 @@ impl Downlink {
         }
     }
 
+    /// The client is on another path: what was measured is of another link. `keeps_estimate`: as a first guess only.
+    pub fn begin_anew(&mut self, keeps_estimate: bool) {
+        let Some(estimator) = &self.estimator else { return };
+        let start_bps = if keeps_estimate { estimator.estimate_bps() } else { self.config.start_bps };
+        if self.source != Source::Remb {
+            self.estimator = Some(Box::new(Estimator::new(BweConfig { start_bps, ..self.config })));
+        }
+        if self.source == Source::Feedback {
+            (self.source, self.first_numbered) = (Source::Promised, None);
+        }
+    }
+
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
     pub fn estimate_bps(&self) -> Option<u64> {
         let estimator = self.estimator.as_ref()?;
@@ -105,7 +117,7 @@ impl Downlink {
 
     /// False while the estimate is a first guess that nothing has confirmed.
     pub fn is_proven(&self) -> bool {
-        self.estimator.as_ref().is_none_or(|e| e.limit() != Limit::Start)
+        self.estimator.as_ref().is_none_or(|e| e.is_proven())
     }
 
     pub fn limit(&self) -> Option<Limit> {

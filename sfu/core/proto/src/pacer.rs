@@ -44,6 +44,14 @@ pub struct Waiting {
     pub bytes: u32,
 }
 
+/// Fair queueing by start time (Goyal, Vin, Cheng 1997): a slide's key frame must not keep small pictures waiting.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    downtrack: usize,
+    /// Where its last packet stands on the queue's own clock, which counts bytes.
+    finish: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resend {
     pub downtrack: usize,
@@ -65,8 +73,12 @@ pub struct Pacer {
     rate_bps: Option<u64>,
     credit_bytes: f64,
     credited: Option<Instant>,
-    waiting: VecDeque<Waiting>,
+    /// By rising finish.
+    waiting: VecDeque<(u64, Waiting)>,
     waiting_bytes: u64,
+    lanes: Vec<Lane>,
+    /// Finish of the last packet released.
+    clock: u64,
     resends: VecDeque<Resend>,
     probing: Option<Probing>,
     /// It is on the engine's list of those that are looked at by the beat.
@@ -103,18 +115,30 @@ impl Pacer {
     }
 
     pub fn hold(&mut self, waiting: Waiting) {
+        if self.waiting.is_empty() {
+            self.lanes.clear();
+        }
+        let index = self.lanes.iter().position(|lane| lane.downtrack == waiting.downtrack).unwrap_or_else(|| {
+            self.lanes.push(Lane { downtrack: waiting.downtrack, finish: 0 });
+            self.lanes.len() - 1
+        });
+        let lane = &mut self.lanes[index];
+        lane.finish = lane.finish.max(self.clock) + u64::from(waiting.bytes);
+        let finish = lane.finish;
         self.waiting_bytes += u64::from(waiting.bytes);
-        self.waiting.push_back(waiting);
+        let behind = self.waiting.iter().rev().take_while(|(other, _)| *other > finish).count();
+        self.waiting.insert(self.waiting.len() - behind, (finish, waiting));
     }
 
     /// The next packet that may leave now, if it may.
     pub fn release(&mut self, now: Instant) -> Option<Waiting> {
         self.credit(now);
-        let front = self.waiting.front()?;
+        let (_, front) = self.waiting.front()?;
         if front.bytes > 0 && self.rate_bps.is_some() && self.credit_bytes <= 0.0 {
             return None;
         }
-        let waiting = self.waiting.pop_front()?;
+        let (finish, waiting) = self.waiting.pop_front()?;
+        self.clock = finish;
         self.waiting_bytes -= u64::from(waiting.bytes);
         Some(waiting)
     }
@@ -147,7 +171,7 @@ impl Pacer {
     pub fn forget(&mut self, downtrack: usize) -> usize {
         let before = self.waiting.len();
         let bytes = &mut self.waiting_bytes;
-        self.waiting.retain(|waiting| {
+        self.waiting.retain(|(_, waiting)| {
             let is_its = waiting.downtrack == downtrack;
             if is_its {
                 *bytes -= u64::from(waiting.bytes);
@@ -162,7 +186,7 @@ impl Pacer {
     pub fn thin(&mut self) -> usize {
         let mut left_out = 0;
         let mut begun: Vec<usize> = Vec::new();
-        for waiting in &mut self.waiting {
+        for (_, waiting) in &mut self.waiting {
             // The rest of a frame whose first packets have left must follow.
             if waiting.unit.meta.start_of_frame && !begun.contains(&waiting.downtrack) {
                 begun.push(waiting.downtrack);
@@ -175,10 +199,6 @@ impl Pacer {
         }
         self.resends.clear();
         left_out
-    }
-
-    pub fn has_waiting(&self, downtrack: usize) -> bool {
-        self.waiting.iter().any(|waiting| waiting.downtrack == downtrack)
     }
 
     pub fn is_idle(&self) -> bool {
@@ -331,6 +351,22 @@ mod tests {
     }
 
     #[test]
+    fn a_large_picture_does_not_keep_a_small_one_waiting() {
+        let now = origin();
+        let mut pacer = limited(now, 100_000);
+        (0..50).for_each(|seq| pacer.hold(waiting(1, seq, 0, true)));
+        (0..3).for_each(|seq| pacer.hold(waiting(2, seq, 0, true)));
+        let order: Vec<_> = (0..53)
+            .map_while(|i| pacer.release(now + Duration::from_secs(i)))
+            .map(|w| (w.downtrack, w.unit.seq.0))
+            .collect();
+        assert_eq!(order.len(), 53);
+        assert!(order.iter().position(|w| *w == (2, 2)).unwrap() <= 6, "{order:?}");
+        let large: Vec<_> = order.iter().filter(|w| w.0 == 1).map(|w| w.1).collect();
+        assert_eq!(large, (0..50).collect::<Vec<_>>(), "each in its own order");
+    }
+
+    #[test]
     fn retransmissions_wait_for_video_and_grow_old() {
         let now = origin();
         let mut pacer = limited(now, 100_000);
@@ -354,7 +390,10 @@ mod tests {
             pacer.hold(waiting(1, seq, temporal, starts));
         }
         assert_eq!(pacer.thin(), 2);
-        assert_eq!(pacer.waiting.iter().filter(|w| w.bytes > 0).map(|w| w.unit.seq.0).collect::<Vec<_>>(), [1, 2, 5]);
+        assert_eq!(
+            pacer.waiting.iter().filter(|(_, w)| w.bytes > 0).map(|(_, w)| w.unit.seq.0).collect::<Vec<_>>(),
+            [1, 2, 5]
+        );
         pacer.hold(waiting(2, 6, 0, true));
         assert_eq!(pacer.forget(1), 5, "those left out among them");
         assert_eq!(pacer.waiting_bytes, 1_000);

@@ -97,7 +97,13 @@ pub struct Estimator {
     last_feedback: Option<Instant>,
     last_sent: Option<Instant>,
     silenced: Option<Instant>,
+    before_silence: u64,
     last_queueing: Option<Instant>,
+    /// The queue at the last feedback, and how many in a row have found it longer.
+    last_queue: Duration,
+    rising: u32,
+    /// Something but growth has spoken for the estimate.
+    is_proven: bool,
     /// Packets sent until then meet the queue that a probe has left.
     shadow_until: Option<Instant>,
     carried: Carried,
@@ -138,6 +144,10 @@ impl Carried {
 const REAL_QUEUE: Duration = Duration::from_millis(40);
 /// With so much waiting on the link the rate does not grow.
 const FULL_QUEUE: Duration = Duration::from_millis(100);
+/// A queue that each of so many feedbacks finds longer by this, and longer than this, is a link that became narrow.
+const SURGES: u32 = 3;
+const RISE: Duration = Duration::from_millis(8);
+const SURGE_QUEUE: Duration = Duration::from_millis(80);
 /// A failed probe of twice the link's rate and 20 ms has left the link's queue by then.
 const SHADOW: Duration = Duration::from_millis(60);
 /// So much of a queue is a full link, whoever filled it.
@@ -160,7 +170,11 @@ impl Estimator {
             last_feedback: None,
             last_sent: None,
             silenced: None,
+            before_silence: 0,
             last_queueing: None,
+            last_queue: Duration::ZERO,
+            rising: 0,
+            is_proven: false,
             shadow_until: None,
             carried: Carried::default(),
             end_bps: None,
@@ -194,6 +208,11 @@ impl Estimator {
     /// How full the link's queue is: delay above the smallest of the last half minute.
     pub fn standing_queue(&self) -> Duration {
         self.delay.standing_queue()
+    }
+
+    /// False while the estimate is a first guess.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     /// True once anything was reported to have arrived.
@@ -247,8 +266,14 @@ impl Estimator {
         if !newly_received {
             return;
         }
+        let queue = self.standing_queue();
+        self.rising = if queue > self.last_queue + RISE { self.rising + 1 } else { 0 };
+        self.last_queue = queue;
         self.last_feedback = Some(now);
-        self.silenced = None;
+        if self.silenced.take().is_some() {
+            // The path is back; it was not necessarily narrow.
+            self.rate.set(self.estimate_bps.max(self.before_silence / 2));
+        }
         if self.delay.usage() == Usage::Over || self.delay.standing_queue() > Duration::from_millis(60) {
             self.last_queueing = Some(now);
         }
@@ -295,6 +320,9 @@ impl Estimator {
             && sent > feedback
             && now >= self.silenced.unwrap_or(feedback + SILENCE)
         {
+            if self.silenced.is_none() {
+                self.before_silence = self.estimate_bps;
+            }
             self.silenced = Some(now + SILENCE_STEP);
             self.rate.set(self.estimate_bps / 2);
             self.set(self.estimate_bps / 2, Limit::Silence);
@@ -362,10 +390,13 @@ impl Estimator {
     fn usage(&self, now: Instant) -> Usage {
         let in_shadow = self.shadow_until.is_some_and(|until| now < until + SHADOW + self.rtt);
         let is_full = in_shadow && self.delay.standing_queue() > MAX_SHADOW_QUEUE;
-        if is_full { Usage::Over } else { self.delay.usage() }
+        // A link that became much narrower fills its queue faster than a trend is seen; a burst of jitter falls as it came.
+        let is_surging = self.rising >= SURGES && self.standing_queue() > SURGE_QUEUE && !in_shadow;
+        if is_full || is_surging { Usage::Over } else { self.delay.usage() }
     }
 
     fn set(&mut self, bitrate_bps: u64, limit: Limit) {
+        self.is_proven |= !matches!(limit, Limit::Start | Limit::Growth);
         self.estimate_bps = bitrate_bps.clamp(self.config.min_bps, self.config.max_bps);
         self.limit = limit;
     }

@@ -120,7 +120,13 @@ impl SentHistory {
         if entry.last.is_some_and(|at| now.saturating_duration_since(at) < rtt) {
             return Err(Refused::TooSoon);
         }
-        if self.budget_bytes <= 0.0 {
+        // What is left when little is left goes to the frames that the others need.
+        let reserve = match entry.packet.temporal {
+            Temporal(0) => 0.0,
+            Temporal(1) => BURST_BYTES / 4.0,
+            _ => BURST_BYTES / 2.0,
+        };
+        if self.budget_bytes <= reserve {
             return Err(Refused::OverBudget);
         }
         entry.times += 1;
@@ -200,5 +206,7 @@ mod tests {
             sent.push(packet(seq), 1200);
         }
         assert!(sent.ask(now, 2, rtt, |_| true).is_ok(), "the stream earns its repairs");
+        sent.push(SentPacket { temporal: Temporal(2), ..packet(200) }, 1200);
+        assert_eq!(sent.ask(now, 200, rtt, |_| true), Err(Refused::OverBudget), "the base comes first");
     }
 }

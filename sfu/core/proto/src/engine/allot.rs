@@ -50,6 +50,7 @@ impl Engine {
         let Some(transport) = self.transports.get(slot) else { return };
         let estimate = transport.downlink.estimate_bps();
         let began = transport.allotment.began;
+        self.set_pace(now, slot);
         self.counters.allocations += 1;
         let (entries, candidates) = self.candidates(now, slot, estimate.is_some());
         let mut allotment = Allotment { at: Some(now), began, has_video: !entries.is_empty(), ..Allotment::default() };
@@ -94,10 +95,9 @@ impl Engine {
 
     /// The estimate has moved, or may have: layers and pacing follow it where that changes anything.
     pub(super) fn estimate_changed(&mut self, now: Instant, slot: usize) {
+        self.set_pace(now, slot);
         let Some(transport) = self.transports.get_mut(slot) else { return };
         let estimate = transport.downlink.estimate_bps();
-        let factor = self.config.pacing_factor;
-        transport.pacer.set_rate(now, estimate.map(|bps| (bps as f64 * factor) as u64));
         let (allotment, is_overusing) = (transport.allotment, transport.downlink.is_overusing());
         if !allotment.has_video {
             return;
@@ -117,6 +117,14 @@ impl Engine {
             self.allot(now, slot);
         }
         self.probe(now, slot);
+    }
+
+    fn set_pace(&mut self, now: Instant, slot: usize) {
+        let factor = self.config.pacing_factor;
+        if let Some(transport) = self.transports.get_mut(slot) {
+            let estimate = transport.downlink.estimate_bps();
+            transport.pacer.set_rate(now, estimate.map(|bps| (bps as f64 * factor) as u64));
+        }
     }
 
     /// Ten times a second.

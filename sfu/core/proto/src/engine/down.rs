@@ -90,8 +90,9 @@ pub(super) struct Downtrack {
     pub allocation: &'static str,
     /// Since when there is no room for it.
     pub paused: Option<Instant>,
-    /// Packets of it in the pacer, those left out among them.
+    /// Packets of it in the pacer, those left out among them, and since when there are any.
     pub waiting: usize,
+    pub waiting_since: Option<Instant>,
     pub has_started: bool,
     pub mid_left: u32,
     pub active: Option<bool>,
@@ -142,6 +143,7 @@ impl Downtrack {
             allocation: "",
             paused: None,
             waiting: 0,
+            waiting_since: None,
             has_started: false,
             mid_left: MID_PACKETS,
             active: None,

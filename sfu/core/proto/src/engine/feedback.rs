@@ -144,10 +144,12 @@ impl Engine {
         let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
         let current = downtrack.selector.current();
         let is_single = downtrack.kind != MediaKind::Video;
+        let is_paused = downtrack.paused.is_some();
         let is_useful = |sent: &SentPacket| {
             // Of a layer that was left since, it would only be thrown away; on a full link the base matters alone.
             is_single
-                || current.is_none_or(|c| sent.temporal <= c.temporal)
+                || !is_paused
+                    && current.is_none_or(|c| sent.temporal <= c.temporal)
                     && (downtrack.source == Some(usize::from(sent.encoding.0)))
         };
         let asked = downtrack.sent.ask(now, seq, pause, is_useful);

@@ -221,7 +221,12 @@ impl Engine {
                 if delay > THIN_ABOVE {
                     downtrack.selector.set_ceiling(Some(Temporal(0)));
                 }
-                if delay > self.config.max_pacer_delay && unit.meta.start_of_frame && !unit.switched {
+                if downtrack.waiting == 0 {
+                    downtrack.waiting_since = Some(now);
+                }
+                let longest = self.config.max_pacer_delay;
+                let is_late = downtrack.waiting_since.is_some_and(|at| now.saturating_duration_since(at) > longest);
+                if is_late && delay > longest && unit.meta.start_of_frame && !unit.switched {
                     is_overdue = true;
                     break;
                 }

@@ -113,9 +113,8 @@ impl Engine {
     /// Whatever waits for this downtrack is not to be sent any more.
     pub(super) fn forget_waiting(&mut self, slot: usize) {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
-        if std::mem::take(&mut downtrack.waiting) > 0
-            && let Some(transport) = self.transports.get_mut(downtrack.transport)
-        {
+        downtrack.waiting = 0;
+        if let Some(transport) = self.transports.get_mut(downtrack.transport) {
             self.counters.pacer_dropped += transport.pacer.forget(slot) as u64;
         }
     }

@@ -59,6 +59,7 @@ impl Engine {
                     transport.path = Some(path);
                     if let Some(previous) = previous {
                         self.counters.path_switches += 1;
+                        transport.downlink.begin_anew(true);
                         let before = from_ice(previous);
                         if std::mem::discriminant(&before) != std::mem::discriminant(&path) {
                             self.emit_path(slot);
@@ -92,6 +93,7 @@ impl Engine {
                 let was_failed = transport.state == TransportState::Failed;
                 self.set_state(slot, TransportState::Connected, "");
                 if was_failed {
+                    self.transports[slot].downlink.begin_anew(false);
                     self.after_connect(now, slot);
                 }
             }
