@@ -27,6 +27,7 @@ from signaling.client.models import (
     Page,
     Participant,
     PermissionRequest,
+    Recording,
     Ring,
     Session,
     member_item,
@@ -533,6 +534,37 @@ class Call:
         """Send a custom event, for example a chat line, to everybody or to some users."""
         body = {"type": type_, "custom": dict(custom), "to": None if to is None else list(to)}
         await self._post("/events", {k: v for k, v in body.items() if v is not None})
+
+    # Captures
+
+    async def start_recording(self, *, kind: str | None = None, layout: str | None = None) -> Recording:
+        """Start a recording. kind: composite, individual, raw, audio; the call's setting if absent."""
+        return await self._start_capture("recordings", "recording", {"kind": kind, "layout": layout})
+
+    async def stop_recording(self, recording: Recording | str) -> Recording:
+        return await self._stop_capture("recordings", "recording", recording)
+
+    def recordings(self, *, limit: int = 100) -> AsyncIterator[Recording]:
+        return self._pages("GET", "/recordings", Recording, limit)
+
+    async def start_transcription(self) -> Recording:
+        return await self._start_capture("transcriptions", "transcription", {})
+
+    async def stop_transcription(self, transcription: Recording | str) -> Recording:
+        return await self._stop_capture("transcriptions", "transcription", transcription)
+
+    def transcriptions(self, *, limit: int = 100) -> AsyncIterator[Recording]:
+        return self._pages("GET", "/transcriptions", Recording, limit)
+
+    async def _start_capture(self, plural: str, name: str, body: Mapping[str, Any]) -> Recording:
+        data = await self._post(f"/{plural}", {key: value for key, value in body.items() if value is not None})
+        return self._client.transport.value(data[name], Recording)
+
+    async def _stop_capture(self, plural: str, name: str, capture: Recording | str) -> Recording:
+        self._named()
+        capture_id = capture if isinstance(capture, str) else capture.id
+        data = await self._client.transport.request("DELETE", self.path(f"/{plural}/{segment(capture_id)}/active"))
+        return self._client.transport.value(data[name], Recording)
 
     def events(self) -> EventStream:
         """Return the events of this call; see `CallyardClient.events`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import random
@@ -135,7 +136,7 @@ class EventStream:
 
     async def open(self) -> EventStream:
         """Connect, authenticate and subscribe; raises `VideoError` if a call may not be watched."""
-        if self._task is None:
+        if self._task is None or self._opened is None:
             self._opened = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run())
             try:
@@ -143,6 +144,8 @@ class EventStream:
             except BaseException:
                 await self.aclose()
                 raise
+        elif not self._opened.done():
+            await asyncio.shield(self._opened)
         return self
 
     async def aclose(self) -> None:
@@ -208,6 +211,9 @@ class EventStream:
                 reason = str(error) or type(error).__name__
             except VideoError as error:
                 return self._fail(error)
+            except Exception as error:  # the reader waits for this task: whatever it was, he must be told
+                log.exception("the event stream failed")
+                return self._fail(Unavailable("unexpected_reply", f"The event stream failed: {error!r}"))
             finally:
                 self._socket = None
                 self._ledger.disconnected()
@@ -269,6 +275,10 @@ class EventStream:
 
     async def _beat(self, heartbeat_ms: int, token: str) -> None:
         """Keep the socket alive, and renew the token before it expires."""
+        with contextlib.suppress(ConnectionClosed):  # told to whoever reads from the socket
+            await self._keep_alive(heartbeat_ms, token)
+
+    async def _keep_alive(self, heartbeat_ms: int, token: str) -> None:
         expires_at = _expiry(token)
         while True:
             pause = heartbeat_ms / 1000
@@ -279,7 +289,12 @@ class EventStream:
             await asyncio.sleep(pause)
             if renewable and expires_at is not None and expires_at - time.time() <= RENEW_BEFORE_SECONDS:
                 self._transport.tokens.expired(token)
-                token = await self._transport.tokens.get()
+                try:
+                    token = await self._transport.tokens.get()
+                except Exception:  # the source is the application's; the old token still holds for a moment
+                    log.exception("no fresh token for the event socket")
+                    await asyncio.sleep(1)
+                    continue
                 expires_at = _expiry(token)
                 await self._send({"type": "auth", "token": token, "device_id": self._device_id})
             else:

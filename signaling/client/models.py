@@ -153,6 +153,20 @@ class LobbyEntry(Value, frozen=True):
     resolved_by: str | None = None
 
 
+class Recording(Value, frozen=True):
+    """A recording or another capture. Without an engine it goes from `starting` to `failed`, reason `no_engine`."""
+
+    id: str
+    session_id: str
+    state: str
+    kind: str | None = None
+    failure_reason: str | None = None
+    started_by: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    files: list[Any] = []
+
+
 class Block(Value, frozen=True):
     user_id: str
     reason: str | None = None

@@ -379,3 +379,27 @@ async def test_a_start_is_moved_and_taken_away(people: People) -> None:
     assert changed.starts_at is None
     with pytest.raises(ValueError, match="zone"):
         await call.update(starts_at=START.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("feature", ["recording", "transcription"])
+async def test_a60_a61_captures_follow_their_mode(people: People, feature: str) -> None:
+    call = people("alice").make_call("default", "x")
+    await call.get_or_create(settings={feature: {"mode": "disabled"}})
+    await call.join()
+    start = call.start_recording if feature == "recording" else call.start_transcription
+    captures = call.recordings if feature == "recording" else call.transcriptions
+    with pytest.raises(Conflict) as disabled:
+        await start()
+    assert disabled.value.code == "feature_disabled"
+    await call.update(settings={feature: {"mode": "available"}})
+    started = await start()
+    # No engine is configured here: it says so, and does not pretend.
+    assert [(one.id, one.state, one.failure_reason) async for one in captures()] == [
+        (started.id, "failed", "no_engine")
+    ]
+    await call.leave()
+    automatic = people("alice").make_call("default", "y")
+    await automatic.get_or_create(settings={feature: {"mode": "auto_on"}})
+    await automatic.join()
+    begun = automatic.recordings if feature == "recording" else automatic.transcriptions
+    assert len([one async for one in begun()]) == 1

@@ -203,3 +203,47 @@ async def test_l12_an_ended_call_is_reopened(world: World, people: People) -> No
         await people("dave").make_call("default", "x").reopen()
     assert (await call.reopen()).ended_at is None
     await theirs.join()
+
+
+async def test_l1_cancelling_tells_the_callee_once_that_he_missed_it(world: World, people: People) -> None:
+    call, _ = await ringing(world, people)
+    bob = await world.listen(world.as_("bob"))
+    ring = await call.ring()
+    cancelled = await call.cancel_ring(ring.id)
+    assert (cancelled.state, cancelled.callees[0].state) == ("cancelled", "cancelled")
+    heard = [
+        (frame["type"], frame["data"].get("reason")) for frame in bob.frames() if frame["type"].startswith("call.ring")
+    ]
+    assert heard == [("call.ring", None), ("call.ring_cancelled", "cancelled"), ("call.ring_missed", "cancelled")]
+
+
+async def test_l3_who_is_in_another_call_is_busy(world: World, people: People) -> None:
+    call, _ = await ringing(world, people, settings={"ring": {"auto_reject_when_busy": True}})
+    other = people("carol").make_call("default", "other")
+    await other.get_or_create(members=["bob"])
+    await people("bob").make_call("default", "other").join()
+    bob = await world.listen(world.as_("bob"))
+    ring = await call.ring()
+    assert (ring.state, ring.callees[0].state, ring.callees[0].reason) == ("rejected_by_all", "rejected", "busy")
+    assert "call.ring" not in bob.types()
+
+
+async def test_l5_one_rejects_and_the_other_goes_on_ringing(world: World, people: People) -> None:
+    call, bobs = await ringing(world, people)
+    await call.add_members(["carol"])
+    ring = await call.ring()
+    after = await bobs.reject(ring.id, reason="busy")
+    assert after.state == "pending"
+    assert {callee.user_id: callee.state for callee in after.callees} == {"bob": "rejected", "carol": "ringing"}
+    accepted = await people("carol").make_call("default", "x").accept(ring.id)
+    assert accepted.state == "accepted"
+
+
+async def test_l11_joining_and_leaving_at_once_are_told_in_order(world: World, people: People) -> None:
+    call, theirs = await ringing(world, people)
+    await theirs.join()
+    await theirs.leave()
+    types = [event.type for event in await world.recorded("default:x")]
+    assert types.index("participant.joined") < types.index("participant.left")
+    await world.advance(31)
+    assert [s.end_reason async for s in call.sessions()] == ["empty"]

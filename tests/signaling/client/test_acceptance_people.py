@@ -326,3 +326,18 @@ async def test_the_lobby_holds_who_is_not_admitted(world: World, served: People)
     assert room.connected
     with pytest.raises(Forbidden, match="not_admitted"):
         await asyncio.wait_for(denied, 10)
+
+
+async def test_g9_other_types_keep_their_rights(people: People) -> None:
+    held = {}
+    for type_ in ("default", "livestream"):
+        call = people("host").make_call(type_, "x")
+        await call.get_or_create()
+        theirs = people("dave").make_call(type_, "x")
+        await theirs.get()
+        held[type_] = theirs.own_capabilities
+    await people.server.admin.change_grants("livestream", "user", remove=["SendAudio", "CreateReaction"])
+    for type_, gone in (("default", set()), ("livestream", {"reaction.send"})):
+        theirs = people("dave").make_call(type_, "x")
+        await theirs.get()
+        assert held[type_] - theirs.own_capabilities == gone

@@ -188,3 +188,37 @@ def test_the_ledger_takes_what_has_no_number() -> None:
     assert [ledger.judge(counts), ledger.judge(counts), ledger.judge({**counts, "id": "2"})] == ["new", "old", "new"]
     assert ledger.judge(event(5, 0)) == "new"
     assert ledger.judge(event(5, 0, "default:y")) == "new"
+
+
+async def test_what_no_server_would_say_ends_the_stream_with_an_error(world: World, served: People) -> None:
+    async with served("dave").events() as events:
+        socket = next(s for s in world.service.channel._by_connection.values() if s.user_id == "dave")
+        socket.send("control", b'{"type":"member.added","id":"1","cid":5,"data":"nothing"}')
+        with pytest.raises(Unavailable) as broken:
+            await asyncio.wait_for(anext(events), 10)
+        assert broken.value.code == "unexpected_reply"
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+
+
+async def test_a_stream_is_closed_under_its_reader(served: People) -> None:
+    stream = await served("dave").events().open()
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(reading, 5)
+
+
+async def test_the_socket_is_kept_alive_while_nothing_happens(
+    world: World, served: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.service, "settings", world.service.settings.model_copy(update={"heartbeat_ms": 100}))
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    async with served("dave").events([host]) as events:
+        before = events.connection_id
+        await asyncio.sleep(1)  # ten heartbeats, five times what a silent socket gets
+        await host.update(custom={"n": 1})
+        await following(events, "call.updated")
+        assert events.connection_id == before
