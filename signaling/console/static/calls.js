@@ -71,10 +71,21 @@ async function enterAsGuest() {
 
 function identified(token) {
   api = new Api(token);
-  events = new Events(api, cid, deviceId, heard, refresh);
+  events = new Events(api, cid, deviceId, heard, connected);
+  setInterval(askAgain, 20000);
   byId('with-mic').checked = byId('with-camera').checked = false;
   for (const name of ['with-mic', 'with-camera']) byId(name).addEventListener('change', showPreview);
   refresh();
+}
+
+function connected() {
+  refresh();
+  askAgain();
+}
+
+// Whoever waits in the lobby asks now and then: the answer may have come while the socket was lost.
+function askAgain() {
+  if (waitingEntry) join();
 }
 
 // --- what the call is like ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from signaling.client import Backstage, CallyardClient, MissingCapability
 from tests.signaling.client.test_example import README, block
 from tests.signaling.console.served import Served
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.signaling.console.browser import Watched, chromium, picture
 from tests.signaling.console.served import Served
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,6 @@ class People:
     async def open(self, user: str, call: str, width: int = 1100) -> Page:
         context = await self.browser.new_context(viewport={"width": width, "height": 720})
         page = await context.new_page()
-        page.set_default_timeout(15_000)
         self.watched.append(Watched(page))
         token = f"#token={self.server.token(sub=user, name=user.title())}" if user else ""
         await page.goto(f"{self.server.url}/calls/{call}{token}")
@@ -102,7 +101,7 @@ async def test_the_gate_counts_down_and_opens(people: People) -> None:
     await expect(viewer.locator("#gate")).to_contain_text("Opens in 0:0")
     button = viewer.get_by_role("button", name="Join", exact=True)
     await expect(button).to_be_disabled()
-    await expect(button).to_be_enabled(timeout=12_000)
+    await expect(button).to_be_enabled()
     await join(viewer)
     await expect(viewer.get_by_role("button", name="Start video")).to_be_hidden()
     # Long waits are shown as people read clocks.

@@ -22,7 +22,7 @@ from tests.signaling.console.browser import Watched, chromium, picture
 from tests.signaling.console.conftest import Meter
 from tests.signaling.console.test_pages import NASTY
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -44,7 +44,6 @@ async def browser() -> AsyncIterator[Browser]:
 async def sign_in(browser: Browser, world: World, url: str, scheme: str = "light", width: int = 1200) -> Watched:
     context = await browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     page = await context.new_page()
-    page.set_default_timeout(10_000)
     watched = Watched(page)
     await page.goto(f"{url}/console/roles")
     await page.get_by_label("API token").fill(world.token({"scope": "server"}))
