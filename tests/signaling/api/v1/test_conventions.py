@@ -1,0 +1,301 @@
+"""What all routes have in common (§5.1, §7.2): idempotency keys, bodies, problems, rate limits, acting for others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from signaling.calls.settings import CallsSettings, RateLimits
+from tests.signaling.api.world import World, code, pointers
+
+
+async def test_a_key_makes_a_post_once(world: World) -> None:
+    alice, key = world.as_("alice"), {"idempotency-key": "k1"}
+    first = await alice.post("/calls/default", {"custom": {"n": 1}}, headers=key)
+    again = await alice.post("/calls/default", {"custom": {"n": 1}}, headers=key)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
+    assert len((await alice.post("/calls/query", {})).json()["items"]) == 1
+    other = await alice.post("/calls/default", {"custom": {"n": 2}}, headers=key)
+    assert code(other) == (422, "unprocessable")
+    bobs = await world.as_("bob").post("/calls/default", {"custom": {"n": 1}}, headers=key)
+    assert bobs.json()["call"]["id"] != first.json()["call"]["id"]
+    elsewhere = await alice.post("/calls/livestream", {"custom": {"n": 1}}, headers=key)
+    assert elsewhere.json()["call"]["type"] == "livestream"
+    await world.advance(86_401)
+    fresh = await alice.post("/calls/default", {"custom": {"n": 2}}, headers=key)
+    assert fresh.json()["call"]["id"] != first.json()["call"]["id"]
+
+
+async def test_two_at_once_with_a_key_are_one(world: World) -> None:
+    key = {"idempotency-key": "k1"}
+    replies = await asyncio.gather(*(world.as_("alice").post("/calls/default", {}, headers=key) for _ in range(8)))
+    made = {reply.json()["call"]["id"] for reply in replies if reply.status_code == 201}
+    assert len(made) == 1
+    assert {code(reply) for reply in replies if reply.status_code != 201} <= {(409, "conflict")}
+    assert len((await world.as_("alice").post("/calls/query", {})).json()["items"]) == 1
+
+
+async def test_a_refusal_is_kept_under_its_key_too(world: World) -> None:
+    await world.call("default/x", by="alice")
+    key = {"idempotency-key": "k1"}
+    refused = await world.as_("bob").post("/calls/default/x/end", headers=key)
+    assert code(refused) == (403, "missing_capability")
+    await world.server.patch("/call-types/default/grants", {"user": {"add": ["call.end"]}})
+    again = await world.as_("bob").post("/calls/default/x/end", headers=key)
+    assert code(again) == (403, "missing_capability")
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (await world.as_("bob").post("/calls/default/x/end", headers={"idempotency-key": "k2"})).status_code == 200
+    for wrong in ("", "x" * 256):
+        reply = await world.as_("bob").post("/calls/default/x/end", headers={"idempotency-key": wrong})
+        assert code(reply) == (422, "unprocessable")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"nonsense", 400),
+        (b'{"custom": NaN}', 400),
+        (b'{"custom": {"a": 1, "a": 2}}', 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"null", 422),
+        (b'{"custom": []}', 422),
+        (b'{"custom": {"a": "\\u0000"}}', 422),
+        (b'{"custom": {"a": "\\ud800"}}', 422),
+        (b'{"ring": 1}', 422),
+        (b'{"ring": "true"}', 422),
+        (b'{"nonsense": 1}', 422),
+        (b'{"starts_at": 1767225600}', 422),
+        (b'{"starts_at": "tomorrow"}', 422),
+        (b'{"members": [{"user": "alice"}]}', 422),
+        (b'{"members": [7]}', 422),
+        (b'{"members": {}}', 422),
+    ],
+)
+async def test_bodies_that_make_no_sense(world: World, body: bytes, status: int) -> None:
+    reply = await world.http.request("PUT", "/v1/calls/default/x", content=body, headers=world.as_("alice").headers)
+    assert code(reply) == (status, "invalid_request" if status == 400 else "unprocessable")
+    if status == 422:
+        assert len(pointers(reply)) >= 1
+    assert code(await world.server.get("/calls/default/x")) == (404, "not_found")
+
+
+async def test_every_wrong_value_is_pointed_at(world: World) -> None:
+    body = {"membrs": [], "ring": "yes", "members": [{"user_id": "", "rle": "x"}], "a/b~c": 1}
+    reply = await world.as_("alice").put("/calls/default/x", body)
+    assert sorted(pointers(reply)) == ["/a~1b~0c", "/members/0/rle", "/members/0/user_id", "/membrs", "/ring"]
+    query = await world.as_("alice").get("/calls/default/x", params={"limt": "3"})
+    assert code(query) == (404, "not_found")
+    await world.call("default/x", by="alice")
+    assert pointers(await world.as_("alice").get("/calls/default/x", params={"limt": "3"})) == ["/limt"]
+    for limit in ("0", "101", "-1", "1.5", "many", ""):
+        for path in ("/calls/default/x/members", "/calls/default/x/participants", "/calls/default/x/sessions"):
+            assert pointers(await world.as_("alice").get(path, params={"limit": limit})) == ["/limit"]
+    both = await world.as_("alice").get("/calls/default/x/members", params={"next": "a", "prev": "b"})
+    assert pointers(both) == ["/prev"]
+    assert pointers(await world.as_("alice").get("/calls/default/x/members", params={"next": "nonsense"})) == ["/next"]
+
+
+async def test_an_unknown_path_or_method_is_a_problem_too(world: World) -> None:
+    assert code(await world.as_("alice").get("/nothing")) == (404, "not_found")
+    reply = await world.as_("alice").delete("/calls/query")
+    assert code(reply) == (405, "method_not_allowed")
+    assert reply.headers["allow"] == "POST"
+    assert (await world.server.put("/users/query")).status_code == 201
+
+
+async def test_a_body_beyond_the_limit_is_not_read(world: World) -> None:
+    reply = await world.as_("alice").put("/calls/default/x", {"custom": {"a": "x" * 300_000}})
+    assert code(reply) == (413, "too_large")
+
+
+async def test_acting_for_a_user_has_that_users_rights(world: World) -> None:
+    await world.users("alice", "bob")
+    alice, bob = world.on_behalf("alice"), world.on_behalf("bob")
+    made = await alice.put("/calls/default/x")
+    assert made.json()["call"]["created_by"] == "alice"
+    assert code(await bob.post("/calls/default/x/end")) == (403, "missing_capability")
+    assert code(await alice.get("/webhooks")) == (403, "missing_capability")
+    joined = await bob.join("default/x")
+    assert joined["participant"]["user_id"] == "bob"
+    unknown = await world.on_behalf("nobody").get("/calls/default/x")
+    assert code(unknown) == (422, "unknown_user")
+    assert (await world.server.put("/calls/default/y")).json()["call"]["created_by"] is None
+    server = await world.server.post("/calls/default/x/join")
+    assert code(server) == (422, "unprocessable")
+
+
+async def test_users_are_made_by_their_first_request_and_deleted_for_good(world: World) -> None:
+    await world.as_("alice", name="Alice A.").put("/calls/default/x")
+    user = (await world.as_("alice").get("/users/alice")).json()["user"]
+    assert (user["name"], user["role"], user["teams"], user["custom"]) == ("Alice A.", "user", [], {})
+    assert (await world.as_("alice", name="Other").get("/users/alice")).json()["user"]["name"] == "Alice A."
+    joined = await world.as_("alice").join("default/x")
+    assert (await world.server.delete("/users/alice")).status_code == 204
+    assert code(await world.as_("alice").get("/calls/default/x")) == (401, "unauthenticated")
+    assert world.media.removed == [(joined["session"]["id"], "alice:phone", "removed")]
+    assert code(await world.server.get("/users/alice")) == (404, "not_found")
+    assert code(await world.server.delete("/users/alice")) == (404, "not_found")
+    wrong = await world.as_("bob").put("/calls/default/y", {"members": ["alice"]})
+    assert code(wrong) == (422, "unknown_user")
+
+
+async def test_users_are_made_changed_and_searched(world: World) -> None:
+    made = await world.server.put("/users/alice", {"name": "Alice", "teams": ["red"], "custom": {"floor": 3}})
+    assert (made.status_code, made.json()["user"]["teams"]) == (201, ["red"])
+    changed = await world.server.patch(
+        "/users/alice", {"image": "https://example.com/a.png", "custom": {"floor": None}}
+    )
+    assert (changed.json()["user"]["image"], changed.json()["user"]["custom"]) == ("https://example.com/a.png", {})
+    assert changed.json()["user"]["name"] == "Alice"
+    await world.users("bob", role="moderator", teams=["blue", "red"])
+    for wanted, found in (
+        ({"role": "moderator"}, ["bob"]),
+        ({"teams": {"$contains": "red"}}, ["alice", "bob"]),
+        ({"teams": {"$in": ["blue", "green"]}}, ["bob"]),
+        ({"name": {"$prefix": "Al"}}, ["alice"]),
+        ({"id": {"$nin": ["alice"]}}, ["bob"]),
+    ):
+        reply = await world.server.post("/users/query", {"filter": wanted, "sort": [{"field": "id"}]})
+        assert [u["id"] for u in reply.json()["items"]] == found
+    for wrong in ("a:b", "a/b", "ä", "x" * 129, "anonymous-1"):
+        reply = await world.server.put(f"/users/{wrong}")
+        assert code(reply) in ((422, "unprocessable"), (404, "not_found"))
+    assert pointers(await world.server.put("/users/carl", {"role": "wizard"})) == ["/role"]
+
+
+async def test_guests_are_welcome_if_the_app_says_so(world: World) -> None:
+    nobody = world.as_("nobody")
+    nobody.headers = {}
+    assert code(await nobody.post("/guests", {"name": "Visitor"})) == (409, "feature_disabled")
+    await world.server.patch("/app", {"guests_enabled": True})
+    reply = await nobody.post("/guests", {"name": "Visitor"})
+    assert reply.status_code == 201
+    guest = reply.json()
+    assert (guest["user"]["name"], guest["user"]["role"]) == ("Visitor", "guest")
+    await world.call("default/x", by="alice")
+    nobody.headers = {"authorization": f"Bearer {guest['token']}"}
+    joined = await nobody.join("default/x")
+    assert (joined["participant"]["user_id"], joined["participant"]["role"]) == (guest["user"]["id"], "guest")
+
+
+async def test_tokens_are_made_for_users(world: World) -> None:
+    await world.users("alice")
+    body = {"user_id": "alice", "ttl_seconds": 60, "calls": ["default:x"], "ceiling": ["JoinCall", "call.read"]}
+    reply = await world.server.post("/tokens", body)
+    assert (reply.status_code, reply.json()["expires_at"]) == (201, "2026-01-01T09:01:00.000Z")
+    await world.call("default/x", by="alice")
+    await world.call("default/y", by="alice")
+    client = world.as_("alice")
+    client.headers = {"authorization": f"Bearer {reply.json()['token']}"}
+    shown = await client.get("/calls/default/x")
+    assert shown.json()["own_capabilities"] == ["call.join", "call.read"]
+    assert code(await client.get("/calls/default/y")) == (404, "not_found")
+    await world.advance(60)
+    assert code(await client.get("/calls/default/x")) == (401, "token_expired")
+    assert pointers(await world.server.post("/tokens", {"user_id": "nobody"})) == ["/user_id"]
+    assert pointers(await world.server.post("/tokens", {"user_id": "alice", "ceiling": ["fly"]})) == ["/ceiling/0"]
+
+
+async def test_too_many_requests_are_told_when_to_come_back(database_url: str) -> None:
+    limits = RateLimits(user_requests_per_minute=3, app_requests_per_minute=5)
+    world = await World.open(database_url, settings=CallsSettings(rate_limits=limits), dev=False)
+    alice, bob = world.as_("alice"), world.as_("bob")
+    replies = [await alice.get("/calls/default/x") for _ in range(3)]
+    assert [r.headers["ratelimit-remaining"] for r in replies] == ["2", "1", "0"]
+    refused = await alice.get("/calls/default/x")
+    assert code(refused) == (429, "rate_limited")
+    assert (refused.headers["retry-after"], refused.json()["retry_after_ms"]) == ("20", 20_000)
+    assert (await alice.get("/users/alice")).status_code == 200
+    assert code(await bob.get("/calls/default/x")) == (404, "not_found")
+    await bob.get("/calls/default/x")
+    assert code(await bob.get("/calls/default/x")) == (429, "rate_limited")
+    world.clock.now = world.clock.now.replace(second=20)
+    assert code(await alice.get("/calls/default/x")) == (404, "not_found")
+    assert code(await world.server.get("/calls/default/x")) == (404, "not_found")
+    await world.close()
+
+
+async def test_calls_are_found_sorted_and_paged(world: World) -> None:
+    for number in range(30):
+        body: dict[str, Any] = {"custom": {"n": number, "odd": bool(number % 2)}}
+        if number % 3 == 0:
+            body["starts_at"] = f"2026-02-01T10:{number:02}:00Z"
+        await world.call(f"{'default' if number % 2 else 'livestream'}/c{number:02}", by="alice", **body)
+        await world.advance(1)
+
+    async def page(**body: Any) -> dict[str, Any]:
+        reply = await world.as_("bob").post("/calls/query", body)
+        assert reply.status_code == 200, reply.text
+        shown: dict[str, Any] = reply.json()
+        return shown
+
+    def ids(shown: dict[str, Any]) -> list[str]:
+        return [item["call"]["id"] for item in shown["items"]]
+
+    newest = await page()
+    assert ids(newest) == [f"c{n:02}" for n in range(29, 4, -1)]
+    rest = await page(next=newest["next"])
+    assert (ids(rest), rest["next"]) == ([f"c{n:02}" for n in range(4, -1, -1)], None)
+    assert ids(await page(prev=rest["prev"])) == ids(newest)
+    by_start = [{"field": "starts_at", "direction": "asc"}, {"field": "id", "direction": "desc"}]
+    first = await page(sort=by_start, limit=8)
+    assert ids(first) == ["c00", "c03", "c06", "c09", "c12", "c15", "c18", "c21"]
+    # A call made meanwhile moves nothing that is still to come.
+    await world.call("default/c03b", by="alice", starts_at="2026-02-01T10:04:00Z")
+    second = await page(sort=by_start, limit=8, next=first["next"])
+    assert ids(second) == ["c24", "c27", "c29", "c28", "c26", "c25", "c23", "c22"]
+    assert ids(await page(filter={"custom.odd": True, "custom.n": {"$lt": 6}}, sort=[{"field": "id"}])) == [
+        "c01",
+        "c03",
+        "c05",
+    ]
+    assert ids(
+        await page(
+            filter={"$or": [{"id": "c02"}, {"starts_at": {"$lte": "2026-02-01T12:00:00+02:00"}}]},
+            sort=[{"field": "id"}],
+        )
+    ) == ["c00", "c02"]
+    assert ids(await page(filter={"backstage": True}, limit=3)) == ["c28", "c26", "c24"]
+    assert ids(await page(filter={"members": {"$contains": "bob"}})) == []
+    await world.as_("alice").join("default/c29")
+    assert ids(await page(filter={"ongoing": True})) == ["c29"]
+    assert ids(await page(filter={"participant_count": {"$gte": 1}})) == ["c29"]
+    assert ids(await page(filter={"$not": {"type": "livestream"}, "ended_at": None}, limit=2)) == ["c03b", "c29"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"filter": {"colour": "red"}}, "/filter/colour"),
+        ({"filter": {"id": {"$regex": ".*"}}}, "/filter/id/$regex"),
+        ({"filter": {"live": {"$gt": True}}}, "/filter/live/$gt"),
+        ({"filter": {"created_at": "yesterday"}}, "/filter/created_at"),
+        ({"filter": {"created_at": {"$contains": "2026"}}}, "/filter/created_at/$contains"),
+        ({"filter": {"id": 7}}, "/filter/id"),
+        ({"filter": {"custom": {"a": 1}}}, "/filter/custom"),
+        ({"filter": {"custom.a'--": 1}}, "/filter/custom.a'--"),
+        ({"filter": {"$and": []}}, "/filter/$and"),
+        ({"filter": {"$not": {"$not": {"$not": {"$not": {"$not": {"id": "x"}}}}}}}, "/filter/$not/$not/$not/$not/$not"),
+        ({"filter": {"$or": [{"id": str(n)} for n in range(31)]}}, "/filter/$or/30/id"),
+        ({"filter": {"id": {}}}, "/filter/id"),
+        ({"filter": {"id": {"$in": "x"}}}, "/filter/id/$in"),
+        ({"sort": [{"field": "custom.n"}]}, "/sort/0/field"),
+        ({"sort": [{"field": "id", "direction": "up"}]}, "/sort/0/direction"),
+        ({"sort": [{"field": "id"}, {"field": "id"}]}, "/sort/1/field"),
+        ({"sort": [{"field": f} for f in ("id", "type", "created_at", "updated_at")]}, "/sort"),
+        ({"limit": 101}, "/limit"),
+        ({"next": "nonsense"}, "/next"),
+    ],
+)
+async def test_a_wrong_filter_is_pointed_at(world: World, body: dict[str, Any], pointer: str) -> None:
+    reply = await world.as_("alice").post("/calls/query", body)
+    assert (code(reply), pointers(reply)[0]) == ((422, "unprocessable"), pointer)
