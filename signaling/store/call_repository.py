@@ -110,7 +110,7 @@ class CallRepository:
             for value_id in was.keys() - is_.keys():
                 table, column = kind.table, kind.table.c[_key_column(kind)]
                 await connection.execute(delete(table).where(table.c.call_key == key, column == value_id))
-        return Loaded(_without_finished(after), revision)
+        return Loaded(without_finished(after), revision)
 
     async def _store_call(
         self, connection: AsyncConnection, revision: int, after: CallState, due_at: datetime | None
@@ -200,7 +200,7 @@ def _sort(state: CallState) -> None:
         setattr(state, name, dict(sorted(table.items(), key=lambda item: (item[1].created_at, item[0]))))
 
 
-def _without_finished(state: CallState) -> CallState:
+def without_finished(state: CallState) -> CallState:
     """Return the state as a fresh load would give it."""
     kept = state.draft()
     kept.session = state.running

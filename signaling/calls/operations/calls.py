@@ -160,9 +160,10 @@ def tell_updated(turn: Turn, paths: list[str]) -> None:
 
 
 def end(turn: Turn) -> None:
-    """End the call for everybody; idempotent."""
+    """End the call for everybody; idempotent. Who joined after its end, by `call.join_ended`, leaves too."""
     require(turn, "call.end")
     if turn.call.ended_at is not None:
+        _close_down(turn, "ended_by", "call_ended")
         return
     turn.change_call(ended_at=turn.now, ended_by=turn.actor)
     _close_down(turn, "ended_by", "call_ended")
