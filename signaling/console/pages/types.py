@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from signaling.calls.call_settings import DEFAULTS, MODES
+from signaling.calls.call_types import NOTIFICATION_KINDS
 from signaling.calls.problems import Problem, unprocessable
 from signaling.console.web import Door, Visit, address
 
@@ -99,7 +100,13 @@ async def create(visit: Visit) -> Response:
 async def show(visit: Visit) -> Response:
     call_type = (await visit.ask("GET", "/call-types/{name}", name=visit.path["name"]))["call_type"]
     groups = [(group, fields_of(values, DEFAULTS[group], group)) for group, values in call_type["settings"].items()]
-    return visit.show("type.html", call_type=call_type, groups=groups, roles=await visit.all("/roles"))
+    return visit.show(
+        "type.html",
+        call_type=call_type,
+        groups=groups,
+        roles=await visit.all("/roles"),
+        kinds=NOTIFICATION_KINDS,
+    )
 
 
 async def save(visit: Visit) -> Response:
@@ -110,11 +117,25 @@ async def save(visit: Visit) -> Response:
     body: dict[str, Any] = {}
     if patch := patch_of(visit, current["settings"]):
         body["settings"] = patch
+    if templates := _templates(visit, current["notifications"]):
+        body["notifications"] = templates
     if visit.field("default_member_role") not in ("", current["default_member_role"]):
         body["default_member_role"] = visit.field("default_member_role")
     if body:
         await visit.ask("PATCH", "/call-types/{name}", body, name=name)
     return visit.go(address("types", name), "saved" if body else "unchanged")
+
+
+def _templates(visit: Visit, current: dict[str, Any]) -> dict[str, Any]:
+    """Return the notifications that the form changes; None takes a kind away, and with it that push."""
+    changed: dict[str, Any] = {}
+    for kind in NOTIFICATION_KINDS:
+        template = None
+        if visit.field(f"push.{kind}") == "on":
+            template = {part: visit.field(f"push.{kind}.{part}").strip() for part in ("title", "body")}
+        if template != current.get(kind):
+            changed[kind] = template
+    return changed
 
 
 async def remove(visit: Visit) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
@@ -128,6 +129,27 @@ async def test_settings_of_a_type(world: World, desk: Desk) -> None:
         wrong = await desk.post("/console/types/livestream", **{**fields, name: value})
         assert wrong.status_code == 422
         assert f"/settings/{name.replace('.', '/')}" in wrong.text
+
+
+async def test_push_templates_of_a_type(world: World, desk: Desk) -> None:
+    fields = form_of((await desk.get("/console/types/default")).text)
+    del fields["push.missed"]
+    fields |= {
+        "push.live_started": "on",
+        "push.live_started.title": "{caller} is live",
+        "push.live_started.body": "<b>",
+    }
+    assert "Saved." in (await desk.post("/console/types/default", **fields)).text
+    told = (await world.server.get("/call-types/default")).json()["call_type"]["notifications"]
+    assert told.keys() == {"ring", "notification", "live_started"}
+    assert told["live_started"] == {"title": "{caller} is live", "body": "<b>"}
+    page = (await desk.get("/console/types/default")).text
+    assert 'value="&lt;b&gt;"' in page
+    assert "Nothing was changed." in (await desk.post("/console/types/default", **unescaped(form_of(page)))).text
+
+
+def unescaped(fields: dict[str, str]) -> dict[str, str]:
+    return {name: html.unescape(value) for name, value in fields.items()}
 
 
 async def test_types_are_copied_and_deleted(world: World, desk: Desk) -> None:
