@@ -125,6 +125,8 @@ pub struct IceAgent {
     /// A nomination that came too soon after the last switch, and when it may be followed.
     pending: Option<(Path, Instant)>,
     last_switch: Option<Instant>,
+    /// The peer has begun a new generation and nominated nothing in it yet.
+    restarted: bool,
     state: IceState,
     transactions: VecDeque<(TransactionId, Path)>,
     events: VecDeque<IceEvent>,
@@ -140,6 +142,7 @@ impl IceAgent {
             selected: None,
             pending: None,
             last_switch: None,
+            restarted: false,
             state: IceState::New,
             transactions: VecDeque::new(),
             events: VecDeque::new(),
@@ -223,6 +226,8 @@ impl IceAgent {
             for known in &mut self.paths {
                 known.nominated_at = None;
             }
+            self.pending = None;
+            self.restarted = true;
         }
         self.note_check(now, path, priority, message.use_candidate);
         if message.use_candidate {
@@ -363,14 +368,16 @@ impl IceAgent {
     }
 
     /// The peer wants `path`. Follow at once, unless it switched just now or nominates aggressively: then the highest
-    /// priority wins for as long as its nomination is fresh (RFC 5245 §8.1.1.2).
+    /// priority wins for as long as its nomination is fresh (RFC 5245 §8.1.1.2). The first nomination after a restart is
+    /// no flapping: its sockets of the former generation may be closed already.
     fn nominate(&mut self, now: Instant, path: Path) {
+        let restarted = std::mem::take(&mut self.restarted);
         if self.selected == Some(path) {
             self.pending = None;
             return;
         }
         let interval = self.config.switch_interval;
-        let earliest = self.last_switch.map_or(now, |at| at + interval);
+        let earliest = self.last_switch.filter(|_| !restarted).map_or(now, |at| at + interval);
         let rival = self.selected.and_then(|selected| self.find(selected));
         let priority = self.find(path).map_or(0, |known| known.priority);
         let yields = rival.and_then(|rival| rival.nominated_at.filter(|_| rival.priority > priority));

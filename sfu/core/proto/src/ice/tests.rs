@@ -142,6 +142,24 @@ fn at_most_one_switch_a_second_and_the_last_nomination_is_not_lost() {
 }
 
 #[test]
+fn the_first_nomination_after_a_restart_is_followed_at_once_and_the_next_is_not() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 100, true).unwrap();
+    peer.wait(Duration::from_millis(100));
+    peer.local = credentials("new-ours");
+    peer.remote = credentials("new-theirs");
+    peer.agent.restart(peer.local.clone(), Some(peer.remote.clone()));
+    peer.check(path(2), 50, false).unwrap();
+    assert_eq!(peer.agent.selected(), Some(path(1)), "nothing is nominated yet");
+    peer.check(path(2), 50, true).unwrap();
+    assert_eq!(peer.agent.selected(), Some(path(2)));
+    peer.check(path(3), 100, true).unwrap();
+    assert_eq!(peer.agent.selected(), Some(path(2)));
+    peer.wait(SECOND);
+    assert_eq!(peer.agent.selected(), Some(path(3)));
+}
+
+#[test]
 fn aggressive_nomination_settles_on_the_highest_priority() {
     let mut peer = Peer::new();
     for _ in 0..20 {
