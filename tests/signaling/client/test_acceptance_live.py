@@ -239,6 +239,19 @@ async def test_l5_one_rejects_and_the_other_goes_on_ringing(world: World, people
     assert accepted.state == "accepted"
 
 
+async def test_who_knows_the_ring_accepts_it_after_another_did(world: World, people: People) -> None:
+    call, bobs = await ringing(world, people)
+    await call.add_members(["carol"])
+    ring = await call.ring()
+    await bobs.get()
+    await people("carol").make_call("default", "x").accept()
+    assert {callee.user_id: callee.state for callee in (await bobs.accept()).callees} == {
+        "bob": "accepted",
+        "carol": "accepted",
+    }
+    assert ring.state == "pending"
+
+
 async def test_l11_joining_and_leaving_at_once_are_told_in_order(world: World, people: People) -> None:
     call, theirs = await ringing(world, people)
     await theirs.join()

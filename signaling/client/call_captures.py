@@ -1,0 +1,43 @@
+"""Recordings and transcriptions of a call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from signaling.client.call_base import CallBase
+from signaling.client.models import Recording
+from signaling.client.transport import segment
+
+
+class Captures(CallBase):
+    """What is kept of a session. The settings say what is allowed."""
+
+    async def start_recording(self, *, kind: str | None = None, layout: str | None = None) -> Recording:
+        """Start a recording. kind: composite, individual, raw, audio; the call's setting if absent."""
+        return await self._start_capture("recordings", "recording", {"kind": kind, "layout": layout})
+
+    async def stop_recording(self, recording: Recording | str) -> Recording:
+        return await self._stop_capture("recordings", "recording", recording)
+
+    def recordings(self, *, limit: int = 100) -> AsyncIterator[Recording]:
+        return self._pages("GET", "/recordings", Recording, limit)
+
+    async def start_transcription(self) -> Recording:
+        return await self._start_capture("transcriptions", "transcription", {})
+
+    async def stop_transcription(self, transcription: Recording | str) -> Recording:
+        return await self._stop_capture("transcriptions", "transcription", transcription)
+
+    def transcriptions(self, *, limit: int = 100) -> AsyncIterator[Recording]:
+        return self._pages("GET", "/transcriptions", Recording, limit)
+
+    async def _start_capture(self, plural: str, name: str, body: Mapping[str, Any]) -> Recording:
+        data = await self._post(f"/{plural}", {key: value for key, value in body.items() if value is not None})
+        return self._client.transport.value(data[name], Recording)
+
+    async def _stop_capture(self, plural: str, name: str, capture: Recording | str) -> Recording:
+        self._named()
+        capture_id = capture if isinstance(capture, str) else capture.id
+        data = await self._client.transport.request("DELETE", self.path(f"/{plural}/{segment(capture_id)}/active"))
+        return self._client.transport.value(data[name], Recording)
