@@ -151,8 +151,11 @@ async def test_l2_declining_ends_the_ring(world: World, people: People) -> None:
     with pytest.raises(Conflict) as late:
         await call.cancel_ring(ring.id)
     assert late.value.problem["ring"]["state"] == "rejected_by_all"
-    with pytest.raises(Conflict) as nothing:
+    with pytest.raises(Conflict) as resolved:
         await theirs.accept()
+    assert resolved.value.code == "already_resolved"
+    with pytest.raises(Conflict) as nothing:
+        await people("bob").make_call("default", "x").accept()
     assert nothing.value.code == "no_ring"
 
 
