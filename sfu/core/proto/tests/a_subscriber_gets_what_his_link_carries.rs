@@ -5,8 +5,13 @@ mod call;
 use std::time::Duration;
 
 use call::{CAMERA, Call, Camera, VIEWER, VOICE};
+use callyard_peer::media::{extensions, vp8};
 use callyard_peer::netem::LinkConfig;
+use callyard_peer::rtcp::remb;
+use callyard_peer::world::World;
+use callyard_proto::command::{Command, DowntrackSpec, Want};
 use callyard_proto::event::Event;
+use callyard_proto::ids::{DowntrackId, Ssrc};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -119,6 +124,77 @@ fn when_only_sound_fits_the_picture_is_paused_and_comes_back() {
     let back = call.seen(0, wide);
     assert!(!back.is_empty(), "{:?}", call.stats());
     assert_eq!(states(&mut call), [(true, "bandwidth".to_owned())]);
+}
+
+#[test]
+fn clients_that_report_nothing_get_what_they_ask_for() {
+    let mut call = Call::new(7, LinkConfig::default(), one_camera());
+    call.world.clients[VIEWER].feedback = None;
+    call.run(SECOND * 4);
+    let then = call.world.now;
+    call.run(SECOND * 5);
+    assert_eq!(call.layers(0, then), [2]);
+    let (transport, _) = call.stats();
+    assert_eq!((transport.estimate_bps, transport.estimate_limit.as_str()), (0, ""));
+}
+
+#[test]
+fn remb_is_kept_to_where_there_is_nothing_better() {
+    let mut call = Call::new(8, LinkConfig::default(), one_camera());
+    call.world.clients[VIEWER].feedback = None;
+    let report = |call: &mut Call, bps: u64| {
+        for _ in 0..10 {
+            call.world.clients[VIEWER].send_rtcp(&remb(&[CAMERA], bps));
+            call.run(SECOND);
+        }
+    };
+    report(&mut call, 800_000);
+    let then = call.world.now;
+    report(&mut call, 800_000);
+    assert_eq!(call.layers(0, then).iter().max(), Some(&1), "{:?}", call.layers(0, then));
+    report(&mut call, 5_000_000);
+    let then = call.world.now;
+    report(&mut call, 5_000_000);
+    assert_eq!(call.layers(0, then), [2]);
+}
+
+/// The viewer's camera again, under a section without a retransmission stream.
+fn without_rtx(call: &mut Call) {
+    call.world.apply(Command::RemoveDowntrack { downtrack: DowntrackId(11) });
+    let mut codec = vp8(100);
+    codec.rtx_pt = None;
+    call.world.apply(Command::AddDowntrack(DowntrackSpec {
+        downtrack: DowntrackId(11),
+        uptrack: call.cameras[0].source.uptrack,
+        transport: World::transport(VIEWER),
+        mid: "11".to_owned(),
+        ssrc: Ssrc(CAMERA),
+        rtx_ssrc: None,
+        codecs: vec![codec],
+        extensions: extensions(),
+        want: Want::default(),
+    }));
+}
+
+#[test]
+fn who_cannot_be_probed_climbs_on_trust() {
+    let mut call = Call::new(9, LinkConfig::default(), one_camera());
+    without_rtx(&mut call);
+    let before = call.world.engine.counters().probes;
+    call.run(SECOND * 6);
+    let then = call.world.now;
+    call.run(SECOND * 5);
+    assert_eq!(call.layers(0, then), [2], "{:?}", call.stats());
+    assert_eq!(call.world.engine.counters().probes, before);
+
+    let mut call = Call::new(9, link(1_000_000), one_camera());
+    without_rtx(&mut call);
+    call.run(SECOND * 20);
+    let then = call.world.now;
+    call.run(SECOND * 40);
+    let larger = call.seen(0, then).iter().filter(|p| call::layer(&p.payload) == 2).count();
+    assert!(larger * 10 < call.seen(0, then).len(), "{larger} of {}", call.seen(0, then).len());
+    assert!(call.fps(0, then) > 24.0, "{}", call.fps(0, then));
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub struct Selector {
     /// Within it: the highest spatial and temporal layer being sent.
     spatial: Spatial,
     temporal: Temporal,
+    in_key_picture: bool,
     svc: Option<Svc>,
 }
 
@@ -107,6 +108,7 @@ impl Selector {
             encoding: None,
             spatial: Spatial(0),
             temporal: Temporal(0),
+            in_key_picture: false,
             svc: None,
         }
     }
@@ -210,7 +212,9 @@ impl Selector {
         if packet.meta.temporal > self.temporal {
             return Verdict::Drop(Reason::AboveTemporal);
         }
-        let ends_picture = is_svc && packet.meta.end_of_frame && packet.meta.spatial == self.spatial;
+        // In a key picture one climbs further, up to the target; its last packet has the publisher's marker at the latest.
+        let top = if self.in_key_picture { self.spatial.max(target.spatial) } else { self.spatial };
+        let ends_picture = is_svc && packet.meta.end_of_frame && packet.meta.spatial == top;
         Verdict::Forward { switched, marker: packet.marker || ends_picture }
     }
 
@@ -221,6 +225,9 @@ impl Selector {
         }
         if meta.spatial.0 == 0 && target < self.spatial {
             self.spatial = target;
+        }
+        if meta.spatial.0 == 0 {
+            self.in_key_picture = meta.keyframe;
         }
         if meta.keyframe {
             self.spatial = Spatial(0);
@@ -398,10 +405,7 @@ mod tests {
     fn svc_by_descriptor_of_the_payload() {
         let mut selector = Selector::new(MediaKind::Video);
         selector.set_target(layer(1, 2));
-        assert_eq!(
-            selector.select(on(0, &meta(0, 0, true, true)), true),
-            Verdict::Forward { switched: true, marker: true }
-        );
+        assert_eq!(selector.select(on(0, &meta(0, 0, true, true)), true), SWITCHED, "the picture goes on");
         // the upper layer of the key picture refers to the lower only
         assert_eq!(
             selector.select(on(0, &meta(1, 0, false, true)), true),
