@@ -269,7 +269,7 @@ def answer_to(offer: str, *, codecs: tuple[str, ...] = ()) -> str:
     return sdp.write(msgspec.structs.replace(session, ice_lite=False, media=media))
 
 
-@dataclass
+@dataclass(eq=False)
 class Client:
     """One SDK client: what it has heard, what it believes, and the answers it gives by itself."""
 
@@ -523,7 +523,7 @@ class World:
                     client.inbox.append(rtc.SignalResponse(refresh_token="signed"))
                 case CloseSignal(session=session, reason=reason):
                     client = self.clients.pop(session)
-                    client.session = None
+                    client.session = None if client.session == session else client.session
                     client.closed.append(reason)
                 case ToWorker(command=command):
                     self.worker.apply(command)

@@ -1,0 +1,130 @@
+"""What a worker keeps for a signaling process that dies: the same room comes out as went in, and goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from livekit.protocol import rtc
+
+from sfu import border
+from sfu.border import IceCredentials, TransportStatus
+from signaling.rooms.memory import Unpacker, pack
+from tests.signaling.rooms.world import Client, World, user_packet
+
+UNPACKER = Unpacker(lambda: IceCredentials(ufrag="again", pwd="a" * 24))
+
+
+def busy_world() -> tuple[World, Client, Client]:
+    world = World()
+    alice = world.join("alice", can_update_own_metadata=True, attributes={"a": "1"}, can_publish_sources=("camera",))
+    bob = world.join("bob", single=False)
+    alice.publish_video()
+    bob.publish_audio()
+    alice.say(publish_data_track_request=rtc.PublishDataTrackRequest(pub_handle=3, name="d"))
+    bob.say(track_setting=rtc.UpdateTrackSettings(track_sids=[alice.track("cam").sid], width=100))
+    alice.say(subscription_permission=rtc.SubscriptionPermission(all_participants=True))
+    alice.send_on("parked", "audio")
+    world.data(alice, user_packet(b"x", sequence=4))
+    return world, alice, bob
+
+
+def plain(value: Any) -> Any:
+    """Records as what they are packed to, to be compared."""
+    return msgspec.msgpack.decode(pack(value))
+
+
+def test_a_record_is_the_same_after_packing() -> None:
+    world, _, _ = busy_world()
+    for participant in world.room.core.participants.values():
+        again = UNPACKER.participant(pack(participant))
+        assert plain(again) == plain(participant)
+        assert again.info() == participant.info()
+        assert again.grants == participant.grants
+        assert again.subscriptions == participant.subscriptions
+        assert again.parked == participant.parked
+        assert again.publishing.state == participant.publishing.state
+    assert UNPACKER.room(pack(world.record)) == world.record
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    world, _, _ = busy_world()
+    packed = pack(next(iter(world.room.core.participants.values())))
+    for broken in (b"", b"\xc1", packed[:-5], b"\x80", pack(world.record)):
+        with pytest.raises(msgspec.MsgspecError):
+            UNPACKER.participant(broken)
+
+
+def test_a_room_goes_on_after_a_restart() -> None:
+    world, alice, bob = busy_world()
+    before = {one.identity: one.info() for one in world.room.core.participants.values()}
+    commands = len(world.worker.log)
+    world.restart()
+    world.apply(world.room.attach(world.snapshot(), world.now))
+    assert len(world.worker.log) == commands
+    assert {one.identity: one.info() for one in world.room.core.participants.values()} == before
+    world.resume(alice)
+    world.resume(bob)
+    assert set(alice.people) == set(bob.people) == {alice.sid, bob.sid}
+    # Both negotiations go on where they were.
+    third = alice.publish_video("second")
+    alice.stop_sending("cam")
+    assert set(bob.record.subscriptions) == {third.sid}
+    (copy,) = [one for one in world.worker.downtracks.values() if one.transport == bob.record.receiving.transport]
+    assert bob.heard("offer")[-1].mid_to_track_id[copy.mid] == third.sid
+    world.data(alice, user_packet(b"old", sequence=4))
+    assert alice.record.last_sequence == 4
+
+
+def test_who_does_not_come_back_after_a_restart_goes_in_time() -> None:
+    world, _, bob = busy_world()
+    world.restart()
+    world.apply(world.room.attach(world.snapshot(), world.now))
+    world.resume(bob)
+    world.wait(world.settings.signal_absence_seconds + 1)
+    assert set(bob.people) == {bob.sid}
+
+
+def test_whose_media_died_meanwhile_is_gone_at_once() -> None:
+    world, alice, bob = busy_world()
+    world.restart()
+    snapshot = world.snapshot()
+    gone = alice.record.publisher.transport
+    world.worker.close(gone)
+    left = tuple(summary for summary in snapshot.transports if summary.transport != gone)
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, transports=left), world.now))
+    assert alice.sid not in world.room.core.participants
+    world.resume(bob)
+    assert set(bob.people) == {bob.sid}
+
+
+def test_one_who_was_still_connecting_has_his_time() -> None:
+    world = World()
+    alice = world.join("alice", connected=False)
+    world.restart()
+    world.apply(world.room.attach(world.snapshot(alice=TransportStatus.CONNECTING), world.now))
+    assert alice.sid in world.room.core.participants
+    world.wait(world.settings.connect_seconds + 1)
+    assert not world.room.core.participants
+
+
+def test_an_empty_room_is_found_again_and_ends_in_time() -> None:
+    world = World(departure_timeout_seconds=20)
+    world.join("alice").say(leave=rtc.LeaveRequest())
+    world.restart()
+    assert world.room.deadline() == world.seconds + 20
+    world.wait(21)
+    assert world.room.core.is_over
+
+
+def test_what_the_worker_needs_is_asked_of_the_publisher_after_a_restart() -> None:
+    world, alice, _ = busy_world()
+    world.restart()
+    snapshot = world.snapshot()
+    uptracks = tuple(msgspec.structs.replace(one, max_spatial=1) for one in snapshot.uptracks)
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, uptracks=uptracks), world.now))
+    world.resume(alice)
+    update = alice.heard("subscribed_quality_update")[-1]
+    assert [quality.enabled for quality in update.subscribed_qualities] == [True, True, False]
+    world.event(border.UptrackDemand(uptrack=1, max_spatial=1))
