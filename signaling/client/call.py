@@ -35,12 +35,11 @@ class Call(Joining, Ringing, Rights, Captures):
 
         force: even if the last admin goes.
         """
-        self._named()
         body: dict[str, Any] = {"upsert": [member_item(m) for m in upsert], "remove": list(remove)}
         body = {name: value for name, value in body.items() if value}
         if force:
             body["force"] = True
-        data = await self._client.transport.request("PATCH", self.path("/members"), body)
+        data = await self._send("PATCH", "/members", body)
         return self._client.transport.value(data["members"], Page[Member])
 
     async def add_members(self, members: Iterable[MemberLike]) -> Page[Member]:

@@ -40,15 +40,20 @@ class CallBase:
 
     @property
     def staged(self) -> Mapping[str, Any]:
-        """What `update` was told before the call existed; it goes out with the next `get_or_create`, `get` or join."""
+        """What `update` was told before the call was known to exist; it goes out with the next verb."""
         return dict(self._staged)
 
     def path(self, below: str = "") -> str:
         return f"/calls/{segment(self.type)}/{segment(self.id)}{below}"
 
-    async def _post(self, below: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _send(self, method: str, below: str, body: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        """Send what changes something in a call that exists; what `update` staged comes first."""
         self._named()
-        return await self._client.transport.request("POST", self.path(below), body or {}, once=True)
+        await self._apply_staged()
+        return await self._client.transport.request(method, self.path(below), body, **more)
+
+    async def _post(self, below: str, body: Mapping[str, Any] | None = None) -> Any:
+        return await self._send("POST", below, body or {}, once=True)
 
     async def _pages(
         self, method: str, below: str, kind: type[Any], limit: int, body: Mapping[str, Any] | None = None

@@ -37,7 +37,6 @@ class Captures(CallBase):
         return self._client.transport.value(data[name], Recording)
 
     async def _stop_capture(self, plural: str, name: str, capture: Recording | str) -> Recording:
-        self._named()
         capture_id = capture if isinstance(capture, str) else capture.id
-        data = await self._client.transport.request("DELETE", self.path(f"/{plural}/{segment(capture_id)}/active"))
+        data = await self._send("DELETE", f"/{plural}/{segment(capture_id)}/active")
         return self._client.transport.value(data[name], Recording)

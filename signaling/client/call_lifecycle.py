@@ -114,6 +114,7 @@ class Lifecycle(CallBase):
         query = {"mode": "hard" if hard else "soft"}
         data = await self._client.transport.request("DELETE", self.path(), query=query)
         self.info, self.session, self.own_capabilities = None, None, frozenset()
+        self._staged.clear()
         return str(data["task_id"]) if hard else None
 
     async def end(self) -> CallInfo:
@@ -145,11 +146,8 @@ class Lifecycle(CallBase):
             "start_transcription": start_transcription,
             "notify": notify,
         }
-        self._named()
-        return self._changed(await self._client.transport.request("PUT", self.path("/live"), body))
+        return self._changed(await self._send("PUT", "/live", body))
 
     async def stop_live(self, *, remove_viewers: bool = True) -> CallInfo:
         """Close the backstage again; who may not be there leaves, unless `remove_viewers` is False."""
-        self._named()
-        query = {"remove_viewers": remove_viewers}
-        return self._changed(await self._client.transport.request("DELETE", self.path("/live"), query=query))
+        return self._changed(await self._send("DELETE", "/live", query={"remove_viewers": remove_viewers}))

@@ -37,8 +37,7 @@ class Rights(CallBase):
 
     async def withdraw_request(self, request: PermissionRequest | str) -> None:
         request_id = request if isinstance(request, str) else request.id
-        self._named()
-        await self._client.transport.request("DELETE", self.path(f"/permission-requests/{segment(request_id)}"))
+        await self._send("DELETE", f"/permission-requests/{segment(request_id)}")
 
     async def change_capabilities(
         self,
@@ -49,10 +48,9 @@ class Rights(CallBase):
         persist: bool = False,
     ) -> CapabilitySet:
         """Grant and revoke directly. persist: beyond the session, in the membership."""
-        self._named()
         body = {"grant": list(grant), "revoke": list(revoke), "persist": persist}
-        path = self.path(f"/participants/{segment(user_id)}/capabilities")
-        return await self._client.transport.get(CapabilitySet, "PATCH", path, body)
+        data = await self._send("PATCH", f"/participants/{segment(user_id)}/capabilities", body)
+        return self._client.transport.value(data, CapabilitySet)
 
     async def explain(self, user_id: str | None = None) -> Explanation:
         """Say step by step why a user may do what he may; oneself if nobody is named."""
@@ -79,14 +77,12 @@ class Rights(CallBase):
         await self._post(f"/participants/{segment(user_id)}/kick", {"block": block})
 
     async def block(self, user_id: str, *, reason: str | None = None, expires_at: datetime | None = None) -> Block:
-        self._named()
         body = {"reason": reason, "expires_at": zoned(expires_at)}
-        data = await self._client.transport.request("PUT", self.path(f"/blocks/{segment(user_id)}"), body)
+        data = await self._send("PUT", f"/blocks/{segment(user_id)}", body)
         return self._client.transport.value(data["block"], Block)
 
     async def unblock(self, user_id: str) -> None:
-        self._named()
-        await self._client.transport.request("DELETE", self.path(f"/blocks/{segment(user_id)}"))
+        await self._send("DELETE", f"/blocks/{segment(user_id)}")
 
     async def lobby(self) -> Sequence[LobbyEntry]:
         """Return who waits in the lobby."""

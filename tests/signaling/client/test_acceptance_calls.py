@@ -282,6 +282,27 @@ async def test_a49_staged_values_change_an_existing_call_or_the_refusal_surfaces
         assert mallory.staged == {"custom": {"name": "mine"}}
 
 
+async def test_a49_any_verb_on_an_existing_call_brings_the_staged_values_with_it(world: World, people: People) -> None:
+    await world.users("bob")
+    await people("alice").make_call("livestream", "x").get_or_create()
+    verbs = ["go_live", "stop_live", "end", "reopen"]
+    for number, verb in enumerate(verbs):
+        again = people("alice").make_call("livestream", "x")
+        await again.update(custom={"n": number})
+        await getattr(again, verb)()
+        assert again.staged == {}
+        assert again.info is not None
+        assert again.info.custom == {"n": number}
+    again = people("alice").make_call("livestream", "x")
+    await again.update(custom={"n": "members"})
+    await again.add_members(["bob"])
+    assert (await again.get()).call.custom == {"n": "members"}
+    gone = people("alice").make_call("livestream", "x")
+    await gone.update(custom={"n": "gone"})
+    await gone.delete()
+    assert gone.staged == {}
+
+
 GROUPS: list[tuple[str, dict[str, Any]]] = [
     ("ring", {"auto_cancel_timeout_ms": 10_000}),
     ("audio", {"mic_default_on": False}),
