@@ -25,7 +25,6 @@ from signaling import structured_logs
 from signaling.calls.principal import mint
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
-from signaling.load.command import load_test
 from signaling.probe.command import probe
 from signaling.room_service_client import RoomServiceClient
 from signaling.settings_sources import LoadedSettings, load
@@ -40,7 +39,6 @@ app = typer.Typer(
 )
 
 app.add_typer(rooms_app, name="rooms")
-app.command("load")(load_test)
 app.command()(probe)
 
 USAGE_EXIT_CODE = 2

@@ -1,0 +1,57 @@
+"""`python -m bench.quality`: all scenarios, their table on the terminal, plots in `bench/results/quality`.
+
+With `--docs` the summary page in `docs/` is written anew. The process ends with 1 if a target is missed and `--strict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.quality import draw, page
+from bench.quality.figures import Row, read, rows
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "bench" / "results" / "quality"
+SCENARIOS = ROOT / "sfu" / "core" / "sim" / "scenarios" / "quality.json"
+
+
+def simulate(binary: Path, seeds: int, only: list[str]) -> None:
+    if not only and RESULTS.exists():
+        shutil.rmtree(RESULTS)
+    command = [str(binary), "run", "--out", str(RESULTS), "--seeds", str(seeds)]
+    for name in only:
+        command += ["--only", name]
+    subprocess.run(command, check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.add_argument("--binary", type=Path, default=ROOT / "sfu" / "core" / "target" / "release" / "callyard-sim")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this scenario alone; repeatable")
+    parser.add_argument("--docs", action="store_true", help="write docs/quality.md and its plots anew")
+    parser.add_argument("--strict", action="store_true", help="fail if a target is missed")
+    options = parser.parse_args()
+
+    simulate(options.binary, options.seeds, options.only)
+    order = [scenario["name"] for scenario in json.loads(SCENARIOS.read_text())]
+    table: list[Row] = list(rows(read(RESULTS), order))
+    if options.only:
+        table = [row for row in table if row.name in options.only]
+    for row in table:
+        draw.call(row.typical, RESULTS / f"{row.name}.png")
+    print(page.terminal(table))
+    print(f"\nplots and figures: {RESULTS.relative_to(ROOT)}")
+    if options.docs:
+        page.write(ROOT / "docs", table, options.seeds)
+    missed = [cell for row in table for cell in row.cells if cell.passed is False]
+    return 1 if options.strict and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+//! Short calls in virtual time: what must hold whatever the link does, and that one seed is one call.
+
+use callyard_proto::config::Config;
+use callyard_sim::call::Call;
+use callyard_sim::link::{LinkSpec, Rival};
+use callyard_sim::metrics;
+use callyard_sim::profile::Rate;
+use callyard_sim::receiver::video::Faults;
+use callyard_sim::scenario::{Publisher, Scenario, Subscriber, Targets, Video};
+use callyard_sim::trace::Trace;
+
+fn constant(kbps: f64) -> Option<Rate> {
+    Some(Rate::Constant { kbps })
+}
+
+fn publisher(video: &[Video]) -> Publisher {
+    Publisher { video: video.to_vec(), audio: true, muted: Vec::new(), count: None }
+}
+
+fn scenario(seconds: f64, publishers: Vec<Publisher>, links: &[LinkSpec]) -> Scenario {
+    let subscriber = |link: &LinkSpec| Subscriber { link: link.clone(), tiles: Vec::new(), count: None };
+    Scenario {
+        name: "short".to_owned(),
+        title: "short".to_owned(),
+        seconds,
+        publishers,
+        subscribers: links.iter().map(subscriber).collect(),
+        targets: Targets::default(),
+    }
+}
+
+fn run(scenario: &Scenario, seed: u64) -> Call {
+    let mut call = Call::new(scenario, seed, Config::default());
+    call.run();
+    call
+}
+
+/// Two records of decisions are the same; if not, the first difference is told.
+fn assert_same(a: &Trace, b: &Trace) {
+    let (a, b) = (a.events(), b.events());
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!(a, b);
+    }
+    assert_eq!(a.len(), b.len());
+}
+
+/// No number with two contents, no picture id or base-layer count that goes back, no size torn without a key frame.
+fn assert_sound(call: &Call) {
+    for screen in &call.screens {
+        assert_eq!(screen.video.faults, Faults::default(), "subscriber {}", screen.subscriber);
+        for pair in screen.video.shown.windows(2) {
+            // A climb may begin with the picture that was seen smaller a moment ago.
+            let goes_on = pair[0].frame < pair[1].frame || pair[0].frame == pair[1].frame && pair[1].is_key;
+            assert!(goes_on, "every picture once, in the order it was taken: {pair:?}");
+        }
+        assert!(screen.video.shown.first().is_none_or(|first| first.is_key));
+    }
+}
+
+#[test]
+fn a_link_with_room_shows_everything_and_never_takes_back_a_climb() {
+    let link = LinkSpec { rate: constant(8_000.0), ..LinkSpec::default() };
+    for seed in [1, 2] {
+        let call = run(&scenario(20.0, vec![publisher(&[Video::Camera])], std::slice::from_ref(&link)), seed);
+        assert_sound(&call);
+        let metrics = metrics::of(&call);
+        assert!(metrics.utility > 0.95, "{metrics:?}");
+        assert_eq!((metrics.reversals_per_min, metrics.longest_freeze_ms), (0.0, 0.0), "{metrics:?}");
+        assert!(metrics.concealed_percent < 0.1, "{metrics:?}");
+        assert_eq!(call.subscriber(0).client.holes(call.screens[0].ssrc), 0, "no number is left out");
+    }
+}
+
+#[test]
+fn streams_stay_sound_over_steps_losses_mutes_and_rivals() {
+    let steps = Rate::Steps { steps: vec![(0.0, 3_000.0), (5.0, 400.0), (12.0, 3_000.0)] };
+    let rival = Some(Rival::Constant { kbps: 1_500.0, from_s: 6.0, to_s: 12.0 });
+    let links = [
+        LinkSpec { rate: Some(steps), ..LinkSpec::default() },
+        LinkSpec { rate: constant(3_000.0), loss: 0.1, ..LinkSpec::default() },
+        LinkSpec { rate: constant(3_000.0), loss: 0.05, burst: 8.0, jitter_ms: 10.0, ..LinkSpec::default() },
+        LinkSpec { rate: constant(2_500.0), rival, ..LinkSpec::default() },
+        LinkSpec { rate: Some(Rate::Lte { mean_kbps: 1_500.0 }), delay_ms: 60.0, ..LinkSpec::default() },
+    ];
+    let mut publishers = vec![publisher(&[Video::Camera, Video::Screen]), publisher(&[Video::CameraSvc])];
+    publishers[1].muted = vec![(8.0, 10.0)];
+    for seed in 1..=2 {
+        let call = run(&scenario(15.0, publishers.clone(), &links), seed);
+        assert_sound(&call);
+        assert_eq!(call.counters().panics, 0);
+    }
+}
+
+#[test]
+fn one_seed_is_one_call_and_a_trace_of_it_can_be_played_again() {
+    let steps = Rate::Steps { steps: vec![(0.0, 2_000.0), (4.0, 500.0)] };
+    let link = LinkSpec { rate: Some(steps), loss: 0.01, ..LinkSpec::default() };
+    let scenario = scenario(10.0, vec![publisher(&[Video::Camera])], &[link]);
+    let record = || {
+        let mut call = Call::recorded(&scenario, 7, Config::default());
+        call.run();
+        call.trace.take().expect("it was recorded")
+    };
+    let trace = record();
+    assert_same(&trace, &record());
+
+    let mut text = Vec::new();
+    trace.write(&mut text).expect("memory takes all");
+    let read = Trace::read(std::str::from_utf8(&text).expect("JSON is text")).expect("what was written can be read");
+    assert_eq!(read, trace);
+    let mut call = Call::replayed(&read, Config::default()).expect("the trace names its call");
+    call.run();
+    let again = call.trace.take().expect("a replay is recorded");
+    // The models do not run: nothing that they would be told by the core changes what is sent.
+    assert_same(&trace, &again);
+}
