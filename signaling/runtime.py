@@ -61,6 +61,7 @@ _ID_BITS = 30
 """Border ids carry their room: room number above, a count below."""
 _REVIVED_GAP = 1 << 16
 """Ids skipped after a restart: some may have been used and not remembered."""
+_SNAPSHOT_SECONDS = 5.0
 _LAZY_SECONDS = 0.2
 _ROOM_KEY = "room/"
 _PARTICIPANT_KEY = "participant/"
@@ -136,7 +137,7 @@ class Rooms:
         self._unix_ms = unix_ms
         self._rpc: dict[str, asyncio.Future[RpcEnded]] = {}
         self._gone = asyncio.Event()
-        """Set when a participant or a signal connection is gone."""
+        """Set when a participant or a signal connection is gone; while starting, when a worker says something."""
         self._early: deque[tuple[WorkerHandle, AnyEvent]] | None = deque()
         self.node = Node(settings.node, self._event, self._worker_lost)
         info = models.ServerInfo(
@@ -156,10 +157,15 @@ class Rooms:
         workers = await self.node.start()
         for worker in workers:
             await self._revive(worker)
-        # What workers said meanwhile is older than the snapshots that were asked for.
+        # Nobody may join before the snapshots are there: they would not show him.
+        await self._until(lambda: self._have_all_snapshots(workers), _SNAPSHOT_SECONDS)
         early, self._early = self._early or deque(), None
         for worker, event in early:
             self._event(worker, event)
+
+    def _have_all_snapshots(self, workers: Iterable[WorkerHandle]) -> bool:
+        told = {worker.id for worker, event in self._early or () if isinstance(event, border.Snapshot)}
+        return all(worker.id in told or not worker.alive for worker in workers)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Take no new rooms, and wait until nobody is left or the deadline passes."""
@@ -175,6 +181,7 @@ class Rooms:
         await self._until(lambda: not self._sessions, self.settings.drain.leave_seconds)
 
     async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait until it holds, looking at every event of a start and whenever somebody is gone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not holds():
@@ -352,6 +359,7 @@ class Rooms:
     def _event(self, worker: WorkerHandle, event: AnyEvent) -> None:
         if self._early is not None:
             self._early.append((worker, event))
+            self._gone.set()
             return
         now = self.now()
         match event:
@@ -415,9 +423,12 @@ class Rooms:
             except (msgspec.MsgspecError, ValueError) as error:
                 log.error("memory_unreadable", worker=worker.id, key=key.split("/")[0], reason=str(error))
                 worker.forget(key)
-        for record in records:
-            if record.name in self.hosted:
-                continue
+        revived = {str(record.number): record for record in records if record.name not in self.hosted}
+        for key in items:
+            # A room that another worker has by now, or people of a room that is not there any more.
+            if key.startswith((_ROOM_KEY, _PARTICIPANT_KEY)) and key.split("/")[1] not in revived:
+                worker.forget(key)
+        for record in revived.values():
             self._last_number = max(self._last_number, record.number)
             hosted = self._host(record, worker)
             people = sorted(participants.get(record.number, []), key=lambda participant: participant.joined_at_ms)

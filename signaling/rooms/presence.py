@@ -21,6 +21,7 @@ from signaling.rooms.effects import (
     ParticipantConnected,
     ParticipantJoined,
     ParticipantLeft,
+    RpcEnded,
     Send,
     SessionId,
 )
@@ -449,6 +450,10 @@ def leave(
         if connection is not None and connection.is_added:
             room.by_transport.pop(connection.transport, None)
             room.command(border.RemoveTransport(transport=connection.transport))
+    for request_id in [call for call, callee in room.server_calls.items() if callee == participant.identity]:
+        del room.server_calls[request_id]
+        room.timers.clear(("rpc", request_id))
+        room.out.append(RpcEnded(request_id, "", "the participant has left"))
     for kind in ("connect", "gone", "absent", "refresh"):
         room.timers.clear((kind, participant.sid))
     room.touch(participant)

@@ -205,6 +205,7 @@ class Room:
     def attach(self, snapshot: border.Snapshot, now: Moment) -> list[Effect]:
         """Take what lives on the worker for true, after events may have been missed."""
         core = self.core
+        self._make_good(snapshot, now)
         alive = {summary.transport: summary for summary in snapshot.transports}
         for transport, participant in tuple(core.by_transport.items()):
             summary = alive.get(transport)
@@ -221,6 +222,27 @@ class Room:
                     core, border.UptrackDemand(uptrack=uptrack.uptrack, max_spatial=uptrack.max_spatial)
                 )
         return self._effects()
+
+    def _make_good(self, snapshot: border.Snapshot, now: Moment) -> None:
+        """What we do not know of goes; whoever misses something comes back afresh and gets it anew."""
+        core = self.core
+        ours = core.by_transport
+        unknown = [
+            one.uptrack for one in snapshot.uptracks if one.transport in ours and one.uptrack not in core.by_uptrack
+        ]
+        for uptrack in unknown:
+            core.command(border.RemoveUptrack(uptrack=uptrack))
+        sent = {number: found for number, found in core.by_downtrack.items() if found[1].sent is not None}
+        for one in snapshot.downtracks:
+            # Those of an uptrack that goes end with it.
+            if one.transport in ours and one.downtrack not in sent and one.uptrack not in unknown:
+                core.command(border.RemoveDowntrack(downtrack=one.downtrack))
+        uptracks = {one.uptrack for one in snapshot.uptracks}
+        downtracks = {one.downtrack for one in snapshot.downtracks}
+        without = [found[0] for number, found in core.by_uptrack.items() if number not in uptracks]
+        without += [found[0] for number, found in sent.items() if number not in downtracks]
+        for participant in without:
+            presence.leave(core, participant, Reason.STATE_MISMATCH, now, is_told=True, action=_Action.RECONNECT)
 
     # --- time --------------------------------------------------------------------------------------------------------
 

@@ -128,3 +128,28 @@ def test_what_the_worker_needs_is_asked_of_the_publisher_after_a_restart() -> No
     update = alice.heard("subscribed_quality_update")[-1]
     assert [quality.enabled for quality in update.subscribed_qualities] == [True, True, False]
     world.event(border.UptrackDemand(uptrack=1, max_spatial=1))
+
+
+def test_what_the_worker_has_and_we_do_not_know_goes() -> None:
+    world, alice, bob = busy_world()
+    world.restart()
+    (uptrack, *_) = world.worker.uptracks.values()
+    copy = next(one for one in world.worker.downtracks.values() if one.uptrack == uptrack.uptrack)
+    world.worker.apply(msgspec.structs.replace(uptrack, uptrack=901))
+    world.worker.apply(msgspec.structs.replace(copy, downtrack=902, mid="902"))
+    world.worker.apply(msgspec.structs.replace(copy, downtrack=903, uptrack=901, mid="903"))
+    world.apply(world.room.attach(world.snapshot(), world.now))
+    assert world.worker.log[-2:] == [border.RemoveUptrack(uptrack=901), border.RemoveDowntrack(downtrack=902)]
+    world.resume(alice)
+    world.resume(bob)
+    assert world.worker.downtracks.keys() == world.room.core.by_downtrack.keys()
+
+
+def test_whoever_misses_something_on_the_worker_comes_back_afresh() -> None:
+    world, alice, bob = busy_world()
+    number = bob.record.subscriptions[alice.track("cam").sid].downtrack
+    del world.worker.downtracks[number]
+    world.worker.ended.add(number)
+    world.apply(world.room.attach(world.snapshot(), world.now))
+    assert bob.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+    assert set(alice.people) == {alice.sid}

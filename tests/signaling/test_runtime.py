@@ -1,0 +1,644 @@
+"""The edge around rooms: where they live, who is connected, effects in order; with workers in memory and real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from livekit.protocol import models, rtc
+from livekit.protocol import room as api
+from livekit.protocol.webhook import WebhookEvent
+from prometheus_client import CollectorRegistry
+
+from sfu import border
+from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
+from sfu.node import Node, WorkerHandle
+from sfu.sdp import Direction
+from signaling import tokens
+from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
+from signaling.rooms.effects import SessionId
+from signaling.rooms.grants import Grants
+from signaling.rooms.presence import JoinParameters, RoomFull
+from signaling.runtime import Hosted, Rooms
+from signaling.runtime_metrics import RoomMetrics
+from signaling.settings import Settings
+from signaling.wire.livekit.frames import Frame
+from tests.signaling.rooms.world import Section, offer_of, user_packet
+
+SECRET = "a secret of thirty-two bytes or so"
+ACTIONS = rtc.LeaveRequest.Action
+REASONS = models.DisconnectReason
+
+
+# --- a worker in memory ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Info:
+    fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint(algorithm="sha-256", value="AA"))
+
+
+@dataclass(eq=False)
+class MemoryWorker:
+    """What `WorkerHandle` offers, without a process. `log`: everything that was sent, in order."""
+
+    id: str
+    events: Callable[[Any, AnyEvent], None] | None = None
+    alive: bool = True
+    info: Info = field(default_factory=Info)
+    log: list[Any] = field(default_factory=list)
+    memory: dict[str, bytes] = field(default_factory=dict)
+    transports: dict[int, border.AddTransport] = field(default_factory=dict)
+    candidates: list[tuple[str, str, int]] = field(default_factory=lambda: [("udp", "192.0.2.7", 7882)])
+
+    def send(self, *commands: AnyCommand) -> None:
+        for command in commands:
+            self.log.append(command)
+            match command:
+                case border.AddTransport():
+                    self.transports[command.transport] = command
+                case border.RemoveTransport():
+                    self.transports.pop(command.transport, None)
+                case border.TakeSnapshot():
+                    assert self.events is not None
+                    asyncio.get_running_loop().call_soon(self.events, self, self.snapshot())
+                case _:
+                    pass
+
+    def snapshot(self) -> border.Snapshot:
+        return border.Snapshot(
+            transports=tuple(
+                border.TransportSummary(transport=n, room=one.room, state=TransportStatus.CONNECTED, channels=())
+                for n, one in self.transports.items()
+            )
+        )
+
+    def remember(self, key: str, value: bytes) -> None:
+        self.log.append(("remember", key))
+        self.memory[key] = value
+
+    def forget(self, key: str) -> None:
+        self.log.append(("forget", key))
+        self.memory.pop(key, None)
+
+    async def recall(self) -> dict[str, bytes]:
+        return dict(self.memory)
+
+
+@dataclass
+class MemoryNode:
+    workers: list[MemoryWorker]
+    count: int = 2
+
+    async def start(self) -> list[MemoryWorker]:
+        return self.workers
+
+
+@dataclass(eq=False)
+class Signal:
+    """One signal connection; notes what it is sent, and where that stands among the worker's commands."""
+
+    worker_log: list[Any] = field(default_factory=list)
+    messages: list[rtc.SignalResponse] = field(default_factory=list)
+    closed: str | None = None
+    number: SessionId = 0
+
+    def send(self, frame: Frame) -> None:
+        self.messages.append(rtc.SignalResponse.FromString(frame.binary))
+        self.worker_log.append(("told", frame.message.WhichOneof("message")))
+
+    def close(self, reason: str) -> None:
+        self.closed = reason
+
+    def kinds(self) -> list[str]:
+        return [message.WhichOneof("message") or "" for message in self.messages]
+
+    @property
+    def sid(self) -> str:
+        return str(self.messages[0].join.participant.sid)
+
+    @property
+    def leave(self) -> rtc.LeaveRequest:
+        assert self.messages[-1].WhichOneof("message") == "leave"
+        return self.messages[-1].leave
+
+
+@dataclass
+class Edge:
+    rooms: Rooms
+    workers: list[MemoryWorker]
+    events: list[WebhookEvent]
+    metrics: CollectorRegistry
+
+    @classmethod
+    async def start(cls, workers: list[MemoryWorker] | None = None, **settings: Any) -> Edge:
+        events: list[WebhookEvent] = []
+        registry = CollectorRegistry()
+        made = Settings(key="devkey", secret=SECRET, **settings)
+        rooms = Rooms(made, RoomMetrics(registry), events.append)
+        there = [MemoryWorker("0-a"), MemoryWorker("1-b")] if workers is None else workers
+        rooms.node = cast(Node, MemoryNode(there))
+        for worker in there:
+            worker.events = rooms._event
+        await rooms.start()
+        return cls(rooms, there, events, registry)
+
+    def grants(self, identity: str = "alice", room: str = "lobby", **more: Any) -> Grants:
+        key = next(iter(self.rooms.settings.keyring))
+        return Grants(key=key, identity=identity, room=room, room_join=True, **more)
+
+    def parameters(self, identity: str = "alice", room: str = "lobby", **more: Any) -> JoinParameters:
+        grants = more.pop("grants", None) or self.grants(identity, room)
+        sections = [Section(str(n), "audio" if n < 2 else "video", Direction.RECVONLY) for n in range(4)]
+        offer = rtc.SessionDescription(type="offer", sdp=offer_of(sections), id=1)
+        client = models.ClientInfo(protocol=17)
+        return JoinParameters(grants=grants, client=client, is_single=True, offer=offer, **more)
+
+    async def join(self, identity: str = "alice", room: str = "lobby", **more: Any) -> Signal:
+        parameters = await self.rooms.admit(self.parameters(identity, room, **more))
+        hosted = self.rooms.hosted.get(room)
+        log: list[Any] = getattr(hosted.worker, "log", []) if hosted is not None else []
+        signal = Signal(log)
+        signal.number = self.rooms.connect(signal, parameters)
+        return signal
+
+    def hosted(self, room: str = "lobby") -> Hosted:
+        return self.rooms.find(room)
+
+    def worker_of(self, room: str = "lobby") -> MemoryWorker:
+        return cast(MemoryWorker, self.hosted(room).worker)
+
+    def says(self, worker: MemoryWorker, event: AnyEvent) -> None:
+        self.rooms._event(cast(WorkerHandle, worker), event)
+
+    def connect(self, signal: Signal, room: str = "lobby") -> None:
+        participant = self.hosted(room).room.core.participants[signal.sid]
+        state = TransportStatus.CONNECTED
+        self.says(
+            self.worker_of(room),
+            border.TransportState(transport=participant.publisher.transport, state=state, reason=""),
+        )
+
+    def lose(self, worker: MemoryWorker) -> None:
+        worker.alive = False
+        self.workers.remove(worker)
+        self.rooms._worker_lost(cast(WorkerHandle, worker))
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.get_sample_value(name, labels) or 0.0
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_worker_knows_before_clients_do_and_remembers_before_that() -> None:
+    edge = await Edge.start()
+    edge.rooms.create("lobby")
+    log = edge.worker_of().log
+    signal = await edge.join()
+    kinds = [entry if isinstance(entry, tuple) else type(entry).__name__ for entry in log]
+    told = [index for index, entry in enumerate(kinds) if entry[0] == "told"]
+    assert max(i for i, entry in enumerate(kinds) if entry == "AddTransport") < told[0]
+    assert (
+        max(i for i, entry in enumerate(kinds) if entry == ("remember", f"participant/{number_of(edge)}/{signal.sid}"))
+        < told[0]
+    )
+    assert signal.kinds() == ["join", "refresh_token", "update", "answer"]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it does not come to hold")
+
+
+def number_of(edge: Edge, room: str = "lobby") -> int:
+    return edge.hosted(room).record.number
+
+
+async def test_a_refreshed_token_opens_the_same_room_with_the_same_rights() -> None:
+    edge = await Edge.start()
+    signal = await edge.join(grants=edge.grants(can_publish=False, name="A"))
+    text = signal.messages[1].refresh_token
+    grants = tokens.verify(text, edge.rooms.settings.keyring, edge.rooms._unix_ms() / 1000)
+    assert (grants.identity, grants.room, grants.room_join, grants.can_publish) == ("alice", "lobby", True, False)
+    assert grants.name == "A"
+
+
+async def test_webhooks_and_figures_follow_from_effects() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    edge.connect(signal)
+    assert [event.event for event in edge.events] == ["room_started", "participant_joined"]
+    assert edge.counted("callyard_rooms") == edge.counted("callyard_participants") == 1
+    assert edge.counted("callyard_join_duration_seconds_count") == 1
+    edge.rooms.request(signal.number, rtc.SignalRequest(answer=rtc.SessionDescription()))
+    assert edge.counted("callyard_signal_dropped_total", reason="answer_in_single_mode") == 1
+    edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    assert signal.closed == "client_initiated"
+    assert edge.counted("callyard_participants_left_total", reason="client_initiated") == 1
+    assert edge.counted("callyard_participants") == 0
+
+
+async def test_what_is_told_to_many_is_written_once() -> None:
+    edge = await Edge.start()
+    frames: list[Frame] = []
+
+    @dataclass
+    class Noting(Signal):
+        def send(self, frame: Frame) -> None:
+            frames.append(frame)
+
+    for number in range(3):
+        edge.rooms.connect(Noting(), edge.parameters(f"u{number}"))
+    frames.clear()
+    await edge.join("late")
+    updates = [frame for frame in frames if frame.message.WhichOneof("message") == "update"]
+    assert len(updates) == 3
+    assert len({id(frame) for frame in updates}) == 1
+
+
+async def test_messages_of_a_connection_that_is_gone_go_nowhere() -> None:
+    edge = await Edge.start()
+    signal, other = await edge.join(), await edge.join("bob")
+    edge.connect(signal)
+    edge.rooms.disconnected(signal.number)
+    before = len(signal.messages)
+    edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    edge.rooms.request(other.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    assert len(signal.messages) == before
+    assert signal.sid in edge.hosted().room.core.participants
+    edge.rooms.disconnected(signal.number)
+
+
+async def test_counts_are_remembered_a_little_later() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    edge.connect(signal)
+    worker = edge.worker_of()
+    transport = edge.hosted().room.core.participants[signal.sid].publisher.transport
+    worker.log.clear()
+    for number in (1, 2, 3):
+        payload = user_packet(b"x", sequence=number).SerializeToString()
+        edge.says(worker, border.DataMessage(transport=transport, label="_reliable", payload=payload))
+    assert not worker.log
+    await until(lambda: bool(worker.log))
+    assert worker.log == [("remember", f"participant/{number_of(edge)}/{signal.sid}")]
+
+
+async def test_a_room_that_ends_is_forgotten_everywhere() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    worker = edge.worker_of()
+    edge.rooms.apply(edge.hosted(), edge.hosted().room.close(REASONS.ROOM_DELETED, edge.rooms.now()))
+    assert signal.leave.reason == REASONS.ROOM_DELETED
+    assert not worker.memory
+    assert not worker.transports
+    assert not edge.rooms.hosted
+    assert [event.event for event in edge.events][-1] == "room_finished"
+
+
+async def test_a_room_ends_by_its_own_time() -> None:
+    edge = await Edge.start()
+    edge.rooms.create("lobby", empty_timeout_seconds=1)
+    await until(lambda: not edge.rooms.hosted)
+    assert [event.event for event in edge.events] == ["room_started", "room_finished"]
+
+
+# --- admission ------------------------------------------------------------------------------------------------------
+
+
+async def test_without_rooms_on_demand_only_those_that_were_made_are_joined() -> None:
+    edge = await Edge.start(rooms={"auto_create": False})
+    with pytest.raises(NotFound, match="requested room does not exist"):
+        await edge.join()
+    await edge.join(room="mine", grants=edge.grants(room="mine", room_create=True))
+    edge.rooms.create("lobby")
+    assert (await edge.join()).kinds()[0] == "join"
+
+
+async def test_a_token_may_bring_the_configuration_of_a_room_that_it_makes() -> None:
+    edge = await Edge.start()
+    config = {"emptyTimeout": 7, "departure_timeout": 8, "maxParticipants": 1, "metadata": "m", "egress": {}}
+    await edge.join(grants=edge.grants(room_config=config))
+    record = edge.hosted().record
+    assert (record.empty_timeout_seconds, record.departure_timeout_seconds) == (7, 8)
+    assert (record.participants_max, record.metadata) == (1, "m")
+    with pytest.raises(RoomFull):
+        await edge.join("bob")
+    odd = {"emptyTimeout": -1, "departureTimeout": "x", "maxParticipants": True, "metadata": 5}
+    await edge.join(room="odd", grants=edge.grants(room="odd", room_config=odd))
+    assert edge.hosted("odd").record.participants_max == 0
+
+
+async def test_refusals_make_nothing() -> None:
+    edge = await Edge.start(rooms={"rooms_max": 1})
+    await edge.join(room="one")
+    with pytest.raises(LimitExceeded, match="as many as it may"):
+        await edge.join(room="two")
+    with pytest.raises(PermissionDenied, match="not open"):
+        await edge.join(room="managed", grants=edge.grants(room="managed", managed=True))
+    edge.rooms.is_draining = True
+    with pytest.raises(Unavailable, match="about to stop"):
+        await edge.join(room="three")
+    assert (await edge.join("bob", room="one")).kinds()[0] == "join"
+    assert list(edge.rooms.hosted) == ["one"]
+
+
+async def test_a_resume_to_a_room_that_is_gone_is_sent_away_afresh() -> None:
+    edge = await Edge.start()
+    signal = await edge.join(is_reconnect=True, participant_sid="PA_none")
+    assert (signal.leave.reason, signal.leave.action) == (REASONS.STATE_MISMATCH, ACTIONS.RECONNECT)
+    assert signal.closed is not None
+    assert not edge.rooms.hosted
+
+
+async def test_a_resume_finds_its_place_while_draining() -> None:
+    edge = await Edge.start()
+    first = await edge.join()
+    edge.connect(first)
+    edge.rooms.disconnected(first.number)
+    edge.rooms.is_draining = True
+    again = await edge.join(is_reconnect=True, participant_sid=first.sid)
+    assert again.kinds()[0] == "reconnect"
+
+
+# --- workers --------------------------------------------------------------------------------------------------------
+
+
+async def test_rooms_go_where_the_fewest_people_are() -> None:
+    edge = await Edge.start()
+    for number in range(5):
+        await edge.join(f"u{number}", room="large")
+    for number in range(4):
+        await edge.join(room=f"small-{number}")
+    assert {edge.worker_of(f"small-{number}").id for number in range(3)} == {edge.worker_of("small-0").id}
+    assert edge.worker_of("small-0") is not edge.worker_of("large")
+
+
+async def test_a_lost_worker_costs_its_own_rooms_and_they_go_on_elsewhere() -> None:
+    edge = await Edge.start()
+    here, there = await edge.join(room="here"), await edge.join(room="there")
+    assert edge.worker_of("here") is not edge.worker_of("there")
+    lost, other = edge.worker_of("here"), edge.worker_of("there")
+    edge.lose(lost)
+    assert (here.leave.reason, here.leave.action) == (REASONS.STATE_MISMATCH, ACTIONS.RECONNECT)
+    assert "leave" not in there.kinds()
+    sid = edge.hosted("here").record.sid
+    again = await edge.join(room="here")
+    assert again.kinds()[0] == "join"
+    assert edge.worker_of("here") is other
+    assert edge.hosted("here").record.sid == sid
+    assert f"room/{number_of(edge, 'here')}" in other.memory
+
+
+async def test_without_any_worker_newcomers_are_told_to_wait_and_the_room_goes_on_after() -> None:
+    edge = await Edge.start([MemoryWorker("0-a")])
+    await edge.join()
+    edge.lose(edge.workers[0])
+    assert edge.rooms.not_ready() == {"workers": "0 of 2 workers are up."}
+    with pytest.raises(Unavailable, match="No worker is up"):
+        await edge.join()
+    with pytest.raises(Unavailable, match="No worker is up"):
+        await edge.join(room="new")
+    assert len(edge.rooms._sessions) == 1
+    edge.workers.append(MemoryWorker("0-b"))
+    assert (await edge.join()).kinds()[0] == "join"
+
+
+async def test_events_of_a_worker_that_does_not_have_the_room_are_nothing() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    transport = edge.hosted().room.core.participants[signal.sid].publisher.transport
+    stranger = next(worker for worker in edge.workers if worker is not edge.worker_of())
+    event = border.TransportState(transport=transport, state=TransportStatus.CLOSED, reason="")
+    edge.says(stranger, event)
+    edge.says(edge.worker_of(), border.TransportState(transport=5, state=TransportStatus.CLOSED, reason=""))
+    assert signal.sid in edge.hosted().room.core.participants
+    edge.says(edge.worker_of(), event)
+    assert not edge.hosted().room.core.participants
+
+
+async def test_quality_is_told_in_each_room_of_its_own() -> None:
+    edge = await Edge.start([MemoryWorker("0-a")])
+    signals = {room: await edge.join(room=room) for room in ("one", "two")}
+    reports = []
+    for room, signal in signals.items():
+        edge.connect(signal, room)
+        transport = edge.hosted(room).room.core.participants[signal.sid].publisher.transport
+        reports.append(border.TransportQuality(transport=transport, has_media=True, loss_up=0.3))
+    edge.says(edge.workers[0], border.Quality(reports=(*reports, border.TransportQuality(transport=1))))
+    for signal in signals.values():
+        (update,) = [m.connection_quality for m in signal.messages if m.WhichOneof("message") == "connection_quality"]
+        assert [one.participant_sid for one in update.updates] == [signal.sid]
+
+
+async def test_rejected_commands_are_counted_but_for_what_was_gone_already() -> None:
+    edge = await Edge.start()
+    for command in ("add_downtrack", "remove_transport"):
+        rejected = border.Rejected(command=command, subject=1, code="unknown_transport", message="There is none.")
+        edge.says(edge.workers[0], rejected)
+    assert edge.counted("callyard_commands_rejected_total", code="unknown_transport") == 1
+
+
+# --- calls of the server --------------------------------------------------------------------------------------------
+
+
+async def called(edge: Edge, identity: str = "alice") -> asyncio.Task[str]:
+    request = api.PerformRpcRequest(room="lobby", destination_identity=identity, method="m")
+    task = asyncio.create_task(edge.rooms.call(edge.hosted(), request))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_call_is_answered_by_its_callee() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    transport = edge.hosted().room.core.participants[signal.sid].publisher.transport
+    task = await called(edge)
+    (request_id,) = edge.hosted().room.core.server_calls
+    answer = models.DataPacket(rpc_response=models.RpcResponse(request_id=request_id, payload="done"))
+    payload = answer.SerializeToString()
+    edge.says(edge.worker_of(), border.DataMessage(transport=transport, label="_reliable", payload=payload))
+    assert await task == "done"
+    assert not edge.rooms._rpc
+
+
+async def test_a_call_to_one_who_leaves_ends_with_him() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    task = await called(edge)
+    edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    with pytest.raises(Unavailable, match="has left"):
+        await asyncio.wait_for(task, 5)
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+async def test_draining_ends_when_the_last_has_left_or_at_the_deadline() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    edge.connect(signal)
+    await edge.rooms.drain(0.05)
+    assert edge.rooms.participant_count() == 1
+    drained = asyncio.create_task(edge.rooms.drain(60))
+    await asyncio.sleep(0)
+    assert not drained.done()
+    edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    await asyncio.wait_for(drained, 5)
+
+
+async def test_those_who_are_left_are_told_to_come_back_elsewhere() -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    dismissed = asyncio.create_task(edge.rooms.dismiss())
+    await asyncio.sleep(0)
+    assert (signal.leave.reason, signal.leave.action) == (REASONS.SERVER_SHUTDOWN, ACTIONS.RECONNECT)
+    edge.rooms.disconnected(signal.number)
+    await asyncio.wait_for(dismissed, 5)
+    assert not edge.rooms.hosted
+
+
+# --- after a restart ------------------------------------------------------------------------------------------------
+
+
+async def test_a_successor_finds_rooms_and_people_and_they_resume() -> None:
+    edge = await Edge.start()
+    alice, bob = await edge.join("alice"), await edge.join("bob", room="other")
+    edge.connect(alice)
+    edge.connect(bob, "other")
+    before = {room: edge.hosted(room).record.sid for room in ("lobby", "other")}
+    highest = max(worker_id for worker in edge.workers for worker_id in worker.transports)
+    commands = {worker.id: len(worker.log) for worker in edge.workers}
+    after = await Edge.start(edge.workers)
+    assert {room: after.hosted(room).record.sid for room in before} == before
+    for worker in after.workers:
+        sent = [entry for entry in worker.log[commands[worker.id] :] if not isinstance(entry, tuple)]
+        assert sent == [border.TakeSnapshot()]
+    again = await after.join(is_reconnect=True, participant_sid=alice.sid)
+    assert again.kinds()[:2] == ["reconnect", "update"]
+    carol = await after.join("carol", room="other")
+    new = after.hosted("other").room.core.participants[carol.sid].publisher.transport
+    assert new not in {number for number in edge.workers[0].transports if number <= highest} or new > highest
+
+
+async def test_nobody_joins_before_the_workers_have_shown_what_they_have() -> None:
+    edge = await Edge.start()
+    await edge.join()
+
+    class Slow(MemoryWorker):
+        def send(self, *commands: AnyCommand) -> None:
+            shown.append(commands)
+            if commands == (border.TakeSnapshot(),):
+                assert self.events is not None
+                asyncio.get_running_loop().call_later(0.2, self.events, self, self.snapshot())
+
+    shown: list[Any] = []
+    old = edge.worker_of()
+    slow = Slow("0-a", memory=old.memory, transports=old.transports)
+    after = await Edge.start([slow])
+    assert after.rooms._early is None
+    newcomer = await after.join("bob")
+    assert "leave" not in newcomer.kinds()
+
+
+async def test_what_belongs_to_nobody_is_cleared_away() -> None:
+    edge = await Edge.start()
+    await edge.join()
+    worker = edge.worker_of()
+    number = number_of(edge)
+    worker.transports[77] = border.AddTransport(
+        transport=77, room=3, local=next(iter(worker.transports.values())).local
+    )
+    worker.memory["room/99"] = b"\xc1"
+    worker.memory["participant/99/PA_x"] = b"\xc1"
+    worker.memory["participant/98/PA_y"] = worker.memory[next(k for k in worker.memory if k.startswith("participant"))]
+    worker.memory[f"participant/{number}/PA_broken"] = b"\xc1"
+    after = await Edge.start(edge.workers)
+    assert border.RemoveTransport(transport=77) in worker.log
+    assert {key for key in worker.memory if not key.startswith((f"room/{number}", f"participant/{number}/"))} == set()
+    assert f"participant/{number}/PA_broken" not in worker.memory
+    assert after.rooms.participant_count() == 1
+
+
+async def test_a_room_that_two_workers_remember_lives_once() -> None:
+    edge = await Edge.start()
+    await edge.join()
+    other = next(worker for worker in edge.workers if worker is not edge.worker_of())
+    other.memory.update(edge.worker_of().memory)
+    after = await Edge.start(edge.workers)
+    assert len(after.rooms.hosted) == 1
+    assert sum(bool(worker.memory) for worker in after.workers) == 1
+
+
+# --- real workers ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def real(run_directory: Path) -> AsyncIterator[Edge]:
+    settings = Settings(
+        key="devkey",
+        secret=SECRET,
+        node={"workers": 1, "udp_port": 0, "run_directory": run_directory},
+    )
+    registry = CollectorRegistry()
+    rooms = Rooms(settings, RoomMetrics(registry), lambda _: None)
+    await rooms.start()
+    try:
+        yield Edge(rooms, [], [], registry)
+    finally:
+        if not rooms.node._stopping:
+            await rooms.node.stop(0)
+
+
+@pytest.fixture
+def run_directory() -> Any:
+    # pytest's own temporary paths may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
+        yield Path(directory)
+
+
+async def test_rooms_and_people_are_found_again_on_real_workers(run_directory: Path) -> None:
+    async with real(run_directory) as edge:
+        alice = await edge.join("alice")
+        bob = await edge.join("bob")
+        pid = edge.rooms.node.workers[0].info.pid
+        before = {one.identity: one.info() for one in edge.hosted().room.core.participants.values()}
+        # As if the process had been killed: its connection breaks, nothing is said.
+        await edge.rooms.node.detach()
+        async with real(run_directory) as after:
+            assert after.rooms.node.workers[0].info.pid == pid
+            people = {one.identity: one.info() for one in after.hosted().room.core.participants.values()}
+            assert people == before
+            for signal, identity in ((alice, "alice"), (bob, "bob")):
+                again = await after.join(identity, is_reconnect=True, participant_sid=signal.sid)
+                assert again.kinds()[0] == "reconnect"
+            stats = await after.rooms.node.workers[0].room_stats(number_of(after))
+            assert len(stats.transports) == 2
+            assert after.counted("callyard_commands_rejected_total", code="duplicate_id") == 0
+            await after.rooms.node.stop(0)
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_its_room_goes_on(run_directory: Path) -> None:
+    async with real(run_directory) as edge:
+        alice = await edge.join()
+        worker = edge.rooms.node.workers[0]
+        worker._process.kill()
+        await until(lambda: alice.kinds()[-1] == "leave")
+        assert alice.leave.action == ACTIONS.RECONNECT
+        await until(lambda: bool(edge.rooms.node.workers))
+        again = await edge.join()
+        assert again.kinds()[:2] == ["join", "refresh_token"]
+        replacement = edge.rooms.node.workers[0]
+        assert replacement.id != worker.id
+        stats = await replacement.room_stats(number_of(edge))
+        assert len(stats.transports) == 1
