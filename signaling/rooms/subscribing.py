@@ -7,8 +7,10 @@ In dual mode we offer; in single mode the client offers, and is asked to when so
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from livekit.protocol import models, rtc
+from msgspec import structs
 
 from sfu import border
 from sfu.border import ChannelSpec, Kind, Want
@@ -299,16 +301,18 @@ def bind(
 ) -> None:
     """Have the worker send what has a section now, and nothing else."""
     by_downtrack = {subscription.downtrack: subscription for subscription in subscriber.subscriptions.values()}
+    is_renewed = False
     for downtrack in [number for number, one in by_downtrack.items() if one.sent is not None and number not in bound]:
         # The client has taken its section away.
-        by_downtrack[downtrack].sent = None
-        room.command(border.RemoveDowntrack(downtrack=downtrack))
+        _renew(room, by_downtrack[downtrack])
     for downtrack, parameters in bound.items():
         subscription = by_downtrack.get(downtrack)
-        if subscription is None or subscription.sent == parameters:
+        if subscription is None or (subscription.sent is not None and _same_on_wire(subscription.sent, parameters)):
             continue
         if subscription.sent is not None:
-            room.command(border.RemoveDowntrack(downtrack=downtrack))
+            _renew(room, subscription)
+            is_renewed = True
+            continue
         subscription.sent = parameters
         room.command(
             border.AddDowntrack(
@@ -329,6 +333,31 @@ def bind(
         if subscription is not None and not subscription.is_refused:
             _fall_back(room, subscriber, subscription)
     room.touch(subscriber)
+    if is_renewed:
+        negotiate(room, subscriber)
+
+
+def _same_on_wire(old: SendParameters, new: SendParameters) -> bool:
+    """Whether packets look the same. What a decoder is told (`fmtp`) may change with each offer; the sender cannot."""
+
+    def plain(parameters: SendParameters) -> SendParameters:
+        return replace(parameters, codecs=tuple(structs.replace(codec, fmtp="") for codec in parameters.codecs))
+
+    return plain(old) == plain(new)
+
+
+def _renew(room: RoomCore, subscription: Subscription) -> None:
+    """End the downtrack and have the next section start another one.
+
+    Under a new SSRC: the receiver could not follow the old one's sequence numbers from a second beginning, and SRTP
+    would use nonces twice (RFC 7714 §8.1).
+    """
+    if subscription.sent is not None:
+        room.command(border.RemoveDowntrack(downtrack=subscription.downtrack))
+    room.by_downtrack_moved(subscription, room.sources.number())
+    subscription.ssrc = room.sources.ssrc()
+    subscription.rtx_ssrc = room.sources.ssrc() if subscription.kind is Kind.VIDEO else None
+    subscription.sent = None
 
 
 def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:
@@ -373,14 +402,9 @@ def codec_added(room: RoomCore, track: Track, uplink: Uplink) -> None:
 
 
 def _move(room: RoomCore, subscription: Subscription, uplink: Uplink) -> None:
-    if subscription.sent is not None:
-        room.command(border.RemoveDowntrack(downtrack=subscription.downtrack))
-    room.by_downtrack_moved(subscription, room.sources.number())
-    subscription.ssrc = room.sources.ssrc()
-    subscription.rtx_ssrc = room.sources.ssrc() if subscription.kind is Kind.VIDEO else None
+    _renew(room, subscription)
     subscription.uptrack = uplink.uptrack
     subscription.codecs = uplink.codecs
-    subscription.sent = None
     subscription.is_refused = False
 
 
