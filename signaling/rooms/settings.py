@@ -58,6 +58,13 @@ class RoomSettings(BaseModel):
     data_tracks_max: int = Field(
         64, ge=1, le=1_000, description="Data tracks one participant may publish. Raise it for gateways."
     )
+    subscription_sids_max: int = Field(
+        1_000,
+        ge=10,
+        le=100_000,
+        description="Tracks that one message about subscriptions may name; the rest of a longer list is not read. Each "
+        "that is not there is answered. Raise it for rooms with more tracks.",
+    )
     codecs: tuple[str, ...] = Field(
         ("audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/H265"),
         min_length=1,

@@ -413,6 +413,9 @@ def _move(room: RoomCore, subscription: Subscription, uplink: Uplink) -> None:
 
 def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.UpdateSubscription) -> None:
     sids = [*request.track_sids, *(sid for tracks in request.participant_tracks for sid in tracks.track_sids)]
+    if len(sids) > room.settings.subscription_sids_max:
+        room.drop("subscription_too_long")
+        del sids[room.settings.subscription_sids_max :]
     changed = False
     for sid in dict.fromkeys(sids):
         found = room.by_track.get(sid)
