@@ -293,6 +293,8 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
             subscriber.data_wishes[update.track_sid] = update.subscribe
             _consider_track(room, subscriber, *found)
     room.touch(subscriber)
+    # Also where nothing changed: handles told before they were asked for mean nothing to the Rust SDK.
+    tell_handles(room, subscriber)
 
 
 def consider_tracks(room: RoomCore, subscriber: Participant) -> None:
