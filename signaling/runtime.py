@@ -24,7 +24,7 @@ from livekit.protocol.webhook import WebhookEvent
 from sfu import border
 from sfu.border import AnyCommand, AnyEvent, IceCredentials
 from sfu.node import Node, NodeError, WorkerHandle, place
-from signaling import __version__, tokens
+from signaling import tokens
 from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
 from signaling.rooms import memory, presence
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
@@ -56,6 +56,8 @@ from signaling.wire.livekit.frames import Frame
 log = structlog.get_logger(__name__)
 
 PROTOCOL = 17
+LIVEKIT_VERSION = "1.13.5"
+"""The LiveKit server whose behaviour ours follows. SDKs compare it to know what a server can (RPC: 1.8.0)."""
 """The version of the LiveKit protocol that we answer with."""
 _ID_BITS = 30
 """Border ids carry their room: room number above, a count below."""
@@ -142,7 +144,7 @@ class Rooms:
         self.node = Node(settings.node, self._event, self._worker_lost)
         info = models.ServerInfo(
             edition=models.ServerInfo.Edition.Standard,
-            version=__version__,
+            version=LIVEKIT_VERSION,
             protocol=PROTOCOL,
             region=settings.region,
             node_id=f"ND_{secrets.token_hex(6)}",

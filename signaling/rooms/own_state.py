@@ -13,12 +13,14 @@ from signaling.rooms.presence import check_attributes, check_size, check_text
 from signaling.rooms.state import Participant
 
 _Reasons = rtc.RequestResponse.Reason
+_HEARS_SUCCESS = 15
+"""The client protocol from which an answer comes also when nothing was wrong."""
 
 
 def update_metadata(
     room: RoomCore, participant: Participant, request: rtc.UpdateParticipantMetadata, now: Moment
 ) -> None:
-    """The client's own wish; answered either way."""
+    """The client's own wish."""
     reply = rtc.RequestResponse(request_id=request.request_id, reason=_Reasons.OK)
     if not participant.grants.can_update_own_metadata:
         reply.reason = _Reasons.NOT_ALLOWED
@@ -38,7 +40,8 @@ def update_metadata(
             reply.reason = _Reasons.LIMIT_EXCEEDED
             reply.message = refusal.message
             reply.update_metadata.CopyFrom(request)
-    room.send(participant, rtc.SignalResponse(request_response=reply))
+    if reply.reason != _Reasons.OK or participant.protocol >= _HEARS_SUCCESS:
+        room.send(participant, rtc.SignalResponse(request_response=reply))
 
 
 def change(
