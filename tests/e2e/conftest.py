@@ -1,0 +1,81 @@
+"""Fixtures of the end-to-end tests: one server for all that do not hurt each other, a room and its people per test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
+
+from tests.e2e.harness.browser import Tabs, launched
+from tests.e2e.harness.people import Party
+from tests.e2e.harness.server import Endpoint, ServerProcess, external
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server() -> AsyncIterator[Endpoint]:
+    """The shared server, or the one that the environment names."""
+    named = external()
+    if named is not None:
+        yield named
+        return
+    process = ServerProcess()
+    try:
+        await process.start()
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+async def own_server() -> AsyncIterator[Callable[..., Awaitable[ServerProcess]]]:
+    """Starts servers that the test may hurt: `await own_server("--webhook-url", …, workers=2)`."""
+    started: list[ServerProcess] = []
+
+    async def start(*arguments: str, workers: int = 2, environment: dict[str, str] | None = None) -> ServerProcess:
+        process = ServerProcess(*arguments, workers=workers, environment=environment)
+        started.append(process)
+        await process.start()
+        return process
+
+    yield start
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def room() -> str:
+    """A room name that nobody else uses."""
+    return f"room-{secrets.token_hex(5)}"
+
+
+@pytest.fixture
+async def party(server: Endpoint, room: str) -> AsyncIterator[Party]:
+    """People for this test's room; they leave at its end."""
+    gathered = Party(server, room)
+    yield gathered
+    await gathered.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with launched() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tabs(browser: Browser, server: Endpoint, room: str) -> AsyncIterator[Tabs]:
+    """Pages with the JavaScript client for this test's room. Their tests run in the browser's loop, the session's."""
+    opened = Tabs(browser, server, room)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def people(server: Endpoint, room: str) -> AsyncIterator[Party]:
+    """`party` for tests that run in the session's loop."""
+    gathered = Party(server, room)
+    yield gathered
+    await gathered.close()

@@ -1,0 +1,280 @@
+"""livekit-client in Chromium: every codec and layer, both modes, judged by the picture and the statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import media
+from tests.e2e.harness.browser import Tab, Tabs
+from tests.e2e.harness.people import Party
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
+CAMERA, SCREEN, MICROPHONE = "camera", "screen_share", "microphone"
+
+
+def camera(**options: Any) -> dict[str, Any]:
+    return {"source": CAMERA, "simulcast": True, "videoCodec": "vp8", "backupCodec": False, **options}
+
+
+@MODES
+async def test_two_pages_see_and_hear_each_other(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    await alice.call("publishPicture", "red", "green", 640, 360, 15, camera())
+    await bob.call("publishPicture", "blue", "grey", 640, 360, 15, camera())
+    await alice.call("publishTone", 440, {"source": MICROPHONE})
+    await bob.call("publishTone", 1000, {"source": MICROPHONE})
+    await bob.until("widthIs", "alice", CAMERA, 640)
+    await alice.until("widthIs", "bob", CAMERA, 640)
+    assert await bob.shows("alice", CAMERA, "red", "green") == {"width": 640, "height": 360}
+    assert await alice.shows("bob", CAMERA, "blue", "grey") == {"width": 640, "height": 360}
+    await bob.hears("alice", 440)
+    await alice.hears("bob", 1000)
+    assert await alice.call("people") == ["bob"]
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("codec", "mime", "mode"),
+    [
+        ("vp8", "video/VP8", None),
+        ("h264", "video/H264", None),
+        ("vp9", "video/VP9", "L3T3_KEY"),
+        ("av1", "video/AV1", "L3T3_KEY"),
+    ],
+    ids=["vp8-simulcast", "h264-simulcast", "vp9-svc", "av1-svc"],
+)
+async def test_each_codec_arrives_in_its_layers(
+    tabs: Tabs, single: bool, codec: str, mime: str, mode: str | None
+) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    # 960 wide: three layers at a price that software encoders of a small machine can pay.
+    await alice.call("publishPicture", "red", "blue", 960, 540, 10, camera(videoCodec=codec))
+    await bob.shows("alice", CAMERA, "red", "blue", seconds=30)
+    await bob.until("widthIs", "alice", CAMERA, 960, seconds=30)
+    assert (await bob.call("stats", "alice", CAMERA))["mime"] == mime
+    assert (await bob.call("mimeType", "alice", CAMERA)).lower() == mime.lower()
+    sent = await alice.call("sending", CAMERA)
+    if mode is None:
+        assert {entry["mime"] for entry in sent.values() if "mime" in entry} == {mime}
+        assert len([rid for rid, entry in sent.items() if entry["active"]]) >= 2, sent
+    else:
+        (only,) = sent.values()
+        assert (only["mime"], only["mode"]) == (mime, mode)
+    # The wish for less is seen in the received size, and so is the wish for more.
+    await bob.call("wantQuality", "alice", CAMERA, "LOW")
+    await narrower(bob, 960)
+    lower = await bob.shows("alice", CAMERA, "red", "blue")
+    assert lower["width"] <= 480
+    assert abs(lower["width"] / lower["height"] - 16 / 9) < 0.05
+    await bob.call("wantQuality", "alice", CAMERA, "HIGH")
+    await bob.until("widthIs", "alice", CAMERA, 960, seconds=30, what="the full size again")
+    await bob.shows("alice", CAMERA, "red", "blue")
+
+
+async def narrower(tab: Tab, width: int) -> None:
+    await tab.page.wait_for_function(
+        "([width]) => { const now = window.e2e.width('alice', 'camera'); return now > 0 && now < width; }",
+        arg=[width],
+        timeout=30_000,
+    )
+
+
+@MODES
+async def test_a_wish_for_a_size_gets_the_smallest_layer_that_covers_it(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    await alice.call("publishPicture", "red", "blue", 1280, 720, 8, camera())
+    await bob.until("widthIs", "alice", CAMERA, 1280, seconds=30)
+    for asked, expected in ((200, 320), (500, 640), (1000, 1280), (320, 320)):
+        await bob.call("wantSize", "alice", CAMERA, asked, asked * 9 // 16)
+        await bob.until("widthIs", "alice", CAMERA, expected, seconds=30, what=f"{expected} for {asked}")
+
+
+@MODES
+async def test_layers_nobody_wants_are_not_sent(tabs: Tabs, single: bool) -> None:
+    alice = await tabs.join("alice", single=single, dynacast=True)
+    bob, carol = await tabs.join("bob", single=single), await tabs.join("carol", single=single)
+    await alice.call("publishPicture", "green", "grey", 1280, 720, 8, camera())
+    await bob.until("widthIs", "alice", CAMERA, 1280, seconds=30)
+    await carol.shows("alice", CAMERA, "green", "grey")
+
+    async def active() -> list[str]:
+        return [rid for rid, entry in (await alice.call("sending", CAMERA)).items() if entry["active"]]
+
+    assert await active() == ["q", "h", "f"]
+    await bob.call("wantQuality", "alice", CAMERA, "LOW")
+    await carol.call("wantQuality", "alice", CAMERA, "MEDIUM")
+    await until_active(alice, ["q", "h"])
+    await carol.call("subscribe", "alice", CAMERA, False)
+    await until_active(alice, ["q"])
+    await bob.call("wantQuality", "alice", CAMERA, "HIGH")
+    await until_active(alice, ["q", "h", "f"])
+    await bob.until("widthIs", "alice", CAMERA, 1280, seconds=30)
+    await bob.call("subscribe", "alice", CAMERA, False)
+    await until_active(alice, [])
+
+
+async def until_active(tab: Tab, rids: list[str]) -> None:
+    await tab.page.wait_for_function(
+        """async ([wanted]) => {
+          const sent = await window.e2e.sending('camera');
+          return Object.entries(sent).filter(([, entry]) => entry.active).map(([rid]) => rid).join() === wanted;
+        }""",
+        arg=[",".join(rids)],
+        timeout=30_000,
+    )
+
+
+@MODES
+async def test_adaptive_stream_follows_the_size_of_the_element(tabs: Tabs, single: bool) -> None:
+    alice = await tabs.join("alice", single=single, dynacast=True)
+    bob = await tabs.join("bob", single=single, adaptiveStream={"pixelDensity": 1})
+    await alice.call("publishPicture", "red", "blue", 1280, 720, 8, camera())
+    await bob.until("has", "alice", CAMERA)
+    await bob.call("resize", "alice", CAMERA, 1200, 675)
+    await bob.until("widthIs", "alice", CAMERA, 1280, seconds=30)
+    await bob.call("resize", "alice", CAMERA, 160, 90)
+    await bob.until("widthIs", "alice", CAMERA, 320, seconds=30)
+    await until_active(alice, ["q"])
+    # Out of sight: nothing is sent to it, then nothing by anybody.
+    await bob.call("resize", "alice", CAMERA, 0, 0)
+    await until_active(alice, [])
+    await bob.call("resize", "alice", CAMERA, 640, 360)
+    await bob.until("widthIs", "alice", CAMERA, 640, seconds=30)
+    await bob.shows("alice", CAMERA, "red", "blue")
+
+
+async def test_a_disabled_track_pauses_and_comes_back(tabs: Tabs) -> None:
+    alice, bob = await tabs.join("alice"), await tabs.join("bob")
+    await alice.call("publishPicture", "red", "green", 640, 360, 15, camera())
+    await bob.shows("alice", CAMERA, "red", "green")
+    await bob.call("enable", "alice", CAMERA, False)
+    await bob.page.wait_for_function(
+        """async () => {
+          const before = (await window.e2e.stats('alice', 'camera')).packets;
+          await new Promise((done) => setTimeout(done, 700));
+          return (await window.e2e.stats('alice', 'camera')).packets === before;
+        }""",
+        timeout=15_000,
+    )
+    frames = (await bob.call("stats", "alice", CAMERA))["frames"]
+    await bob.call("enable", "alice", CAMERA, True)
+    await bob.page.wait_for_function(
+        "async ([before]) => (await window.e2e.stats('alice', 'camera')).frames > before + 5",
+        arg=[frames],
+        timeout=15_000,
+    )
+
+
+@MODES
+async def test_screen_and_camera_are_two_pictures(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    await alice.call("publishPicture", "red", "green", 640, 360, 15, camera())
+    assert await alice.call("screen", True)
+    await bob.shows("alice", CAMERA, "red", "green")
+    shared = await bob.until("showsSomething", "alice", SCREEN, seconds=30)
+    assert shared["width"] > 0
+    assert (await bob.call("published", "alice", SCREEN)).startswith("TR_VS")
+    await alice.call("screen", False)
+    await bob.page.wait_for_function("() => window.e2e.published('alice', 'screen_share') === null", timeout=10_000)
+    await bob.shows("alice", CAMERA, "red", "green")
+
+
+@MODES
+async def test_devices_are_switched_on_muted_and_unmuted(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    await alice.call("camera", True, {"resolution": {"width": 640, "height": 360}})
+    await alice.call("microphone", True)
+    await bob.until("showsSomething", "alice", CAMERA)
+    await bob.until("has", "alice", MICROPHONE)
+    await alice.call("camera", False)
+    await alice.call("microphone", False)
+    await bob.event("trackMuted", count=2)
+    assert await bob.call("muted", "alice", CAMERA)
+    frames = (await bob.call("stats", "alice", CAMERA))["frames"]
+    await alice.call("camera", True)
+    await alice.call("microphone", True)
+    await bob.event("trackUnmuted", count=2)
+    await bob.page.wait_for_function(
+        "async ([before]) => (await window.e2e.stats('alice', 'camera')).frames > before + 5",
+        arg=[frames],
+        timeout=20_000,
+    )
+
+
+@MODES
+async def test_tracks_come_and_go_on_one_connection(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    colours = ["red", "green", "blue", "grey"]
+    for left, right in itertools.pairwise(colours):
+        await alice.call("publishPicture", left, right, 320, 180, 15, camera(simulcast=False))
+        await bob.shows("alice", CAMERA, left, right)
+        await alice.call("unpublish", CAMERA)
+        await bob.page.wait_for_function("() => window.e2e.published('alice', 'camera') === null", timeout=10_000)
+    await bob.event("trackUnsubscribed", count=3)
+
+
+async def test_five_publish_and_each_gets_the_right_ones(tabs: Tabs) -> None:
+    """More than the three sections of each kind that a client first offers, in both modes at once."""
+    pairs = [("red", "green"), ("green", "blue"), ("blue", "red"), ("grey", "red"), ("green", "grey")]
+    names = ["ann", "ben", "cay", "dan", "eve"]
+    joined = [await tabs.join(name, single=bool(index % 2)) for index, name in enumerate(names)]
+    for index, tab in enumerate(joined):
+        await tab.call("publishPicture", *pairs[index], 320, 180, 8, camera(simulcast=False))
+        await tab.call("publishTone", 400 + 200 * index, {"source": MICROPHONE})
+    for tab in joined:
+        for index, name in enumerate(names):
+            if name != tab.identity:
+                await tab.shows(name, CAMERA, *pairs[index], seconds=30)
+                await tab.hears(name, 400 + 200 * index)
+
+
+@MODES
+async def test_the_active_speaker_and_the_quality_are_told(tabs: Tabs, single: bool) -> None:
+    alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
+    await alice.call("publishTone", 300, {"source": MICROPHONE})
+    await bob.page.wait_for_function("() => window.e2e.speakers().join() === 'alice'", timeout=20_000)
+    await alice.call("mute", MICROPHONE, True)
+    await bob.page.wait_for_function("() => window.e2e.speakers().length === 0", timeout=20_000)
+    for tab in (alice, bob):
+        await tab.page.wait_for_function("() => window.e2e.quality('alice') === 'excellent'", timeout=20_000)
+
+
+@MODES
+async def test_a_page_and_the_python_sdk_see_and_hear_each_other(tabs: Tabs, people: Party, single: bool) -> None:
+    page, python = await tabs.join("page", single=single), await people.join("python", single=not single)
+    tone, picture = media.Tone(880), media.Picture(media.RED, media.BLUE)
+    people.closes(tone.stop)
+    people.closes(picture.stop)
+    await python.publish(tone.track, source=2)
+    await python.publish(picture.track, source=1)
+    await page.call("publishTone", 440, {"source": MICROPHONE})
+    await page.call("publishPicture", "green", "grey", 640, 360, 15, camera())
+    await page.hears("python", 880)
+    await page.until("showsSomething", "python", CAMERA)
+    await media.hear_tone(await python.track("page", "audio"), 440)
+    await seen_as(await python.track("page", "video"), (36, 159, 54), (128, 128, 128))
+
+
+async def seen_as(track: Any, left: tuple[int, int, int], right: tuple[int, int, int]) -> None:
+    """Waits for a picture whose halves have these colours, given as RGB."""
+    last = None
+    try:
+        async with asyncio.timeout(20):
+            async for last in media.look(track):
+                if close(last.left, left) and close(last.right, right):
+                    return
+    except TimeoutError:
+        pass
+    raise AssertionError(f"not seen; last {last}")
+
+
+def close(yuv: tuple[int, int, int], rgb: tuple[int, int, int]) -> bool:
+    y, u, v = yuv[0] - 16, yuv[1] - 128, yuv[2] - 128
+    found = (1.164 * y + 1.596 * v, 1.164 * y - 0.392 * u - 0.813 * v, 1.164 * y + 2.017 * u)
+    return all(abs(a - b) < 45 for a, b in zip(found, rgb, strict=True))

@@ -1,0 +1,104 @@
+"""The built-in call page as a newcomer meets it: the link that the server printed, in two tabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page
+
+from tests.e2e.harness.server import ServerProcess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def printed() -> AsyncIterator[str]:
+    """The link that a fresh server prints."""
+    server = ServerProcess(workers=1)
+    try:
+        await server.start()
+        found = re.search(r"http://\S+/call#invite=[\w.-]+", server.log.read_text().replace("\n", ""))
+        assert found is not None, server.tail()
+        yield found[0]
+    finally:
+        server.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pages(browser: Browser) -> AsyncIterator[list[Page]]:
+    contexts = [await browser.new_context(permissions=["camera", "microphone", "clipboard-write"]) for _ in range(2)]
+    yield [await context.new_page() for context in contexts]
+    for context in contexts:
+        await context.close()
+
+
+async def enter(page: Page, link: str, name: str) -> None:
+    await page.goto(link)
+    await page.fill("#name", name)
+    await page.click("#join")
+    await page.wait_for_selector("body[data-state=call]", timeout=20_000)
+
+
+def labels() -> Iterator[str]:
+    yield from ("Ann", "Ben")
+
+
+async def test_two_tabs_are_in_a_call(printed: str, pages: list[Page]) -> None:
+    errors: list[str] = []
+    for page, name in zip(pages, labels(), strict=True):
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await enter(page, printed, name)
+    ann, ben = pages
+    # Each sees a tile with the other's name, and pictures that move in it.
+    for page, other in ((ann, "Ben"), (ben, "Ann")):
+        tile = page.locator(".tile", has_text=other)
+        await tile.wait_for(timeout=15_000)
+        await page.wait_for_function(
+            """([name]) => {
+              const tile = [...document.querySelectorAll('.tile')].find((one) => one.innerText.includes(name));
+              const video = tile?.querySelector('video');
+              return !tile.classList.contains('no-video') && video.videoWidth > 0 && video.currentTime > 0.5;
+            }""",
+            arg=[other],
+            timeout=20_000,
+        )
+        assert await page.locator(".tile").count() == 2
+        await page.wait_for_function("() => document.querySelectorAll('#sounds audio').length === 1", timeout=10_000)
+    # Mute is seen by the other; the fake microphone beeps, so that it speaks before.
+    await ben.locator(".tile.speaking", has_text="Ann").wait_for(timeout=15_000)
+    await ann.click("#mic")
+    await ben.locator(".tile.audio-muted", has_text="Ann").wait_for(timeout=10_000)
+    await ann.click("#camera")
+    await ben.locator(".tile.no-video", has_text="Ann").wait_for(timeout=10_000)
+    await ann.click("#camera")
+    await ben.locator(".tile:not(.no-video)", has_text="Ann").wait_for(timeout=10_000)
+    # A shared screen is a tile of its own.
+    await ann.click("#screen")
+    await ben.locator(".tile.screen", has_text="Ann").wait_for(timeout=15_000)
+    assert await ben.locator(".tile").count() == 3
+    await ann.click("#screen")
+    await ben.locator(".tile.screen").wait_for(state="detached", timeout=10_000)
+    await ann.click("#leave")
+    await ann.wait_for_selector("body[data-state=lobby]")
+    await ben.locator(".tile", has_text="Ann").wait_for(state="detached", timeout=10_000)
+    assert not errors
+
+
+async def test_the_quality_of_the_connection_is_shown(printed: str, pages: list[Page]) -> None:
+    for page, name in zip(pages, labels(), strict=True):
+        await enter(page, printed, name)
+    await pages[0].wait_for_function(
+        "() => document.querySelectorAll('.quality[data-quality=excellent]').length === 2", timeout=30_000
+    )
+
+
+async def test_a_link_that_was_tampered_with_says_so(printed: str, pages: list[Page]) -> None:
+    page = pages[0]
+    await page.goto(printed[:-6] + "AAAAAA")
+    await page.fill("#name", "Mallory")
+    await page.click("#join")
+    await page.wait_for_function("() => document.getElementById('lobby-message').textContent.includes('invitation')")
+    assert await page.get_attribute("body", "data-state") == "lobby"

@@ -1,0 +1,184 @@
+"""Parts of the server die or are told to stop while people talk: who notices what, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx2
+import pytest
+from livekit import rtc
+
+from tests.e2e.harness.media import GREEN, RED, Picture, Tone, hear_tone, see
+from tests.e2e.harness.people import Party, Person
+from tests.e2e.harness.server import ServerProcess
+from tests.e2e.harness.tcp_proxy import TcpProxy
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+Start = Callable[..., Awaitable[ServerProcess]]
+
+
+@contextlib.asynccontextmanager
+async def gathering(server: ServerProcess, room: str) -> AsyncIterator[Party]:
+    party = Party(server, room)
+    try:
+        yield party
+    finally:
+        await party.close()
+
+
+async def talk(party: Party, speaker: Person, listener: Person, frequency_hz: float) -> None:
+    """`speaker` publishes sound and picture, and `listener` has both."""
+    tone, picture = Tone(frequency_hz), Picture(RED, GREEN)
+    party.closes(tone.stop)
+    party.closes(picture.stop)
+    await speaker.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE)
+    await speaker.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
+    await hear_tone(await listener.track(speaker.identity, "audio"), frequency_hz)
+    await see(await listener.track(speaker.identity, "video"), picture)
+
+
+def grew_without_loss(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], packets: int) -> bool:
+    """Whether every stream goes on as itself, brought at least `packets` more and lost none."""
+    return before.keys() == after.keys() and all(
+        after[stream][0] >= received + packets and after[stream][1] == lost
+        for stream, (received, lost) in before.items()
+    )
+
+
+@pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
+async def test_killing_signaling_costs_no_packet_and_its_successor_goes_on(
+    own_server: Start, room: str, single: bool
+) -> None:
+    server = await own_server(workers=1)
+    workers = server.worker_pids()
+    async with gathering(server, room) as party:
+        # Nobody is told of the death: what is then seen is media alone.
+        proxy = await TcpProxy(server.url, patient=True).start()
+        party.closes(proxy.stop)
+        alice = await party.join("alice", url=proxy.url, single=single)
+        bob = await party.join("bob", url=proxy.url, single=single)
+        await talk(party, alice, bob, 440)
+        sids = (alice.sid, bob.sid)
+        await asyncio.sleep(1)
+        before = await bob.arrived()
+        server.kill()
+        await asyncio.sleep(3)
+        dead = await bob.arrived()
+        assert grew_without_loss(before, dead, packets=25), (before, dead)
+        await server.start()
+        assert server.worker_pids() == workers
+        # The successor knows who is there before anybody has come back.
+        async with server.api() as service:
+            listed = await service.room.list_participants(listing(room))
+        assert {one.identity for one in listed.participants} == {"alice", "bob"}
+        assert len(next(one for one in listed.participants if one.identity == "alice").tracks) == 2
+        proxy.cut()
+        for person in (alice, bob):
+            await person.event("reconnected", seconds=30)
+        assert (alice.sid, bob.sid) == sids
+        after = await bob.arrived()
+        assert grew_without_loss(dead, after, packets=25), (dead, after)
+        assert not bob.events("participant_disconnected")
+        assert not bob.events("track_unsubscribed")
+        # And it serves them as before.
+        carol = await party.join("carol", single=single)
+        await hear_tone(await carol.track("alice", "audio"), 440)
+        high = Tone(880)
+        party.closes(high.stop)
+        await bob.publish(high.track)
+        await hear_tone(await alice.track("bob", "audio"), 880)
+        await alice.me.publish_data(b"again")
+        await bob.event("data_received")
+
+
+def listing(room: str):  # type: ignore[no-untyped-def]
+    from livekit import api
+
+    return api.ListParticipantsRequest(room=room)
+
+
+async def test_clients_come_back_by_themselves_after_signaling_died(own_server: Start, room: str) -> None:
+    server = await own_server(workers=1)
+    async with gathering(server, room) as party:
+        alice, bob = await party.join("alice"), await party.join("bob")
+        await talk(party, alice, bob, 440)
+        server.kill()
+        await asyncio.gather(server.start(), alice.event("reconnecting"), bob.event("reconnecting"))
+        for person in (alice, bob):
+            await person.event("reconnected", seconds=40)
+        await hear_tone(await bob.track("alice", "audio"), 440)
+
+
+async def test_a_worker_s_death_is_told_at_once_and_costs_its_own_rooms_only(own_server: Start, room: str) -> None:
+    server = await own_server(workers=2)
+    async with gathering(server, room) as party:
+        rooms: list[tuple[Person, Person]] = []
+        for number in range(2):
+            name = f"{room}-{number}"
+            speaker = await party.join(f"speaker-{number}", room=name)
+            listener = await party.join(f"listener-{number}", room=name)
+            await talk(party, speaker, listener, 440 + 440 * number)
+            rooms.append((speaker, listener))
+        before = [await listener.arrived() for _, listener in rooms]
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        died = asyncio.get_running_loop().time()
+        told = [asyncio.create_task(speaker.event("reconnecting", seconds=20)) for speaker, _ in rooms]
+        done, waiting = await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        assert asyncio.get_running_loop().time() - died < 5
+        assert len(done) == 1
+        for task in waiting:
+            task.cancel()
+        hit = told.index(done.pop())
+        spared = 1 - hit
+        for person in rooms[hit]:
+            await person.event("reconnected", seconds=30)
+        speaker, listener = rooms[hit]
+        await hear_tone(await listener.track(speaker.identity, "audio"), 440 + 440 * hit)
+        speaker, listener = rooms[spared]
+        assert not speaker.events("reconnecting")
+        assert not listener.events("reconnecting")
+        after = await listener.arrived()
+        assert grew_without_loss(before[spared], after, packets=8), (before[spared], after)
+
+
+async def test_draining_lets_calls_go_on_and_takes_no_new_ones_until_the_deadline(own_server: Start, room: str) -> None:
+    server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "6"})
+    async with gathering(server, room) as party:
+        alice, bob = await party.join("alice"), await party.join("bob")
+        await talk(party, alice, bob, 440)
+        before = await bob.arrived()
+        server.terminate()
+        await asyncio.sleep(1)
+        async with httpx2.AsyncClient() as client:
+            ready = await client.get(f"{server.url}/readyz")
+            assert ready.status_code == 503
+            assert "draining" in ready.text
+            assert (await client.get(f"{server.url}/healthz")).status_code == 200
+        with pytest.raises(rtc.ConnectError):
+            await party.join("carol", room=f"{room}-new")
+        await asyncio.sleep(1)
+        assert grew_without_loss(before, await bob.arrived(), packets=25)
+        assert not alice.events("reconnecting")
+        workers = server.worker_pids()
+        assert await server.ended(20) == 0
+        await alice.until(lambda: alice.events("disconnected") or alice.events("reconnecting"), what="the news")
+        for pid in workers:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+async def test_draining_ends_when_the_last_one_leaves(own_server: Start, room: str) -> None:
+    server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "600"})
+    async with gathering(server, room) as party:
+        alice = await party.join("alice")
+        server.terminate()
+        await asyncio.sleep(1)
+        assert server.process is not None
+        assert server.process.poll() is None
+        await alice.leave()
+        assert await server.ended(20) == 0
