@@ -126,6 +126,25 @@ fn when_only_sound_fits_the_picture_is_paused_and_comes_back() {
     assert_eq!(states(&mut call), [(true, "bandwidth".to_owned())]);
 }
 
+/// A machine that is busy reads nothing for a while, then all that came at once.
+#[test]
+fn a_receiver_that_is_held_up_now_and_then_loses_no_layer() {
+    let mut call = Call::new(10, link(5_000_000), one_camera());
+    call.run(SECOND * 4);
+    let (then, delay) = (call.world.now, call.world.down[VIEWER].config.delay);
+    for pause in [90, 230, 40, 300, 150, 210, 60, 260, 120, 180].map(Duration::from_millis).into_iter().cycle().take(40)
+    {
+        call.run(Duration::from_millis(350));
+        let until = call.world.now + pause;
+        while call.world.now < until {
+            call.world.down[VIEWER].config.delay = delay + (until - call.world.now);
+            call.run(Duration::from_millis(2));
+        }
+        call.world.down[VIEWER].config.delay = delay;
+    }
+    assert_eq!(call.layers(0, then), [2]);
+}
+
 #[test]
 fn clients_that_report_nothing_get_what_they_ask_for() {
     let mut call = Call::new(7, LinkConfig::default(), one_camera());

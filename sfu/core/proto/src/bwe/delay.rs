@@ -34,8 +34,9 @@ const OVERUSE_MS: f64 = 10.0;
 /// Window of the smallest one-way delay: the empty queue.
 const BASE_WINDOW: Duration = Duration::from_secs(30);
 
-/// Weight of one packet in the measure of the queue.
-const QUEUE_NEWS: f64 = 0.2;
+/// The queue is the least delay of what arrived within this time: a receiver that was held up reads all it missed at once,
+/// and the last of it has hardly waited; behind a full link every packet has.
+const QUEUE_WINDOW: Duration = Duration::from_millis(60);
 
 #[derive(Clone, Copy)]
 struct Group {
@@ -60,6 +61,8 @@ pub(super) struct DelaySignal {
     usage: Usage,
     /// (arrival, one-way delay against the origin in ms), rising: the front is the smallest of the window.
     base: VecDeque<(Duration, f64)>,
+    /// Likewise, of the last moments.
+    recent: VecDeque<(Duration, f64)>,
     queue_ms: f64,
 }
 
@@ -79,6 +82,7 @@ impl DelaySignal {
             previous_trend: 0.0,
             usage: Usage::Normal,
             base: VecDeque::new(),
+            recent: VecDeque::new(),
             queue_ms: 0.0,
         }
     }
@@ -131,15 +135,17 @@ impl DelaySignal {
     fn measure_queue(&mut self, sent: Instant, received: Duration) {
         let (origin_sent, origin_received) = *self.origin.get_or_insert((sent, received));
         let delay = ms(received) - ms(origin_received) - signed_ms(sent, origin_sent);
-        while self.base.back().is_some_and(|(_, other)| *other >= delay) {
-            self.base.pop_back();
-        }
-        self.base.push_back((received, delay));
+        push_rising(&mut self.base, received, delay);
         while self.base.front().is_some_and(|(at, _)| received.saturating_sub(*at) > BASE_WINDOW) {
             self.base.pop_front();
         }
-        let smallest = self.base.front().map_or(delay, |(_, smallest)| *smallest);
-        self.queue_ms += QUEUE_NEWS * (delay - smallest - self.queue_ms);
+        push_rising(&mut self.recent, received, delay);
+        while self.recent.front().is_some_and(|(at, _)| received.saturating_sub(*at) > QUEUE_WINDOW) {
+            self.recent.pop_front();
+        }
+        let least = |window: Option<f64>| window.unwrap_or(delay);
+        self.queue_ms =
+            least(self.recent.front().map(|(_, delay)| *delay)) - least(self.base.front().map(|(_, delay)| *delay));
     }
 
     fn gradient(&mut self, change_ms: f64, sent_ms: f64, received: Duration) {
@@ -178,6 +184,14 @@ impl DelaySignal {
         let speed = if distance < 0.0 { FOLLOW_DOWN } else { FOLLOW_UP };
         self.threshold_ms = (self.threshold_ms + speed * distance * since).clamp(THRESHOLD_MIN, THRESHOLD_MAX);
     }
+}
+
+/// Appends to a window whose front is its smallest.
+fn push_rising<T>(window: &mut VecDeque<(T, f64)>, at: T, delay: f64) {
+    while window.back().is_some_and(|(_, other)| *other >= delay) {
+        window.pop_back();
+    }
+    window.push_back((at, delay));
 }
 
 impl Group {

@@ -109,6 +109,8 @@ pub struct Estimator {
     carried: Carried,
     /// Where the last probe that found the link full has met its end.
     end_bps: Option<u64>,
+    /// That probe has said less than the estimate.
+    is_doubted: bool,
 }
 
 /// The most that was acknowledged lately while no queue stood.
@@ -178,6 +180,7 @@ impl Estimator {
             shadow_until: None,
             carried: Carried::default(),
             end_bps: None,
+            is_doubted: false,
         }
     }
 
@@ -338,13 +341,22 @@ impl Estimator {
         let mut proven = acknowledged;
         if let Some(probed) = self.prober.result(now) {
             proven = proven.max(Some(probed.bitrate_bps));
-            // What a full link has carried before without a queue is not doubted for one cluster's sake.
-            let level =
-                if probed.is_full { probed.bitrate_bps.max(self.carried.most(now)) } else { probed.bitrate_bps };
-            self.end_bps = probed.is_full.then_some(level);
-            if (level > self.estimate_bps && self.delay.usage() != Usage::Over) || probed.is_full {
-                self.rate.set(level);
-                limit = Limit::Probe;
+            if probed.is_full {
+                // What was carried without a queue is not doubted for a cluster's sake, nor a better result for one alone:
+                // a receiver that was held up for a moment looks like a full link.
+                let level = probed.bitrate_bps.max(self.carried.most(now));
+                let is_certain = !self.is_proven || std::mem::replace(&mut self.is_doubted, true);
+                if level > self.estimate_bps || is_certain {
+                    self.rate.set(level);
+                    limit = Limit::Probe;
+                }
+                self.end_bps = Some(level.max(self.rate.bitrate_bps()));
+            } else {
+                (self.is_doubted, self.end_bps) = (false, None);
+                if probed.bitrate_bps > self.estimate_bps && self.delay.usage() != Usage::Over {
+                    self.rate.set(probed.bitrate_bps);
+                    limit = Limit::Probe;
+                }
             }
         }
         let mut usage = self.usage(now);
