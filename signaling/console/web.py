@@ -195,6 +195,8 @@ class Door:
 
     async def _refused(self, visit: Visit, refusal: Refusal, back: Page | None) -> Response:
         visit.problem = as_problem(refusal)
+        if visit.is_fragment:
+            return visit.show("alert.html")
         if back is not None:
             try:
                 return await back(visit)

@@ -9,7 +9,9 @@ document.addEventListener('htmx:beforeRequest', (event) => {
 
 // A refusal is an answer that people should see, too.
 document.addEventListener('htmx:beforeSwap', (event) => {
-  if (event.detail.xhr.status === 401) location.assign('/console/login');
+  const { xhr } = event.detail;
+  if (xhr.status === 401) location.assign('/console/login');
+  else if (xhr.status >= 400 && xhr.responseText) Object.assign(event.detail, { shouldSwap: true, isError: false });
 });
 
 const board = document.querySelector('[data-figures]');

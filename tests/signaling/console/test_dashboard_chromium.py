@@ -166,6 +166,11 @@ async def test_a_live_call_is_watched_and_moderated(world: World, url: str, brow
     await expect(people).to_have_count(2)
     await page.get_by_role("link", name="Why Dave may what he may").click()
     await expect(page.locator("#explained")).to_contain_text("grants of the role user in default")
+    await page.evaluate(
+        "target => htmx.ajax('GET', '/console/calls/default/x/explain?user=nobody', { target, swap: 'innerHTML' })",
+        "#explained",
+    )
+    await expect(page.locator("#explained")).to_contain_text("There is no such user.")
     # Whoever is on a button keeps it while the list renews itself.
     await page.get_by_role("button", name="Mute the microphone of Dave").focus()
     await world.as_("erin").join("default/x")

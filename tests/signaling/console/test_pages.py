@@ -211,8 +211,24 @@ async def test_a_call_its_people_and_why(world: World, desk: Desk) -> None:
     assert "grants of the role speaker in livestream" in why
     assert "media.video" in why
     assert "grants of the role speaker" in (await desk.get("/console/calls/livestream/show?user=bob")).text
-    assert (await desk.get("/console/calls/livestream/show/explain?user=nobody")).status_code == 404
+    part = await desk.get("/console/calls/livestream/show/explain?user=nobody", headers={"hx-request": "true"})
+    assert part.status_code == 404
+    assert "There is no such user." in part.text
+    assert "<html" not in part.text
     assert (await desk.get("/console/calls/livestream/nowhere")).status_code == 404
+
+
+async def test_viewers_without_an_account_are_shown(world: World, desk: Desk) -> None:
+    await world.call("livestream/show", by="host")
+    await world.server.put("/calls/livestream/show/live")
+    viewer = world.anonymous("livestream:show")
+    joined = (await viewer.post("/calls/livestream/show/join", {"device_id": "tv"})).json()["participant"]
+    await world.connect(joined)
+    page = (await desk.get("/console/calls/livestream/show")).text
+    assert joined["user_id"] in page
+    assert f"Why {joined['name']}" not in page
+    await desk.post("/console/calls/livestream/show", do="kick", user=joined["user_id"])
+    assert (joined["session_id"], joined["identity"], "kicked") in world.media.removed
 
 
 async def test_what_an_operator_does_in_a_call(world: World, desk: Desk) -> None:
