@@ -28,6 +28,7 @@ from signaling.wire.livekit import connecting, frames
 
 log = structlog.get_logger(__name__)
 
+_SIZE_OF_ONE = 4096
 _CLOSING_SECONDS = 3.0
 _NORMAL = 1000
 _UNREADABLE = 1007
@@ -184,12 +185,12 @@ class _Connection:
                 frame = await self._websocket.receive()
                 if frame["type"] == "websocket.disconnect":
                     return
-                if not self._may_speak():
-                    self._end(_TOO_FAST, "Too many signal messages.")
-                    return
                 payload = frame.get("bytes")
                 if payload is None:
                     payload = frame.get("text") or ""
+                if not self._may_speak(len(payload)):
+                    self._end(_TOO_FAST, "Too many signal messages.")
+                    return
                 self._as_text = isinstance(payload, str)
                 handle(frames.read(payload))
         except Refusal as refusal:
@@ -197,9 +198,11 @@ class _Connection:
         except WebSocketDisconnect:
             return
 
-    def _may_speak(self) -> bool:
+    def _may_speak(self, size: int) -> bool:
+        """Long messages count for several: what one says may have to be told to all."""
         now = asyncio.get_running_loop().time()
         refill = (now - self._refilled) * self._settings.signal_messages_per_second
-        self._tokens = min(self._tokens + refill, self._settings.signal_messages_burst) - 1
+        self._tokens = min(self._tokens + refill, self._settings.signal_messages_burst)
+        self._tokens -= max(1, size / _SIZE_OF_ONE)
         self._refilled = now
         return self._tokens >= 0

@@ -89,6 +89,8 @@ class RoomCore:
     """Participants who were told as active speakers, and their last level."""
     waiting: dict[str, Participant] = field(default_factory=dict)
     """Who has come, connected or gone and was not told yet: in large rooms that is told together."""
+    permitted: dict[str, dict[str, frozenset[str] | None]] = field(default_factory=dict)
+    """By publisher who lets only some subscribe: identity or sid → the tracks, or None for all of them."""
     infos: dict[str, models.ParticipantInfo] = field(default_factory=dict)
     """How everybody was told last: what a newcomer is shown, without making it again for each."""
     is_over: bool = False

@@ -308,7 +308,7 @@ def mismatch(session: SessionId) -> list[Send | CloseSignal]:
 
 def sync_state(room: RoomCore, participant: Participant, state: rtc.SyncState, cache: data.ReliableCache) -> None:
     """What the client believes, after a resume; ours wins but for its own wishes."""
-    for published in state.publish_tracks:
+    for published in state.publish_tracks[: room.settings.tracks_max]:
         if published.track.sid and published.track.sid not in participant.tracks:
             message = rtc.TrackUnpublishedResponse(track_sid=published.track.sid)
             room.send(participant, rtc.SignalResponse(track_unpublished=message))
@@ -442,6 +442,7 @@ def leave(
     room.announce_soon(participant, now)
     publishing.end_tracks(room, participant, list(participant.tracks.values()))
     room.speaking.pop(participant.sid, None)
+    room.permitted.pop(participant.sid, None)
     for data_track in tuple(participant.data_tracks.values()):
         data.end_track(room, participant, data_track)
     for subscription in participant.subscriptions.values():

@@ -29,6 +29,10 @@ _SOURCE_LETTERS = {
 }
 _SOURCE_NAMES: dict[int, str] = {number: name for name, number in SOURCES.items()}
 _SCREENS = (models.TrackSource.SCREEN_SHARE, models.TrackSource.SCREEN_SHARE_AUDIO)
+_CODECS_MAX = 8
+_LAYERS_MAX = 16
+_FEATURES_MAX = 32
+"""Far above what there is."""
 _SVC_MIMES = ("video/vp9", "video/av1")
 _VIDEO = models.TrackType.VIDEO
 _SVC_MODE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
@@ -71,6 +75,9 @@ def _refusal(
     reasons = rtc.RequestResponse.Reason
     if not participant.grants.may_publish(request.source):
         return reasons.NOT_ALLOWED, "The token does not allow to publish this source."
+    excess = _excess(room, request)
+    if excess:
+        return reasons.LIMIT_EXCEEDED, excess
     if request.sid:
         known = participant.tracks.get(request.sid)
         return None if known is not None else (reasons.NOT_FOUND, "There is no track of that sid to add a codec to.")
@@ -81,9 +88,25 @@ def _refusal(
     waiting = sum(not track.is_published for track in participant.tracks.values())
     if len(participant.tracks) >= room.settings.tracks_max or waiting >= room.settings.pending_tracks_max:
         return reasons.LIMIT_EXCEEDED, "That are more tracks than one participant may publish."
-    if len(request.name.encode()) > room.settings.name_max_bytes:
-        return reasons.LIMIT_EXCEEDED, "The track's name is too long."
     return None
+
+
+def _excess(room: RoomCore, request: rtc.AddTrackRequest) -> str:
+    """Return what is too much in a request, or "". All of it is kept, and told to everybody."""
+    texts = [
+        request.name,
+        request.cid,
+        request.stream,
+        *(codec.cid + codec.codec for codec in request.simulcast_codecs),
+    ]
+    if any(len(text.encode()) > room.settings.name_max_bytes for text in texts):
+        return "A name or an id of the track is too long."
+    layers = [len(request.layers), *(len(codec.layers) for codec in request.simulcast_codecs)]
+    if len(request.simulcast_codecs) > _CODECS_MAX or max(layers) > _LAYERS_MAX:
+        return "The track has more codecs or layers than there are."
+    if len(request.audio_features) > _FEATURES_MAX or len(request.packet_trailer_features) > _FEATURES_MAX:
+        return "The track has more features than there are."
+    return ""
 
 
 def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
@@ -414,7 +437,7 @@ def set_muted(room: RoomCore, participant: Participant, track: Track, muted: boo
 
 def update_layers(room: RoomCore, participant: Participant, request: rtc.UpdateVideoLayers) -> None:
     track = participant.tracks.get(request.track_sid)
-    if track is None or not request.layers:
+    if track is None or not 0 < len(request.layers) <= _LAYERS_MAX:
         return
     del track.info.layers[:]
     track.info.layers.extend(_sorted_layers(request.layers))
@@ -429,7 +452,7 @@ def update_layers(room: RoomCore, participant: Participant, request: rtc.UpdateV
 
 def update_audio_track(room: RoomCore, participant: Participant, request: rtc.UpdateLocalAudioTrack) -> None:
     track = participant.tracks.get(request.track_sid)
-    if track is not None:
+    if track is not None and len(request.features) <= _FEATURES_MAX:
         del track.info.audio_features[:]
         track.info.audio_features.extend(request.features)
         features = models.AudioTrackFeature

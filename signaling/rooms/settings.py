@@ -123,8 +123,8 @@ class RoomSettings(BaseModel):
         100,
         ge=5,
         le=10_000,
-        description="Signal messages one client may send in the long run; beyond its burst it is closed. Raise it for "
-        "clients with hundreds of tracks.",
+        description="Signal messages one client may send in the long run, long ones counting one per 4 KiB; beyond its "
+        "burst it is closed. Raise it for clients with hundreds of tracks.",
     )
     signal_messages_burst: int = Field(
         1_000, ge=50, le=100_000, description="Signal messages one client may send at once before that rate counts."

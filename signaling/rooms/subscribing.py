@@ -26,6 +26,8 @@ CHANNELS = (
     ChannelSpec(label="_data_track", ordered=False, max_retransmits=0),
 )
 """What we open on a connection of our own; elsewhere clients open them."""
+_UNKNOWN_MAX = 100
+"""Tracks that are not there and are answered for, of one request."""
 
 
 # --- who gets what --------------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ def _reconcile(room: RoomCore, subscriber: Participant, publisher: Participant, 
         return False
     wished = subscriber.wishes.get(track.sid, subscriber.auto_subscribe) and may_receive(publisher, subscriber)
     # To those who do not see the publisher there is no track to be refused.
-    allowed = publisher.is_hidden or allows(publisher, subscriber, track)
+    allowed = publisher.is_hidden or allows(room, publisher, subscriber, track)
     has = track.sid in subscriber.subscriptions
     if publisher.is_hidden:
         subscriber.refused_to.discard(track.sid)
@@ -81,18 +83,31 @@ def may_receive(publisher: Participant, subscriber: Participant) -> bool:
     return subscriber.grants.can_subscribe and not publisher.is_hidden
 
 
-def allows(publisher: Participant, subscriber: Participant, track: Track) -> bool:
+def allows(room: RoomCore, publisher: Participant, subscriber: Participant, track: Track) -> bool:
     """Whether the publisher lets the subscriber have the track."""
     permissions = publisher.permissions
     if permissions is None or permissions.all_participants:
         return True
-    for permission in permissions.track_permissions:
-        named = permission.participant_identity or permission.participant_sid
-        if named in (subscriber.identity, subscriber.sid) and (
-            permission.all_tracks or track.sid in permission.track_sids
-        ):
+    permitted = room.permitted.get(publisher.sid)
+    if permitted is None:
+        permitted = room.permitted[publisher.sid] = _by_name(permissions)
+    for name in (subscriber.identity, subscriber.sid):
+        tracks = permitted.get(name, frozenset())
+        if tracks is None or track.sid in tracks:
             return True
     return False
+
+
+def _by_name(permissions: rtc.SubscriptionPermission) -> dict[str, frozenset[str] | None]:
+    permitted: dict[str, frozenset[str] | None] = {}
+    for permission in permissions.track_permissions:
+        name = permission.participant_identity or permission.participant_sid
+        known = permitted.get(name, frozenset())
+        if permission.all_tracks or known is None:
+            permitted[name] = None
+        else:
+            permitted[name] = known.union(permission.track_sids)
+    return permitted
 
 
 def _subscribe(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> None:
@@ -417,10 +432,12 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
         room.drop("subscription_too_long")
         del sids[room.settings.subscription_sids_max :]
     changed = False
+    unknown = 0
     for sid in dict.fromkeys(sids):
         found = room.by_track.get(sid)
         if found is None:
-            if request.subscribe:
+            unknown += 1
+            if request.subscribe and unknown <= _UNKNOWN_MAX:
                 error = models.SubscriptionError.SE_TRACK_NOTFOUND
                 reply = rtc.SubscriptionResponse(track_sid=sid, err=error)
                 room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
@@ -458,6 +475,7 @@ def track_setting(room: RoomCore, subscriber: Participant, request: rtc.UpdateTr
 def subscription_permission(room: RoomCore, publisher: Participant, request: rtc.SubscriptionPermission) -> None:
     """The publisher says who may have its tracks."""
     publisher.permissions = request
+    room.permitted.pop(publisher.sid, None)
     room.touch(publisher)
     consider(room, publisher, tuple(publisher.tracks.values()))
 

@@ -345,6 +345,20 @@ async def test_a_flood_closes_with_1008_and_nobody_else_waits() -> None:
         await endpoint.rooms.until(lambda: endpoint.rooms.requests[-1].ping == 2)
 
 
+async def test_long_messages_count_for_several() -> None:
+    async with (
+        serving(signal_messages_per_second=5, signal_messages_burst=50) as endpoint,
+        endpoint.connect() as client,
+    ):
+        change = rtc.UpdateParticipantMetadata(metadata="x" * 60_000)
+        message = rtc.SignalRequest(update_metadata=change).SerializeToString()
+        with contextlib.suppress(websockets.ConnectionClosed):
+            for _ in range(20):
+                await client.send(message)
+        assert (await closed(client))[0] == 1008
+        assert 3 <= len(endpoint.rooms.requests) < 20
+
+
 async def test_a_slow_reader_is_cut_off_with_bounded_memory_and_may_come_back() -> None:
     big = Frame(rtc.SignalResponse(refresh_token="x" * 60_000))
     async with serving(signal_queue_max_bytes=65_536) as endpoint:

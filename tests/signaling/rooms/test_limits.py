@@ -1,0 +1,130 @@
+"""What one participant may cost: counts and lengths are bounded, and work follows from what a message concerns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from livekit.protocol import models, rtc
+
+from signaling.rooms.core import LARGE_ROOM
+from tests.signaling.rooms.world import AUDIO, MICROPHONE, VIDEO, World
+
+RESPONSES = rtc.RequestResponse.Reason
+LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [
+        {"cid": "x" * 257},
+        {"name": "x" * 257},
+        {"stream": "x" * 257},
+        {"layers": LAYERS},
+        {"simulcast_codecs": [rtc.SimulcastCodec(codec="vp8", cid=str(number)) for number in range(9)]},
+        {"simulcast_codecs": [rtc.SimulcastCodec(codec="vp8", layers=LAYERS)]},
+        {"simulcast_codecs": [rtc.SimulcastCodec(codec="x" * 257)]},
+        {"simulcast_codecs": [rtc.SimulcastCodec(cid="x" * 257)]},
+        {"audio_features": [models.AudioTrackFeature.TF_STEREO] * 33},
+    ],
+)
+def test_an_announcement_is_bounded_in_all_its_parts(too_much: dict[str, Any]) -> None:
+    world = World()
+    alice = world.join("alice")
+    alice.say(add_track=rtc.AddTrackRequest(**{"cid": "c", "type": VIDEO, **too_much}))
+    assert alice.heard("request_response")[-1].reason == RESPONSES.LIMIT_EXCEEDED
+    assert not alice.record.tracks
+
+
+def test_a_further_codec_is_bounded_as_well() -> None:
+    world = World()
+    alice = world.join("alice")
+    sid = alice.publish_video().sid
+    codecs = [rtc.SimulcastCodec(codec="vp8", cid=str(number)) for number in range(9)]
+    alice.say(add_track=rtc.AddTrackRequest(cid="c", type=VIDEO, sid=sid, simulcast_codecs=codecs))
+    assert alice.heard("request_response")[-1].reason == RESPONSES.LIMIT_EXCEEDED
+    assert len(alice.track("cam").codecs) == 1
+
+
+def test_layers_and_features_of_a_published_track_stay_bounded() -> None:
+    world = World()
+    alice = world.join("alice")
+    audio, video = alice.publish_audio().sid, alice.publish_video().sid
+    alice.say(update_layers=rtc.UpdateVideoLayers(track_sid=video, layers=LAYERS))
+    features = [models.AudioTrackFeature.TF_STEREO] * 33
+    alice.say(update_audio_track=rtc.UpdateLocalAudioTrack(track_sid=audio, features=features))
+    assert len(alice.track("cam").layers) == 3
+    assert not alice.track("mic").audio_features
+
+
+def test_a_hundred_thousand_unknown_tracks_are_answered_for_a_hundred() -> None:
+    world = World()
+    alice = world.join("alice")
+    sids = [f"TR_{number}" for number in range(100_000)]
+    alice.say(subscription=rtc.UpdateSubscription(track_sids=sids, subscribe=True))
+    alice.say(track_setting=rtc.UpdateTrackSettings(track_sids=sids, disabled=True))
+    updates = [rtc.UpdateDataSubscription.Update(track_sid=sid, subscribe=True) for sid in sids]
+    alice.say(update_data_subscription=rtc.UpdateDataSubscription(updates=updates))
+    assert len(alice.heard("subscription_response")) == 100
+    record = alice.record
+    assert not record.wishes
+    assert not record.settings
+    assert not record.data_wishes
+
+
+def test_ten_thousand_permissions_are_looked_up_not_searched() -> None:
+    world = World()
+    alice = world.join("alice")
+    others = [world.enter(world.client(f"u{number}")) for number in range(LARGE_ROOM)]
+    sid = alice.publish_audio().sid
+    looked: list[str] = []
+    named = [rtc.TrackPermission(participant_identity=f"nobody-{number}") for number in range(10_000)]
+    named.append(rtc.TrackPermission(participant_identity="u7", track_sids=[sid]))
+    named.append(rtc.TrackPermission(participant_sid=others[8].sid, all_tracks=True))
+    alice.say(subscription_permission=rtc.SubscriptionPermission(track_permissions=named))
+    looked += [one.identity for one in others if sid in one.record.subscriptions]
+    assert looked == ["u7", "u8"]
+    assert len(world.room.core.permitted[alice.sid]) == 10_002
+    alice.say(leave=rtc.LeaveRequest())
+    assert not world.room.core.permitted
+
+
+def test_of_one_name_all_that_is_permitted_counts() -> None:
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    sids = [alice.publish_audio().sid, alice.publish_video().sid]
+    each = [rtc.TrackPermission(participant_identity="bob", track_sids=[sid]) for sid in sids]
+    alice.say(subscription_permission=rtc.SubscriptionPermission(track_permissions=each))
+    assert set(bob.record.subscriptions) == set(sids)
+    more = [*each, rtc.TrackPermission(participant_identity="bob", all_tracks=True), each[0]]
+    alice.say(subscription_permission=rtc.SubscriptionPermission(track_permissions=more))
+    third = alice.publish_video("again").sid
+    assert set(bob.record.subscriptions) == {*sids, third}
+
+
+def test_what_a_resuming_client_names_is_answered_within_bounds() -> None:
+    world = World()
+    alice = world.join("alice")
+    world.lose_signal(alice)
+    tracks = [rtc.TrackPublishedResponse(track=models.TrackInfo(sid=f"TR_{number}")) for number in range(10_000)]
+    world.resume(alice, sync_state=rtc.SyncState(publish_tracks=tracks))
+    assert len(alice.heard("track_unpublished")) == world.settings.tracks_max
+
+
+def test_tracks_that_are_announced_and_withdrawn_for_ever_leave_nothing_behind() -> None:
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    for number in range(30):
+        alice.announce(f"c{number}", AUDIO, MICROPHONE)
+        if number == 0:
+            alice.send_on("c0", "audio")
+        else:
+            section = next(one for one in alice.sections if one.cid == f"c{number - 1}")
+            section.cid = f"c{number}"
+            alice.offer()
+            world.settle()
+    core = world.room.core
+    assert len(core.by_track) == len(core.by_uptrack) == len(core.by_downtrack) == 1
+    assert len(world.worker.uptracks) == len(world.worker.downtracks) == 1
+    assert len(bob.record.subscriptions) == 1
+    assert not bob.record.wishes
