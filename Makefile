@@ -19,10 +19,10 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 # The build directory stays in the tree, whatever the caller's shell says, so that `make clean` is whole.
 unexport CARGO_TARGET_DIR
 
-.PHONY: help setup serve test lint format core bench quality fuzz docs lock clean prerequisites
+.PHONY: help setup serve test lint format core bench bench-full quality fuzz docs lock clean prerequisites
 
 help: ## List the targets.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMPS)/package ## Make the environment and the release build; leaves .venv/bin/callyard.
 
@@ -74,6 +74,9 @@ format: $(STAMPS)/lint ## Rewrite sources in the agreed style.
 
 bench: setup $(STAMPS)/test ## Measure CPU per packet, latency and memory beside the synthetic limit.
 	@$(BIN)/python -m bench
+
+bench-full: setup $(STAMPS)/test ## The same with more scenarios and runs, and with other servers; writes docs/benchmarks.md.
+	@$(BIN)/python -m bench --full --page
 
 quality: $(STAMPS)/test ## Simulate calls over bad links with the real core: a table beside targets, plots (QUALITY=--docs).
 	@cargo build --quiet --release --locked --manifest-path $(CARGO_MANIFEST) -p callyard-sim

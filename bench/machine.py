@@ -6,8 +6,10 @@ are too coarse for a server that works for microseconds, and only say how the ti
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,27 @@ class Usage:
     def user_share(self) -> float:
         ticks = self.user_ticks + self.system_ticks
         return self.user_ticks / ticks if ticks else 0.0
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants, those in sessions of their own among them."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for member in found:
+        found += parents.get(member, [])
+    return found
+
+
+def kill(pid: int) -> None:
+    """Ends a process of ours that may have ended already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def pin(pid: int, cpu: int) -> None:

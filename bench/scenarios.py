@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sfu.load import Codec
+from signaling.load.plan import MICROPHONE, Layer, Track
 
 
 class Cipher(StrEnum):
@@ -13,32 +15,6 @@ class Cipher(StrEnum):
 
     GCM = "gcm"
     CM = "cm"
-
-
-@dataclass(frozen=True)
-class Layer:
-    packets_per_second: float
-    payload_bytes: int
-    width: int = 1280
-    height: int = 720
-    rid: str | None = None
-
-    @property
-    def bitrate_bps(self) -> int:
-        return int(self.packets_per_second * self.payload_bytes * 8)
-
-
-@dataclass(frozen=True)
-class Track:
-    codec: Codec
-    frames_per_second: float
-    layers: tuple[Layer, ...]
-    """Lowest first."""
-    watched: tuple[int, ...] = (0,)
-    """Which layer a subscriber's n-th video of this kind is watched in; the last stands for all that follow."""
-
-    def layer_for(self, position: int) -> int:
-        return self.watched[min(position, len(self.watched) - 1)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class Scenario:
     cipher: Cipher = Cipher.GCM
     target_us: float | None = None
     """CPU per forwarded packet to be reached, microseconds."""
-    peers_us: dict[str, float] = field(default_factory=dict)
+    peers_us: Mapping[str, float] = field(default_factory=dict, hash=False)
     """What others were found to cost on the project's machines, microseconds a packet."""
 
     @property
@@ -83,7 +59,6 @@ class Scenario:
 
 CAMERA = Track(Codec.VP8, 30, (Layer(260, 1_160),))
 """2.4 Mbit/s; with RTP header, extensions and tag a datagram is 1 200 bytes long."""
-MICROPHONE = Track(Codec.OPUS, 50, (Layer(50, 100, 0, 0),))
 SIMULCAST = Track(
     Codec.VP8,
     30,

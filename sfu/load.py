@@ -78,6 +78,8 @@ class Open(Command, frozen=True, kw_only=True, tag="open"):
     """The generator's."""
     address: str
     """`ip:port`."""
+    controlling: bool = True
+    """The generator's role in ICE: true unless a full agent made the offer (RFC 8445 §6.1.1)."""
     external_dtls: bool = False
     """The handshake is made elsewhere: its datagrams come up as `DtlsDatagram`."""
 

@@ -25,6 +25,7 @@ from signaling import structured_logs
 from signaling.calls.principal import mint
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
+from signaling.load.command import load_test
 from signaling.probe.command import probe
 from signaling.room_service_client import RoomServiceClient
 from signaling.settings_sources import LoadedSettings, load
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(rooms_app, name="rooms")
+app.command("load")(load_test)
 app.command()(probe)
 
 USAGE_EXIT_CODE = 2

@@ -50,6 +50,11 @@ class Clients:
                 self._failure = f"{command} was refused: {message}"
         self._changed.set()
 
+    def fail(self, sentence: str) -> None:
+        """Whoever waits finds out."""
+        self._failure = sentence
+        self._changed.set()
+
     async def connected(self, transports: set[int]) -> None:
         await self._wait(lambda: transports <= self.ciphers.keys(), "to connect")
 
@@ -99,3 +104,9 @@ class Peer(ABC):
     @abstractmethod
     async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         """Lets everybody who receives connect and receive; returns when all have media."""
+
+
+def generator(clients: Clients) -> Generator:
+    if clients.generator is None:
+        raise PeerError("there is no generator")
+    return clients.generator

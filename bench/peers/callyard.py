@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench import machine
-from bench.peers.base import Clients, Peer, PeerError
+from bench.peers.base import Clients, Peer, PeerError, generator
 from bench.scenarios import Scenario, Track
 from sfu import border, load
 from sfu.border import CodecSpec, DtlsRole, ExtensionSpec, IceCredentials, Kind, LayerMode, LayerSpec, SsrcSpec, Want
@@ -223,12 +223,6 @@ class Callyard(Peer):
     def _check(self) -> None:
         if self._rejected is not None:
             raise PeerError(self._rejected)
-
-
-def generator(clients: Clients) -> load.Generator:
-    if clients.generator is None:
-        raise PeerError("there is no generator")
-    return clients.generator
 
 
 def _codec(codec: load.Codec) -> CodecSpec:

@@ -8,8 +8,9 @@ import pytest
 
 from bench.measure import Harness
 from bench.peers.callyard import Callyard
-from bench.scenarios import CAMERA, MICROPHONE, SIMULCAST, Cipher, Scenario
+from bench.scenarios import CAMERA, SIMULCAST, Cipher, Scenario
 from sfu.worker import Certificate
+from signaling.load.plan import MICROPHONE
 
 CERTIFICATE = Certificate()
 CPU = min(os.sched_getaffinity(0))

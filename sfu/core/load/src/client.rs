@@ -1,4 +1,4 @@
-//! One light client: the controlling side of ICE, DTLS, SRTP, and the feedback that a browser would give. No I/O, no clock.
+//! One light client: either side of ICE, DTLS, SRTP, and the feedback that a browser would give. No I/O, no clock.
 //!
 //! It checks one address, trusts its server's fingerprint, and keeps nothing of what it receives but counts.
 
@@ -321,8 +321,8 @@ impl Client {
             username: &self.username,
             // A host candidate's, component 1 (RFC 8445 §5.1.2.1).
             priority: 0x6e00_01ff | 0x1000_0000,
-            use_candidate: true,
-            role: Role::Controlling(self.id),
+            use_candidate: self.open.controlling,
+            role: if self.open.controlling { Role::Controlling(self.id) } else { Role::Controlled(self.id) },
         };
         write_request(&mut context.scratch, &check, &self.remote_key);
         let Context { out, scratch, .. } = context;
@@ -459,7 +459,13 @@ impl Client {
             let at_us = (wall_ns.saturating_sub(context.base_wall_ns) / 1_000) as i64;
             self.arrivals.push(Arrival { seq: SeqNo(seq), at_us });
         }
-        self.next_feedback.get_or_insert(now + context.feedback_interval);
+        if self.next_feedback.is_none() {
+            // On a beat of its own: clients that a picture reaches at one time must not answer at one time.
+            let interval = context.feedback_interval.as_nanos() as u64;
+            let phase = interval / 1_000 * (self.id * 618 % 1_000);
+            let since = now.saturating_duration_since(self.opened).as_nanos() as u64 + phase;
+            self.next_feedback = Some(now + Duration::from_nanos(interval - since % interval));
+        }
     }
 
     fn receive_rtcp(

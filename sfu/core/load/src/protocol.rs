@@ -70,6 +70,8 @@ pub(crate) struct Open {
     pub fingerprints: Vec<Fingerprint>,
     /// Ours.
     pub role: DtlsRole,
+    /// Our role in ICE: true unless a full agent made the offer (RFC 8445 §6.1.1).
+    pub controlling: bool,
     /// `ip:port`.
     pub address: String,
     /// DTLS is made elsewhere: its datagrams go up as [`Report::DtlsDatagram`].

@@ -42,6 +42,8 @@ pub struct Pump<M: Machine> {
     datagrams: Vec<Datagram<'static>>,
     /// The last batch was full: look again before sleeping.
     more: bool,
+    /// Connections may have something: the last wait said so, or did not look.
+    tcp_ready: bool,
 }
 
 /// Receive batches taken before commands, timers and TCP get their turn again.
@@ -76,6 +78,7 @@ impl<M: Machine> Pump<M> {
             counters: NetCounters::default(),
             datagrams: Vec::new(),
             more: false,
+            tcp_ready: true,
         })
     }
 
@@ -95,6 +98,7 @@ impl<M: Machine> Pump<M> {
     /// Sleeps until there is something to do: a datagram, a command, a deadline.
     pub fn wait(&mut self) {
         if self.more || self.shared.has_commands() {
+            self.tcp_ready = true;
             return;
         }
         let now = self.clock.now();
@@ -105,6 +109,7 @@ impl<M: Machine> Pump<M> {
             // Not even looking at the sockets: what arrives meanwhile shares the next wake.
             self.counters.ticks += 1;
             poll(&mut [], pause.min(until_deadline));
+            self.tcp_ready = true;
             return;
         }
         let tcp = self.tcp.as_ref().map_or(-1, AsRawFd::as_raw_fd);
@@ -118,6 +123,7 @@ impl<M: Machine> Pump<M> {
         if descriptors[1].revents != 0 {
             self.shared.command_wake().clear();
         }
+        self.tcp_ready |= descriptors[2].revents != 0;
     }
 
     /// Does all that is to be done now, without sleeping.
@@ -181,7 +187,9 @@ impl<M: Machine> Pump<M> {
         let Some(tcp) = &mut self.tcp else { return };
         let now = self.clock.now();
         let mut engine = Framed { machine: &mut self.machine, now };
-        tcp.service(now, &mut engine, &mut self.counters);
+        if std::mem::take(&mut self.tcp_ready) {
+            self.tcp_ready = tcp.service(now, &mut engine, &mut self.counters);
+        }
         tcp.sweep(now, &mut engine, &mut self.counters);
     }
 

@@ -109,12 +109,15 @@ impl Tcp {
     }
 
     /// Accepts, reads and writes what is ready. Level-triggered: what is left over is ready again next time.
-    pub(crate) fn service(&mut self, now: Instant, receiver: &mut impl Receiver, counters: &mut NetCounters) {
+    ///
+    /// True if there may be more than was taken.
+    pub(crate) fn service(&mut self, now: Instant, receiver: &mut impl Receiver, counters: &mut NetCounters) -> bool {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_PASS];
         // SAFETY: the array is live and its length is given.
         let count =
             unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_PER_PASS as libc::c_int, 0) };
-        for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
+        let count = usize::try_from(count).unwrap_or(0);
+        for event in &events[..count] {
             let (id, flags) = (event.u64, event.events as libc::c_int);
             if id == LISTENER {
                 self.accept(now, counters);
@@ -127,6 +130,7 @@ impl Tcp {
                 self.read(id, receiver, counters);
             }
         }
+        count == EVENTS_PER_PASS
     }
 
     /// Closes what has been silent for too long, and takes up accepting again.

@@ -26,6 +26,7 @@ impl<C: Clone + Default + Send + 'static> PacketThread<C> {
         M: Machine<Counters = C> + 'static,
     {
         let local = pump.local_address();
+        keep_one_heap();
         let failure = Arc::new(Mutex::new(None));
         let thread = std::thread::Builder::new().name("packets".into()).spawn({
             let (shared, failure) = (Arc::clone(&shared), Arc::clone(&failure));
@@ -74,6 +75,17 @@ impl<C> PacketThread<C> {
 impl<C> Drop for PacketThread<C> {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// glibc gives a second thread a heap that grows by single pages, a system call and a page fault each: joins and the
+/// filling of histories then cost thousands of them. The main heap grows by what is set here.
+fn keep_one_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: plain settings of the allocator, which may be changed at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TOP_PAD, 1 << 20);
     }
 }
 

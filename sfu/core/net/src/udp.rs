@@ -75,6 +75,8 @@ pub(crate) struct UdpSocket {
 }
 
 struct ReceiveArrays {
+    /// How many, from the first on, must be prepared before the next call.
+    spent: usize,
     headers: [libc::mmsghdr; BATCH],
     vectors: [libc::iovec; BATCH],
     addresses: [RawAddress; BATCH],
@@ -138,6 +140,7 @@ impl UdpSocket {
             slots: vec![0; BATCH * SLOT_STRIDE].into_boxed_slice(),
             arrivals: Vec::with_capacity(BATCH),
             receive: Box::new(ReceiveArrays {
+                spent: BATCH,
                 headers: zeroed_headers(),
                 vectors: [EMPTY_VECTOR; BATCH],
                 addresses: [RawAddress::ZERO; BATCH],
@@ -353,7 +356,9 @@ impl UdpSocket {
 
     fn receive_batch(&mut self, counters: &mut NetCounters) -> usize {
         let receive = &mut *self.receive;
-        for (index, slot) in self.slots.chunks_exact_mut(SLOT_STRIDE).enumerate() {
+        // The kernel writes only into what it filled; the rest stands as it was prepared. A pass that takes one packet
+        // must not touch the memory of sixty-four.
+        for (index, slot) in self.slots.chunks_exact_mut(SLOT_STRIDE).take(receive.spent).enumerate() {
             receive.vectors[index] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT_LEN };
             let header = &mut receive.headers[index].msg_hdr;
             header.msg_name = (&raw mut receive.addresses[index]).cast();
@@ -364,6 +369,7 @@ impl UdpSocket {
             header.msg_controllen = ControlBuffer::LEN as _;
             header.msg_flags = 0;
         }
+        receive.spent = 0;
         // A pending ICMP error (connection refused) makes one call fail; the datagrams behind it are still there.
         for _attempt in 0..4 {
             // SAFETY: all headers point to live arrays of this struct, and each slot is `SLOT_LEN` bytes long.
@@ -378,6 +384,7 @@ impl UdpSocket {
             };
             counters.udp_receive_calls += 1;
             if count >= 0 {
+                receive.spent = count as usize;
                 return count as usize;
             }
             match io::Error::last_os_error().kind() {

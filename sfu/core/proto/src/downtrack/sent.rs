@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use super::munger::PayloadPatch;
 use crate::ids::{SeqNo, Spatial, Temporal};
 
-/// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs.
-const WINDOW: usize = 512;
+/// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs; 64 bytes each.
+pub const VIDEO_WINDOW: usize = 512;
+/// As many as the uptrack's history of an audio stream keeps: more than a second.
+pub const AUDIO_WINDOW: usize = 64;
 const MAX_TIMES: u8 = 5;
 /// Share of the stream's bytes that may be sent again (`reliability.md` S-19), saved up for a burst of loss.
 const SHARE: f64 = 0.15;
@@ -67,24 +69,26 @@ impl Refused {
 }
 
 pub struct SentHistory {
+    mask: usize,
     entries: Vec<Option<Entry>>,
     highest: Option<SeqNo>,
     budget_bytes: f64,
 }
 
 impl SentHistory {
-    pub fn new() -> Self {
-        Self { entries: Vec::new(), highest: None, budget_bytes: BURST_BYTES }
+    /// `window`: packets remembered, rounded up to a power of two; a stream that is never sent costs nothing.
+    pub fn new(window: usize) -> Self {
+        Self { mask: window.next_power_of_two() - 1, entries: Vec::new(), highest: None, budget_bytes: BURST_BYTES }
     }
 
     /// Remembers a packet that leaves now; `bytes` as on the wire.
     #[inline]
     pub fn push(&mut self, packet: SentPacket, bytes: usize) {
         if self.entries.is_empty() {
-            self.entries = vec![None; WINDOW];
+            self.entries = vec![None; self.mask + 1];
         }
         self.highest = self.highest.max(Some(packet.seq));
-        self.entries[packet.seq.0 as usize % WINDOW] = Some(Entry { packet, last: None, times: 0 });
+        self.entries[packet.seq.0 as usize & self.mask] = Some(Entry { packet, last: None, times: 0 });
         self.budget_bytes = (self.budget_bytes + bytes as f64 * SHARE).min(BURST_BYTES * 4.0);
     }
 
@@ -92,7 +96,7 @@ impl SentHistory {
     pub fn get(&self, seq: u16) -> Option<SentPacket> {
         let highest = self.highest?;
         let extended = highest.0.checked_sub(u64::from((highest.0 as u16).wrapping_sub(seq)))?;
-        let entry = self.entries.get(extended as usize % WINDOW)?.as_ref()?;
+        let entry = self.entries.get(extended as usize & self.mask)?.as_ref()?;
         (entry.packet.seq.0 == extended).then_some(entry.packet)
     }
 
@@ -109,7 +113,7 @@ impl SentHistory {
         let highest = self.highest.ok_or(Refused::Unknown)?;
         let back = u64::from((highest.0 as u16).wrapping_sub(seq));
         let extended = highest.0.checked_sub(back).ok_or(Refused::Unknown)?;
-        let entry = self.entries[extended as usize % WINDOW].as_mut().filter(|entry| entry.packet.seq.0 == extended);
+        let entry = self.entries[extended as usize & self.mask].as_mut().filter(|entry| entry.packet.seq.0 == extended);
         let entry = entry.ok_or(Refused::Unknown)?;
         if !is_useful(&entry.packet) {
             return Err(Refused::Useless);
@@ -137,19 +141,13 @@ impl SentHistory {
     /// What was sent as the `back`th before the last: the most likely to be missed, where something must be sent anyway.
     pub fn recent(&self, back: u64) -> Option<SentPacket> {
         let seq = self.highest?.0.checked_sub(back)?;
-        let entry = self.entries.get(seq as usize % WINDOW)?.as_ref()?;
+        let entry = self.entries.get(seq as usize & self.mask)?.as_ref()?;
         (entry.packet.seq.0 == seq).then_some(entry.packet)
     }
 
     /// Takes what was sent again out of the budget.
     pub fn spend(&mut self, bytes: usize) {
         self.budget_bytes -= bytes as f64;
-    }
-}
-
-impl Default for SentHistory {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -178,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_packet_is_found_by_its_wrapped_number() {
-        let (mut sent, now, rtt) = (SentHistory::new(), origin(), Duration::from_millis(50));
+        let (mut sent, now, rtt) = (SentHistory::new(VIDEO_WINDOW), origin(), Duration::from_millis(50));
         for seq in 65_500..65_600 {
             sent.push(packet(seq), 1200);
         }
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn nobody_gets_the_same_too_soon_too_often_or_beyond_the_budget() {
-        let (mut sent, mut now, rtt) = (SentHistory::new(), origin(), Duration::from_millis(50));
+        let (mut sent, mut now, rtt) = (SentHistory::new(VIDEO_WINDOW), origin(), Duration::from_millis(50));
         sent.push(packet(1), 1200);
         for times in 1..=MAX_TIMES {
             assert!(sent.ask(now, 1, rtt, |_| true).is_ok());

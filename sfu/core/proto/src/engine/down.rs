@@ -8,7 +8,7 @@ use super::up::Uptrack;
 use crate::allocator::guard::Guard;
 use crate::codec::Codec;
 use crate::command::{CodecSpec, DowntrackSpec, MediaKind, Want};
-use crate::downtrack::{Munger, Selector, SentHistory};
+use crate::downtrack::{AUDIO_WINDOW, Munger, Selector, SentHistory, VIDEO_WINDOW};
 use crate::entropy::Entropy;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{DowntrackId, Pt, SeqNo, Spatial, Ssrc};
@@ -136,7 +136,7 @@ impl Downtrack {
             want: spec.want.clone(),
             selector: Selector::new(uptrack.kind),
             munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32()),
-            sent: SentHistory::new(),
+            sent: SentHistory::new(if uptrack.kind == MediaKind::Video { VIDEO_WINDOW } else { AUDIO_WINDOW }),
             max_spatial: None,
             guard: Guard::default(),
             target_bps: 0,

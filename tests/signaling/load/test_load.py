@@ -1,0 +1,89 @@
+"""`callyard load` against a real server process: everybody takes part, gets what he is to get, and is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "signaling.cli", *arguments]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    arguments = command("serve", "--dev", "--port", str(port), "--udp-port", str(free_port()), "--workers", "1")
+    environment = {**os.environ, "CALLYARD_STATE_DIR": str(tmp_path)}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield f"ws://127.0.0.1:{port}"
+    # The second signal ends it without waiting for rooms.
+    process.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    process.wait(30)
+
+
+def test_rooms_are_filled_and_everything_is_counted(server: str, tmp_path: Path) -> None:
+    metrics = tmp_path / "load.prom"
+    options = ["--rooms", "2", "--members", "2", "--publishers", "0", "--subscribers", "1", "--duration", "2"]
+    options += ["--timeout", "60"]
+    arguments = command("load", server, "--dev", "--json", "--prometheus", str(metrics), *options)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=150, check=False)
+    outcome = json.loads(done.stdout)
+    assert (done.returncode, outcome["failures"]) == (0, [])
+    assert outcome["participants"] == outcome["joined"] == outcome["subscribers_with_media"] == 6
+    # Four members publish; all six people receive.
+    assert outcome["transports_connected"] == 10
+    running = outcome["running"]
+    # Each of four members is watched and heard by the other one of his room and by the viewer.
+    assert (running["video"]["streams"], running["audio"]["streams"]) == (8, 8)
+    assert running["video"]["received_packets"] > 0
+    assert running["audio"]["lost"] <= running["audio"]["expected"] // 20
+    assert 'callyard_load_received_packets{kind="audio"} ' in metrics.read_text()
+
+
+def test_who_cannot_take_part_is_told_and_fails_the_command(server: str) -> None:
+    options = ["--subscribers", "1", "--duration", "1", "--timeout", "5"]
+    arguments = command(
+        "load", server, "--key", "devkey", "--secret", "wrong-secret-of-enough-bytes-for-hs256", *options
+    )
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert "401" in done.stdout
+
+
+def test_a_plan_of_nothing_is_refused() -> None:
+    done = subprocess.run(
+        command("load", "ws://127.0.0.1:1", "--dev", "--no-audio", "--no-video"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nothing would be sent" in done.stderr
