@@ -38,13 +38,26 @@ def differences(before: Any, after: Any, path: str = "") -> list[Difference]:
     if isinstance(before, list) and isinstance(after, list) and all(isinstance(x, str) for x in [*before, *after]):
         gone = [Difference("-", path, name) for name in before if name not in after]
         return gone + [Difference("+", path, name) for name in after if name not in before]
+    if not path and (before is None or after is None):
+        return _whole("+" if before is None else "-", after if before is None else before)
     if before is None and not isinstance(after, dict):
         return [Difference("+", path, _text(after))]
     if after is None and not isinstance(before, dict):
         return [Difference("-", path, _text(before))]
     if before is None or after is None:
-        return [Difference("+" if before is None else "-", path or "all", _text(after if before is None else before))]
+        return [Difference("+" if before is None else "-", path, _text(after if before is None else before))]
     return [Difference("~", path, f"{_text(before)} → {_text(after)}")]
+
+
+def _whole(sign: str, thing: Any) -> list[Difference]:
+    """Return what was made or taken away: its own values, and of what is nested in it only that it is there."""
+    if not isinstance(thing, dict):
+        return [Difference(sign, "value", _text(thing))]
+    told = {key: value for key, value in thing.items() if key not in _UNTOLD and value not in (None, [], {}, False)}
+    return [
+        Difference(sign, key, f"{len(value)} entries" if isinstance(value, dict) else _text(value))
+        for key, value in sorted(told.items())
+    ]
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,12 @@
 // What the console does besides htmx: charts from figures, and parts that hold still while somebody works in them.
 'use strict';
 
+// What cannot be undone is asked about.
+document.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-confirm]');
+  if (button && !confirm(button.dataset.confirm)) event.preventDefault();
+});
+
 // A part that renews itself must not take the focus away from whoever is on one of its buttons.
 document.addEventListener('htmx:beforeRequest', (event) => {
   const part = event.target;

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Dialog, Page, async_playwright, expect
 
 ROOT = Path(__file__).parents[3]
 PICTURES = ROOT / "docs" / "images"
@@ -46,7 +46,16 @@ class Watched:
         self.complaints: list[str] = []
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("console", lambda message: self._said(message.type, message.text))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.expected: set[str] = set()
+        """Questions that are answered with yes; any other dialog is a complaint."""
+        page.on("dialog", self._asked)
+
+    async def _asked(self, dialog: Dialog) -> None:
+        if dialog.message in self.expected:
+            await dialog.accept()
+        else:
+            self.complaints.append(f"dialog: {dialog.message}")
+            await dialog.dismiss()
 
     def _said(self, kind: str, text: str) -> None:
         # A refusal is an answer with a status of its own; the browser reports each as an error. And LiveKit's client

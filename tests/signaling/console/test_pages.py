@@ -443,7 +443,10 @@ def test_differences_are_told_leaf_by_leaf() -> None:
         Difference("+", "name", "n"),
         Difference("~", "settings.x", "1 → 2"),
     ]
-    assert differences(None, {"name": "usher"}) == [Difference("+", "all", '{"name": "usher"}')]
+    made = {"name": "usher", "built_in": False, "image": None, "settings": {"a": 1, "b": 2}, "created_at": "…"}
+    assert differences(None, made) == [Difference("+", "name", "usher"), Difference("+", "settings", "2 entries")]
+    assert differences({"user_id": "bob"}, None) == [Difference("-", "user_id", "bob")]
+    assert differences(None, None) == []
     assert len(differences("x" * 500, "y")[0].text) < 300
 
 
