@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench import machine, report
 from bench.measure import Harness, Limit, Run
-from bench.peers.base import Peer, PeerError
+from bench.peers.base import Peer, PeerError, UnsupportedError
 from bench.peers.callyard import Callyard
 from bench.peers.over_livekit import CallyardServer, LiveKit
 from bench.scenarios import FULL, STANDARD, Scenario
@@ -29,7 +29,8 @@ PEERS = ("callyard", "server", "livekit")
 _MAX_TRANSPORTS = 3_000
 _HALF = 0.5
 
-console = Console()
+# A file has no width of its own, and a wrapped table cannot be read.
+console = Console(width=None if sys.stdout.isatty() else 220)
 
 
 def options() -> argparse.Namespace:
@@ -55,7 +56,8 @@ async def measure(chosen: list[Scenario], arguments: argparse.Namespace) -> repo
     os.sched_setaffinity(0, {client_cpu})
     harness = Harness(certificate, server_cpu, client_cpu, gro=arguments.gro)
     failures: list[str] = []
-    peers = make_peers(arguments, certificate, failures)
+    skipped: list[str] = []
+    peers = make_peers(arguments, certificate, skipped)
     count = arguments.runs or (5 if arguments.full else 3)
     runs: list[Run] = []
     half: list[Run] = []
@@ -65,6 +67,9 @@ async def measure(chosen: list[Scenario], arguments: argparse.Namespace) -> repo
         peer = make()
         try:
             done = await harness.run(peer, scenario, rooms, arguments.seconds)
+        except UnsupportedError as error:
+            skipped.append(f"{scenario.title}, {peer.name}: {error}")
+            return None
         except (PeerError, LoadError) as error:
             failures.append(f"{scenario.title}, {rooms} rooms, {peer.name}: {error}")
             console.print(f"[red]{failures[-1]}[/red]")
@@ -93,13 +98,12 @@ async def measure(chosen: list[Scenario], arguments: argparse.Namespace) -> repo
         half_load=tuple(half),
         limits=tuple(limits),
         failures=tuple(failures),
+        skipped=tuple(dict.fromkeys(skipped)),
     )
 
 
-def make_peers(
-    arguments: argparse.Namespace, certificate: Certificate, failures: list[str]
-) -> list[Callable[[], Peer]]:
-    """The servers that were asked for and can be had here; the others go to `failures`, each with its reason."""
+def make_peers(arguments: argparse.Namespace, certificate: Certificate, skipped: list[str]) -> list[Callable[[], Peer]]:
+    """The servers that were asked for and can be had here; the others go to `skipped`, each with its reason."""
     wanted = arguments.peer or (list(PEERS) if arguments.full else ["callyard"])
     fingerprint = certificate.fingerprint
     made: list[Callable[[], Peer]] = []
@@ -111,8 +115,8 @@ def make_peers(
         try:
             binary = LiveKit.build(RESULTS)
         except PeerError as error:
-            failures.append(f"{LiveKit.name}: {error}")
-            console.print(f"[yellow]{failures[-1]}[/yellow]")
+            skipped.append(f"{LiveKit.name}: {error}")
+            console.print(f"[yellow]{skipped[-1]}[/yellow]")
         else:
             made.append(lambda: LiveKit(fingerprint, binary))
     return made

@@ -38,6 +38,11 @@ each. Median of the runs, in brackets the lowest and the highest.
 * A loaded machine flatters by batching and punishes by cold caches: compare within one run only. Load average
   meanwhile: {load}.
 """
+_BUSY = """\
+**The machine was busy with other work during this run.** Processes waited for their core: latencies, and all of half
+load, tell of that and not of the servers. CPU is higher for whoever works in short passes, for the caches are cold, and
+lower for whoever batches more when it is late. Compare it with the bare `sendto` of the same run.
+"""
 _COLUMNS = (
     "scenario",
     "server",
@@ -72,6 +77,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     """With so many rooms that the server's core is about half busy."""
     limits: tuple[Limit, ...]
     failures: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """What this benchmark cannot measure here, and why."""
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -185,9 +192,10 @@ def page(results: Results) -> str:
     """The committed page. It names the machine, and no path, host or user of it."""
     machine = results.machine
     measured = rows(results)
-    load = Figure.of(run.load_average for run in results.runs).show(1)
+    load = Figure.of(run.load_average for run in results.runs)
     lines = [
-        _HEAD.format(machine=machine, date=results.date, load=load),
+        _HEAD.format(machine=machine, date=results.date, load=load.show(1)),
+        *([_BUSY] if load.value > machine.cores else []),
         "| " + " | ".join(_COLUMNS) + " |",
         "|---" * len(_COLUMNS) + "|",
     ]
@@ -202,6 +210,7 @@ def page(results: Results) -> str:
         if known.peers_us:
             figures = [f"{known.peers_us[name]:g}" if name in known.peers_us else "–" for name in names]
             lines.append(f"| {known.title} | " + " | ".join(figures) + " |")
-    if results.failures:
-        lines += ["", "Not measured:", "", *(f"* {failure}" for failure in results.failures)]
+    unmeasured = (*results.failures, *results.skipped)
+    if unmeasured:
+        lines += ["", "Not measured:", "", *(f"* {sentence}" for sentence in unmeasured)]
     return "\n".join(lines) + "\n"

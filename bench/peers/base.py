@@ -19,6 +19,10 @@ class PeerError(Exception):
     """The server did not do what the scenario needs."""
 
 
+class UnsupportedError(PeerError):
+    """This server cannot be measured in this scenario; that is no failure."""
+
+
 class Clients:
     """The generator's side of a run: what it has reported, and handshakes that it does not make itself."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import jwt
 
 from bench import machine
-from bench.peers.base import Clients, Peer, PeerError, generator
+from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, generator
 from bench.scenarios import Cipher, Scenario
 from sfu.border import Fingerprint
 from signaling.load.participant import Media, Participant, ParticipantError
@@ -94,7 +94,7 @@ class OverLiveKit(Peer):
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         if scenario.cipher is not Cipher.GCM:
-            raise PeerError("only GCM is offered over this protocol so far")
+            raise UnsupportedError("clients offer only GCM over this protocol so far")
         self._clients = clients
         self._media = Media(generator(clients), self._fingerprint, "127.0.0.1")
         people = [
