@@ -64,13 +64,13 @@ def keep(directory: Path, listener: socket.socket) -> Keeper | None:
         server.listen(4)
         descriptors = (listener.fileno(), server.fileno())
         subprocess.Popen(  # noqa: S603 - the arguments are all ours
-            [sys.executable, "-m", __name__, *map(str, descriptors), str(path)],
+            # By its path, isolated: it needs the standard library and nothing of the environment.
+            [sys.executable, "-I", __file__, *map(str, descriptors), str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=descriptors,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
         )
     except OSError:
         server.close()
