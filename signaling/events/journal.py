@@ -21,6 +21,7 @@ from signaling.store.database import fetch, save, upsert
 from signaling.store.kinds import DEVICES, WEBHOOKS, milliseconds
 
 RING_CAPABLE = ("apns_voip", "fcm", "webpush")
+_INSERT = schema.events.insert()
 ALERT_CAPABLE = ("apns", "fcm", "webpush")
 
 
@@ -67,7 +68,7 @@ async def record(
     kept = [event for event in events if event.seq is not None or event.cid is None]
     if kept:
         rows = [{"id": e.id, "cid": e.cid, "seq": e.seq, "created_at": milliseconds(e.at), "doc": e} for e in kept]
-        await connection.execute(schema.events.insert(), rows)
+        await connection.execute(_INSERT, rows)
         owed = await _owe_deliveries(connection, kept, now, new_id)
     if pushes and call_type is not None:
         owed = await _owe_pushes(connection, pushes, call_type, now, new_id) or owed

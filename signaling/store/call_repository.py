@@ -8,23 +8,34 @@ loaded at: two processes cannot both win.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.model import Call
 from signaling.calls.state import CallState
 from signaling.store import schema
-from signaling.store.database import fetch, fetch_one, save
+from signaling.store.database import fetch_one, save
 from signaling.store.kinds import OF_CALL, RINGS, SESSIONS, Kind, milliseconds
 
 CACHED_CALLS = 2_000
+_CALLS = schema.calls.c
+# Made once: each operation runs them, and putting them together takes longer than running them.
+_WHEREABOUTS = select(schema.realm.c.revision.label("realm"), _CALLS.key, _CALLS.revision).select_from(
+    schema.realm.outerjoin(schema.calls, and_(_CALLS.type == bindparam("type_"), _CALLS.id == bindparam("id_")))
+)
+_CHANGED = tuple(column.name for column in _CALLS if column.name not in ("key", "type", "id", "created_at"))
+_CHANGE = (
+    update(schema.calls)
+    .where(_CALLS.key == bindparam("key_"), _CALLS.revision == bindparam("revision_"))
+    .values({name: bindparam(name) for name in _CHANGED})
+)
 
 
 class Stale(Exception):
@@ -43,39 +54,74 @@ class CallRepository:
     def __init__(self) -> None:
         self._cache: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
 
-    async def load(self, connection: AsyncConnection, type_: str, call_id: str) -> Loaded | None:
-        """Return the call, deleted or not; None if there is none."""
-        table = schema.calls
-        row = (
-            await connection.execute(
-                select(table.c.key, table.c.revision).where(table.c.type == type_, table.c.id == call_id)
-            )
-        ).first()
-        if row is None:
+    async def whereabouts(self, connection: AsyncConnection, type_: str, call_id: str) -> Any:
+        """Return the realm's revision, and key and revision of the call, None if there is none; for `load`."""
+        return (await connection.execute(_WHEREABOUTS, {"type_": type_, "id_": call_id})).one()
+
+    async def whereabouts_of(self, connection: AsyncConnection, keys: Sequence[str]) -> list[Any]:
+        """Return key, revision, type and id of these calls, as far as they are there, in the order of `keys`."""
+        query = select(_CALLS.key, _CALLS.revision, _CALLS.type, _CALLS.id).where(_CALLS.key.in_(keys))
+        rows = {row.key: row for row in await connection.execute(query)}
+        return [rows[key] for key in keys if key in rows]
+
+    async def load(self, connection: AsyncConnection, type_: str, call_id: str, row: Any) -> Loaded | None:
+        """Return the call whose whereabouts `row` tells, deleted or not; None if there is none."""
+        if row.key is None:
             self._cache.pop((type_, call_id), None)
             return None
-        known = self._cache.get((type_, call_id))
-        if known is not None and known.revision == row.revision and known.state.call.key == row.key:
-            self._cache.move_to_end((type_, call_id))
+        known = self._known(type_, call_id, row)
+        if known is not None:
             return known
-        loaded = Loaded(await self._read(connection, row.key), row.revision)
+        loaded = Loaded((await self._read(connection, [row.key]))[row.key], row.revision)
         self._remember(loaded)
         return loaded
 
-    async def _read(self, connection: AsyncConnection, key: str) -> CallState:
-        document = (await connection.execute(select(schema.calls.c.doc).where(schema.calls.c.key == key))).scalar_one()
-        state = CallState(msgspec.convert(document, Call))
-        running = await fetch(
-            connection, SESSIONS, schema.sessions.c.call_key == key, schema.sessions.c.running.is_(True)
+    async def load_each(self, connection: AsyncConnection, rows: Sequence[Any]) -> list[Loaded]:
+        """Return the calls of these whereabouts; what is not in memory is read together, not one by one."""
+        found = {row.key: self._known(row.type, row.id, row) for row in rows}
+        absent = [key for key, known in found.items() if known is None]
+        states = await self._read(connection, absent) if absent else {}
+        result = []
+        for row in rows:
+            loaded = found[row.key]
+            if loaded is None:
+                if row.key not in states:
+                    continue  # deleted between the two reads
+                loaded = Loaded(states[row.key], row.revision)
+                self._remember(loaded)
+            result.append(loaded)
+        return result
+
+    def _known(self, type_: str, call_id: str, row: Any) -> Loaded | None:
+        known = self._cache.get((type_, call_id))
+        if known is None or known.revision != row.revision or known.state.call.key != row.key:
+            return None
+        self._cache.move_to_end((type_, call_id))
+        return known
+
+    async def _read(self, connection: AsyncConnection, keys: Sequence[str]) -> dict[str, CallState]:
+        query = select(_CALLS.key, _CALLS.doc).where(_CALLS.key.in_(keys))
+        states = {row.key: CallState(msgspec.convert(row.doc, Call)) for row in await connection.execute(query)}
+        sessions = SESSIONS.table
+        running = select(sessions.c.call_key, sessions.c.doc).where(
+            sessions.c.call_key.in_(keys), sessions.c.running.is_(True)
         )
-        state.session = running[0] if running else None
+        for row in await connection.execute(running):
+            if row.call_key in states:
+                states[row.call_key].session = SESSIONS.read(row.doc)
         for name, kind in OF_CALL.items():
-            for value in await fetch(connection, kind, *_unfinished(kind, key)):
-                getattr(state, name)[_key(kind, value)] = value
-        for ring in await _latest_ring(connection, key):
-            state.rings.setdefault(ring.id, ring)
-        _sort(state)
-        return state
+            unfinished = select(kind.table.c.call_key, kind.table.c.doc).where(*_unfinished(kind, keys))
+            for row in await connection.execute(unfinished):
+                value = kind.read(row.doc)
+                if row.call_key in states:
+                    getattr(states[row.call_key], name)[_key(kind, value)] = value
+        for row in await connection.execute(_latest_rings(keys)):
+            ring = RINGS.read(row.doc)
+            if row.call_key in states:
+                states[row.call_key].rings.setdefault(ring.id, ring)
+        for state in states.values():
+            _sort(state)
+        return states
 
     def _remember(self, loaded: Loaded) -> None:
         call = loaded.state.call
@@ -122,10 +168,8 @@ class CallRepository:
             except IntegrityError:
                 raise Stale from None
             return
-        table = schema.calls
-        written = await connection.execute(
-            update(table).where(table.c.key == after.call.key, table.c.revision == revision).values(**row)
-        )
+        place = {"key_": after.call.key, "revision_": revision}
+        written = await connection.execute(_CHANGE, {**{name: row[name] for name in _CHANGED}, **place})
         if written.rowcount != 1:
             raise Stale
 
@@ -164,9 +208,9 @@ def _call_row(state: CallState, due_at: datetime | None, revision: int) -> dict[
     }
 
 
-def _unfinished(kind: Kind[Any], key: str) -> list[Any]:
+def _unfinished(kind: Kind[Any], keys: Sequence[str]) -> list[Any]:
     columns = kind.table.c
-    conditions = [columns.call_key == key]
+    conditions = [columns.call_key.in_(keys)]
     if "open" in columns:
         conditions.append(columns.open.is_(True))
     if "present" in columns:
@@ -174,15 +218,14 @@ def _unfinished(kind: Kind[Any], key: str) -> list[Any]:
     return conditions
 
 
-async def _latest_ring(connection: AsyncConnection, key: str) -> list[Any]:
+def _latest_rings(keys: Sequence[str]) -> Any:
+    """Return the query for the last ring of each call: it is shown, and tells what a new session belongs to."""
     table = schema.rings
-    rows = await connection.execute(
-        select(table.c.doc)
-        .where(table.c.call_key == key)
-        .order_by(table.c.created_at.desc(), table.c.id.desc())
-        .limit(1)
+    newest = func.row_number().over(
+        partition_by=table.c.call_key, order_by=(table.c.created_at.desc(), table.c.id.desc())
     )
-    return [RINGS.read(doc) for (doc,) in rows]
+    ranked = select(table.c.call_key, table.c.doc, newest.label("place")).where(table.c.call_key.in_(keys)).subquery()
+    return select(ranked.c.call_key, ranked.c.doc).where(ranked.c.place == 1)
 
 
 def _key_column(kind: Kind[Any]) -> str:

@@ -5,6 +5,8 @@ Kept in memory under one revision that every change of any of them moves; users 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from signaling.store.database import fetch, save
 from signaling.store.kinds import APP, BANS, CALL_TYPES, ROLES, USERS
 
 CACHED_USERS = 50_000
+_REVISION = select(schema.realm.c.revision)
 
 
 class Directory:
@@ -28,14 +31,18 @@ class Directory:
 
     def __init__(self) -> None:
         self.revision = -1
+        self.refreshed_at = -math.inf
         self.app: App = fresh_app(datetime.min.replace(tzinfo=UTC), dev=False)
         self.types: dict[str, CallType] = {}
         self.roles: frozenset[str] = frozenset()
         self.bans: dict[str, Ban] = {}
         self._users: OrderedDict[str, User] = OrderedDict()
 
-    async def refresh(self, connection: AsyncConnection) -> None:
-        revision = (await connection.execute(select(schema.realm.c.revision))).scalar_one()
+    async def refresh(self, connection: AsyncConnection, revision: int | None = None) -> None:
+        """Read what has changed; `revision`: the realm's, if the caller has just read it."""
+        if revision is None:
+            revision = int((await connection.execute(_REVISION)).scalar_one())
+        self.refreshed_at = time.monotonic()
         if revision == self.revision:
             return
         app = (await fetch(connection, APP))[0]

@@ -9,14 +9,22 @@ recovery takes the log up to the last whole commit, so nothing else is needed (h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
+
+LOG_MAX_BYTES = 4_194_304
+"""From this size on the log is folded into the database, as SQLite itself does by default (1 000 pages)."""
 
 
 class WalSync:
-    """`wait` returns once everything committed before it was called is on the disk."""
+    """`wait` returns once everything committed before it was called is on the disk.
+
+    The log is folded into the database here too, beside the loop, when it has grown.
+    """
 
     def __init__(self, database: str) -> None:
-        self._log = f"{database}-wal"
+        self._database = database
         self._begun = self._done = 0
         self._running: asyncio.Task[None] | None = None
 
@@ -33,18 +41,27 @@ class WalSync:
         self._begun += 1
         number = self._begun
         try:
-            await asyncio.to_thread(_sync_file, self._log)
+            await asyncio.to_thread(_sync_log, self._database)
         finally:
             self._running = None
         self._done = number
 
 
-def _sync_file(path: str) -> None:
+def _sync_log(database: str) -> None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return  # folded into the database, which is synced then
     try:
         os.fdatasync(file)
+        grown = os.fstat(file).st_size > LOG_MAX_BYTES
     finally:
         os.close(file)
+    if grown:
+        _fold(database)
+
+
+def _fold(database: str) -> None:
+    # PASSIVE: what readers or a writer still need stays for the next time; nobody waits.
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")

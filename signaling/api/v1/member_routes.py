@@ -55,7 +55,7 @@ async def _page(ask: Ask, body: QueryMembers) -> Reply:
     order = [Column(columns[name], descending) for name, descending in sort]
     if "user_id" not in dict(sort):
         order.append(Column(columns["user_id"], order[-1].descending))
-    async with ask.service.database.read() as connection:
+    async with ask.service.database.read(long=True) as connection:
         conditions = [members_table.c.call_key == key, condition(wanted, columns)]
         page = await page_of(connection, MEMBERS, conditions, order, body.limit, body.next, body.prev)
         users = await ask.service.directory.users(connection, [member.user_id for member in page.items])

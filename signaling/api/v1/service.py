@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+DIRECTORY_FRESH_SECONDS = 0.05
+"""How long a user who was read is taken to be as he was: within this, another process's change of him is not seen."""
 ATTEMPTS_MAX = 20
 """How often an operation is decided anew because another process changed the call; each time somebody got through."""
 SOURCES = {"audio": ("microphone",), "video": ("camera",), "screen": ("screen_share", "screen_share_audio")}
@@ -120,6 +123,7 @@ class CallsService:
         self._clock = clock
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.timers_changed = asyncio.Event()
+        self.timers_wait_until: datetime | None = None
         self._last_id: str | None = None
         self._running: list[asyncio.Task[None]] = []
         self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -179,6 +183,10 @@ class CallsService:
     async def authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
         """Return who asks; a user whom a token vouches for is made on his first request."""
         principal = verify(token, self.keys, self.now())
+        fresh = time.monotonic() - self.directory.refreshed_at < DIRECTORY_FRESH_SECONDS
+        met = self.directory.known_user(principal.user_id) if fresh else None
+        if principal.kind == "user" and met is not None and met.deleted_at is None:
+            return principal
         async with self.database.read() as connection:
             await self.directory.refresh(connection)
             if principal.kind == "server" and on_behalf_of is not None:
@@ -259,11 +267,22 @@ class CallsService:
             check_reach(turn)
         return view(turn)
 
-    async def _turn(self, principal: Principal, type_: str, call_id: str, wanted: Wanted) -> tuple[Loaded, Turn]:
+    async def look_each(self, principal: Principal, keys: Sequence[str], view: Callable[[Turn], T]) -> list[T]:
+        """Read several calls, by their rows' keys, with a few queries for all of them; checks no reach."""
         now = self.now()
         async with self.database.read() as connection:
             await self.directory.refresh(connection)
-            loaded = await self.calls.load(connection, type_, call_id)
+            found = await self.calls.load_each(connection, await self.calls.whereabouts_of(connection, keys))
+            people = {user_id for one in found for user_id in _people(principal, one.state, Wanted())}
+            facts = self._facts(await self.directory.users(connection, people))
+        return [view(Turn(principal, now, self.new_id, facts, one.state.draft())) for one in found]
+
+    async def _turn(self, principal: Principal, type_: str, call_id: str, wanted: Wanted) -> tuple[Loaded, Turn]:
+        now = self.now()
+        async with self.database.read() as connection:
+            where = await self.calls.whereabouts(connection, type_, call_id)
+            await self.directory.refresh(connection, where.realm)
+            loaded = await self.calls.load(connection, type_, call_id, where)
             if loaded is None:
                 if wanted.create == "never":
                     raise not_found()
@@ -311,7 +330,7 @@ class CallsService:
             after = await self.calls.store(connection, loaded, turn.state, due)
             await save(connection, turn.stored, call_key=turn.call.key)
             owed = await record(connection, events, pushes, turn.type, turn.now, self.new_id)
-        if due is not None:
+        if due is not None and (self.timers_wait_until is None or due < self.timers_wait_until):
             self.timers_changed.set()
         if owed or turn.stored:
             self.wake_senders()

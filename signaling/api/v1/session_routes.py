@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -12,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from signaling.api.v1.call_routes import change_call, checked_cid
 from signaling.api.v1.http import PAGE_DEFAULT, PAGE_MAX, Ask, Body, Route
 from signaling.api.v1.replies import Reply
-from signaling.api.v1.service import Wanted
 from signaling.calls import views
 from signaling.calls.model import Feedback, Session
 from signaling.calls.problems import Problem, not_found
@@ -183,9 +183,10 @@ async def query_calls(ask: Ask) -> Reply:
     backwards, next_, prev = body.prev is not None, body.next, body.prev
     first = last = None
     for _ in range(SCAN_PAGES_MAX):
-        async with service.database.read() as connection:
+        async with service.database.read(long=True) as connection:
             page = await page_of(connection, CALLS, conditions, order, body.limit - len(items), next_, prev)
-        found = [shown for call in page.items if (shown := await _readable(ask, call, body)) is not None]
+        read = await service.look_each(ask.principal, [call.key for call in page.items], partial(_shown, ask, body))
+        found = [shown for shown in read if shown is not None]
         items = found + items if backwards else items + found
         first, last = (page.prev, last or page.next) if backwards else (first or page.prev, page.next)
         next_, prev = (None, page.prev) if backwards else (page.next, None)
@@ -210,20 +211,18 @@ def _visible(ask: Ask) -> Any:
     return and_(*conditions)
 
 
-async def _readable(ask: Ask, call: Any, body: QueryCalls) -> dict[str, Any] | None:
-    def view(turn: Turn) -> dict[str, Any] | None:
-        check_reach(turn)
-        held = own(turn).capabilities
-        if "call.read" not in held:
-            return None
-        if body.watch and body.connection_id is not None:
-            ask.service.channel.watch_over(body.connection_id, ask.principal, turn)
-        return {"call": views.call(turn), "own_capabilities": sorted(held)}
-
+def _shown(ask: Ask, body: QueryCalls, turn: Turn) -> dict[str, Any] | None:
+    """Return a call as the search shows it; None if the caller may not read it."""
     try:
-        return await ask.service.look(ask.principal, call.type, call.id, view, Wanted(reach=False))
+        check_reach(turn)
     except Problem:
         return None
+    held = own(turn).capabilities
+    if "call.read" not in held:
+        return None
+    if body.watch and body.connection_id is not None:
+        ask.service.channel.watch_over(body.connection_id, ask.principal, turn)
+    return {"call": views.call(turn), "own_capabilities": sorted(held)}
 
 
 _CALL = "/v1/calls/{type}/{id}"

@@ -58,6 +58,8 @@ class Timers:
         service = self._service
         while True:
             service.timers_changed.clear()
+            # Not known while it is looked up: whatever is committed meanwhile wakes this loop again.
+            service.timers_wait_until = None
             wait = POLL_SECONDS
             try:
                 await self._catch_up()
@@ -68,6 +70,7 @@ class Timers:
                     wait = min(wait, max(0.0, (at - service.now()) / timedelta(seconds=1)))
             except Exception:  # a database that is away comes back; the timers are in it
                 log.exception("timers_failed")
+            service.timers_wait_until = service.now() + timedelta(seconds=wait)
             with contextlib.suppress(TimeoutError):
                 # A timer that is overdue because it fails must not make this a busy loop.
                 async with asyncio.timeout(max(wait, 0.02)):

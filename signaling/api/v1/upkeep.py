@@ -32,7 +32,7 @@ async def run_tasks(service: CallsService) -> None:
 async def _delete_call(service: CallsService, task: Task) -> None:
     """Wipe a call: its row, everything that hangs on it, and its events."""
     calls = schema.calls
-    async with service.database.write() as connection:
+    async with service.database.write(long=True) as connection:
         row = (await connection.execute(select(calls.c.type, calls.c.id).where(calls.c.key == task.argument))).first()
         if row is not None:
             # Deliveries stay: the webhooks are still to hear that the call was deleted.
@@ -56,7 +56,7 @@ async def forget_old(service: CallsService) -> None:
         return at
 
     attendance = before(settings.attendance_retention_days * 86_400)
-    async with service.database.write() as connection:
+    async with service.database.write(long=True) as connection:
         for table, at in (
             (schema.events, before(settings.event_retention_seconds)),
             (schema.idempotency, before(settings.idempotency_ttl_seconds)),

@@ -162,7 +162,7 @@ async def query_users(ask: Ask) -> Reply:
     if "id" not in dict(sort):
         order.append(Column(columns["id"], order[-1].descending))
     conditions = [schema.users.c.deleted.is_(False), condition(wanted, columns)]
-    async with ask.service.database.read() as connection:
+    async with ask.service.database.read(long=True) as connection:
         page = await page_of(connection, USERS, conditions, order, body.limit, body.next, body.prev)
     return Reply(page.shown([views.user(user) for user in page.items]))
 

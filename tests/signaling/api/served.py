@@ -54,7 +54,7 @@ class Served:
     def client(self, **claims: Any) -> httpx2.AsyncClient:
         expires = int(datetime.now(UTC).timestamp()) + 86_400
         headers = {"authorization": f"Bearer {mint({'exp': expires, **claims}, KEY, SECRET)}"}
-        return httpx2.AsyncClient(base_url=f"{self.url}/v1", headers=headers, timeout=30, trust_env=False)
+        return httpx2.AsyncClient(base_url=f"{self.url}/v1", headers=headers, timeout=60, trust_env=False)
 
     def as_(self, user_id: str) -> httpx2.AsyncClient:
         return self.client(sub=user_id)
@@ -79,7 +79,7 @@ async def served(database_url: str, **more: Any) -> AsyncIterator[Served]:
     made = Served(process, f"http://127.0.0.1:{port}")
     try:
         async with httpx2.AsyncClient(trust_env=False) as client:
-            for _ in range(300):
+            for _ in range(600):
                 assert process.poll() is None, "the server process ended"
                 try:
                     await client.get(f"{made.url}/openapi.json")

@@ -299,3 +299,27 @@ async def test_calls_are_found_sorted_and_paged(world: World) -> None:
 async def test_a_wrong_filter_is_pointed_at(world: World, body: dict[str, Any], pointer: str) -> None:
     reply = await world.as_("alice").post("/calls/query", body)
     assert (code(reply), pointers(reply)[0]) == ((422, "unprocessable"), pointer)
+
+
+async def test_a_search_shows_what_reading_each_call_shows(world: World, database_url: str) -> None:
+    """Also by a process that has none of them in memory, and of calls with everything in them."""
+    await world.users("alice", "bob", "mallory")
+    members = [{"user_id": "bob", "role": "host"}]
+    for number in range(4):
+        await world.call(f"default/c{number}", by="alice", members=members, ring=number < 2)
+        await world.as_("alice").join(f"default/c{number}")
+    ring = (await world.as_("bob").get("/calls/default/c0")).json()["ring"]["id"]
+    await world.as_("bob").post(f"/calls/default/c0/rings/{ring}/reject")
+    await world.as_("alice").post("/calls/default/c0/rings")
+    await world.as_("alice").put("/calls/default/c2/blocks/mallory")
+    await world.as_("alice").patch("/calls/default/c3/participants/bob/capabilities", {"revoke": ["call.end"]})
+    other = await World.open(database_url, clock=world.clock)
+    for user in ("alice", "bob", "mallory"):
+        cold = (await other.as_(user).post("/calls/query", {"sort": [{"field": "id"}]})).json()["items"]
+        read = [await world.as_(user).get(f"/calls/default/c{number}") for number in range(4)]
+        shown = [reply.json() for reply in read if reply.status_code == 200]
+        assert cold == [{"call": one["call"], "own_capabilities": one["own_capabilities"]} for one in shown]
+        assert len(cold) == (3 if user == "mallory" else 4)
+        rings = [(await other.as_(user).get(f"/calls/default/c{n}")).json().get("ring") for n in (0, 1)]
+        assert rings == [one["ring"] for one in shown[:2]]
+    await other.close()
