@@ -56,7 +56,7 @@ async def multi_tenant(world: World, **users: list[str]) -> None:
         await world.users(user, teams=teams)
 
 
-async def test_a_37_another_teams_call_does_not_exist(world: World) -> None:
+async def test_a_37_t_9_another_teams_call_does_not_exist(world: World) -> None:
     await multi_tenant(world, rosa=["red"], rudi=["red"], blue=["blue"], none=[])
     made = await world.call("default/x", by="rosa", members=["rudi"])
     assert made["call"]["team"] == "red"

@@ -297,3 +297,19 @@ async def test_a_change_of_nothing_tells_nobody(world: World) -> None:
     assert [f["data"]["paths"] for f in alice.only("call.updated")] == [["starts_at"]]
     naive = await world.as_("alice").patch(CALL, {"starts_at": "2026-02-01T10:00:00"})
     assert pointers(naive) == ["/starts_at"]
+
+
+async def test_t_10_a_deleted_call_takes_its_recordings_along(world: World) -> None:
+    await world.call("default/x", by="alice")
+    await world.as_("alice").join("default/x")
+    recording = (await world.as_("alice").post(f"{CALL}/recordings")).json()["recording"]
+    assert recording["files"] == []
+    await world.as_("alice").delete(CALL)
+    for client in (world.as_("alice"), world.server):
+        for path in ("recordings", f"recordings/{recording['id']}", f"recordings/{recording['id']}/active"):
+            method = "GET" if path == "recordings" else "DELETE"
+            assert code(await client.request(method, f"{CALL}/{path}")) == (404, "not_found")
+    await world.server.delete(CALL, params={"mode": "hard"})
+    await world.settle()
+    async with world.service.database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM captures")).scalar() == 0
