@@ -150,8 +150,15 @@ class Channel:
                 deciding = deciding_users(turn)
             self._send(turn, event, self._receivers(turn, event, online), deciding or frozenset())
             recheck = recheck or event.type.startswith(_CHANGES_READING)
+            if event.type == "call.deleted":
+                self._forget(turn.call.cid)
         if recheck:
             self.recheck(turn)
+
+    def _forget(self, cid: str) -> None:
+        """A call made anew under this id begins to count anew."""
+        for socket in self._by_connection.values():
+            socket.sent.pop(cid, None)
 
     def recheck(self, turn: Turn) -> None:
         """Stop watching for whoever may not read the call any more."""

@@ -292,6 +292,8 @@ async def put_ban(ask: Ask) -> Reply:
     _may_ban(ask)
     body, service, now = await ask.body(PutBan), ask.service, ask.service.now()
     user_id = ask.path["user"]
+    if body.ip:
+        raise Problem("feature_disabled", "No addresses of users are kept here, so none can be banned.")
     async with service.realm() as (connection, current):
         target = await _existing(current, connection, user_id)
         if target.role == "admin" and not ask.principal.is_server and _role_of(ask) != "admin":

@@ -227,6 +227,7 @@ async def test_a_62_a_deleted_call_is_gone(world: World) -> None:
 
 async def test_a_63_hard_deletion_wipes_and_frees_the_id(world: World) -> None:
     made = await world.call("default/x", by="alice")
+    alice = await world.listen(world.as_("alice"))
     await world.as_("alice").join("default/x")
     await world.as_("alice").post(f"{CALL}/recordings")
     await world.as_("alice").delete(CALL)
@@ -243,6 +244,10 @@ async def test_a_63_hard_deletion_wipes_and_frees_the_id(world: World) -> None:
     assert (task["status"], task["result"]) == ("completed", {"deleted": True})
     again = await world.call("default/x", by="bob")
     assert (again["created"], again["call"]["created_by"]) == (True, "bob")
+    # The new call's events are numbered anew, for those too who heard the old one's.
+    await world.as_("bob").patch(f"{CALL}/members", {"upsert": [{"user_id": "alice", "role": "listener"}]})
+    assert [(f["type"], f["seq"], f["prev_seq"]) for f in alice.events()][-1] == ("member.added", 2, 0)
+    await world.as_("bob").delete(f"{CALL}/members/alice")
     assert again["call"]["version"] == made["call"]["version"]
     assert [m["user_id"] for m in again["members"]["items"]] == ["bob"]
     assert (await world.as_("bob").get(f"{CALL}/sessions")).json()["items"] == []
