@@ -134,14 +134,18 @@ async def test_f_25_no_acknowledged_write_is_lost_by_kills(sqlite_template: Path
     for round_ in range(4):
         async with served(f"sqlite:///{file}") as server, server.as_("alice") as alice:
             work = [asyncio.create_task(hammer(alice, f"r{round_}-{i}")) for i in range(8)]
-            await asyncio.sleep(0.5 + 0.1 * round_)
+
+            async def some_are_written(round_: int = round_) -> Any:
+                return sum(name.startswith(f"r{round_}-") and number > 2 for name, number in acknowledged.items()) > 4
+
+            await eventually(some_are_written)
             server.kill()
             await asyncio.gather(*work)
     with sqlite3.connect(file) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     async with served(f"sqlite:///{file}") as server, server.as_("alice") as alice:
-        assert len(acknowledged) == 32
+        assert len(acknowledged) > 16
         for name, number in acknowledged.items():
             call = (await alice.get(f"/calls/default/{name}")).json()["call"]
             # One more may have been committed whose reply was cut off.
