@@ -99,7 +99,7 @@ pub struct Estimator {
     silenced: Option<Instant>,
     before_silence: u64,
     last_queueing: Option<Instant>,
-    /// The queue at the last feedback, and how many in a row have found it longer.
+    /// The queue when it last changed clearly, and how often in a row it has become longer.
     last_queue: Duration,
     rising: u32,
     /// Something but growth has spoken for the estimate.
@@ -270,8 +270,11 @@ impl Estimator {
             return;
         }
         let queue = self.standing_queue();
-        self.rising = if queue > self.last_queue + RISE { self.rising + 1 } else { 0 };
-        self.last_queue = queue;
+        if queue > self.last_queue + RISE {
+            (self.rising, self.last_queue) = (self.rising + 1, queue);
+        } else if queue + RISE < self.last_queue {
+            (self.rising, self.last_queue) = (0, queue);
+        }
         self.last_feedback = Some(now);
         if self.silenced.take().is_some() {
             // The path is back; it was not necessarily narrow.
