@@ -28,6 +28,8 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 const COST_KEYFRAME: f64 = 0.25;
 const COST_SPATIAL: f64 = 0.1;
 const COST_TEMPORAL: f64 = 0.03;
+/// A layer with less than this share of the best layer's frames is worth less for it.
+const FALLS_BEHIND: f32 = 0.5;
 /// Before anything is measured, nobody is kept waiting for the estimate: the first pictures are sent.
 const START: Duration = Duration::from_millis(1_200);
 /// One voice, until it is measured.
@@ -205,7 +207,6 @@ impl Engine {
             tile_pixels: want.width.saturating_mul(want.height),
             speaking: is_speaking,
         };
-        let full_fps = rungs.iter().map(|rung| rung.fps).fold(1.0, f32::max);
         let option = |(index, rung): (usize, &Rung)| {
             let margin = match current_bps {
                 _ if current == Some(index) => MARGIN_STAY,
@@ -218,7 +219,7 @@ impl Engine {
                 spatial: rung.layer.spatial,
                 temporal: rung.layer.temporal,
                 bitrate_bps: (rung.bps as f64 * margin) as u64,
-                utility: utility::of(view, rung.pixels, rung.fps, full_fps),
+                utility: utility::of(view, rung.pixels, rung.fps, full_fps(rungs, rung.layer.spatial)),
                 switch_cost: match (target, uptrack.mode) {
                     (None, _) => 0.0,
                     (Some(_), LayerMode::Simulcast) if is_new => COST_KEYFRAME,
@@ -354,6 +355,14 @@ impl Engine {
     }
 }
 
+/// What the frame rates of one spatial layer are a share of: its own full rate, unless its encoder clearly falls behind the
+/// others'. Measured rates of layers that are captured together differ by chance.
+fn full_fps(rungs: &[Rung], spatial: Spatial) -> f32 {
+    let most = rungs.iter().map(|rung| rung.fps).fold(1.0, f32::max);
+    let own = rungs.iter().filter(|rung| rung.layer.spatial == spatial).map(|rung| rung.fps).fold(0.0, f32::max);
+    if own >= most * FALLS_BEHIND { own } else { most }
+}
+
 /// Until the key frame of a smaller layer comes, the larger one goes on as far as it fits: at its base frame rate, or not.
 fn step_down(downtrack: &mut Downtrack, to: Spatial, fits_bps: u64, rungs: &[Rung]) {
     let Some(current) = downtrack.selector.current().filter(|current| current.spatial > to) else { return };
@@ -366,4 +375,24 @@ fn step_down(downtrack: &mut Downtrack, to: Spatial, fits_bps: u64, rungs: &[Run
 
 fn chosen_bps(entries: &[Entry], decisions: &[Decision]) -> impl Iterator<Item = u64> {
     entries.iter().zip(decisions).filter_map(|(entry, decision)| decision.option.map(|option| entry.rungs[option].bps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Temporal;
+
+    #[test]
+    fn a_layer_is_measured_by_its_own_frame_rate_unless_it_falls_behind() {
+        let rung = |spatial, fps| Rung {
+            layer: Layer { spatial: Spatial(spatial), temporal: Temporal(0) },
+            bps: 1,
+            pixels: 1,
+            fps,
+        };
+        let rungs = [rung(0, 7.0), rung(0, 14.0), rung(1, 12.0), rung(2, 5.0)];
+        assert_eq!(full_fps(&rungs, Spatial(0)), 14.0);
+        assert_eq!(full_fps(&rungs, Spatial(1)), 12.0);
+        assert_eq!(full_fps(&rungs, Spatial(2)), 14.0);
+    }
 }

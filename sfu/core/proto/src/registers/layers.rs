@@ -16,8 +16,9 @@ const COPY_OVERHEAD_BYTES: usize = WIRE_OVERHEAD_BYTES + 16;
 /// One measurement; the first one is shorter, so that a new layer is known soon.
 const WINDOW: Duration = Duration::from_millis(500);
 const FIRST_WINDOW: Duration = Duration::from_millis(250);
-/// Weight of a new measurement.
+/// Weight of a new measurement; frames are few in a window, so that their number says less.
 const NEWS: f64 = 0.4;
+const NEWS_OF_FRAMES: f64 = 0.2;
 
 #[derive(Debug)]
 pub struct Layers {
@@ -128,6 +129,7 @@ impl Flow {
                 (bytes * 8.0 / seconds, f64::from(frames) / seconds)
             };
             rung.bps += weight * (bps - rung.bps);
+            let weight = if self.is_measured { NEWS_OF_FRAMES } else { 1.0 };
             rung.fps += weight * (fps - rung.fps);
             if rung.bps < 1_000.0 {
                 rung.bps = 0.0;
