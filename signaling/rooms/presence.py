@@ -7,7 +7,7 @@ departure time-out. A signal connection that ends costs nothing while media live
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from livekit.protocol import models, rtc
 
@@ -235,9 +235,6 @@ def resume(
         return
     room.hang_up(participant, "resumed on another connection")
     participant.session = session
-    if parameters.grants.managed:
-        # Whoever admitted him may have changed his rights; other tokens may be older than what holds here.
-        participant.grants = replace(parameters.grants, key=participant.grants.key)
     room.by_session[session] = participant
     room.timers.clear(("absent", participant.sid))
     if ("gone", participant.sid) in room.timers:

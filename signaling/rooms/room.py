@@ -106,6 +106,10 @@ class Room:
 
     def resume(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
         presence.resume(self.core, session, parameters, self._cache, now)
+        participant, permission = self.core.by_session.get(session), parameters.grants.permission()
+        # Whoever admitted him to a managed room may have changed his rights; other tokens may be older than what holds.
+        if participant is not None and parameters.grants.managed and permission != participant.grants.permission():
+            own_state.change(self.core, participant, permission=permission, now=now)
         return self._effects()
 
     def request(self, session: SessionId, request: rtc.SignalRequest, now: Moment) -> list[Effect]:

@@ -554,6 +554,23 @@ def test_a_resume_to_what_is_not_there_is_sent_away_afresh(world: World, case: s
     assert bob.record.session == bob.session
 
 
+@pytest.mark.parametrize("managed", [True, False])
+def test_rights_that_changed_meanwhile_hold_from_the_resume_on_where_somebody_vouches_for_them(
+    world: World, managed: bool
+) -> None:
+    alice, bob = world.join("alice", managed=managed), world.join("bob")
+    sid = alice.publish_audio().sid
+    world.lose_signal(alice)
+    alice.grants = replace(alice.grants, can_publish=False)
+    alice.forget()
+    world.resume(alice)
+    assert alice.order()[0] == "reconnect"
+    assert (sid in bob.record.subscriptions) is not managed
+    assert bool(world.worker.uptracks) is not managed
+    assert bob.people[alice.sid].permission.can_publish is not managed
+    assert alice.tokens[-1].can_publish is not managed
+
+
 def test_a_resume_while_the_old_connection_still_stands_closes_that(world: World) -> None:
     alice = world.join("alice")
     before = alice.session
