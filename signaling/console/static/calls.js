@@ -269,9 +269,12 @@ async function join() {
       events.subscribe();
       await refresh();
     }
+    await Promise.race([events.ready, new Promise((settle) => { setTimeout(settle, 3000); })]);
     const joined = await api.ask('POST', `${path}/join`, { device_id: deviceId });
     if (joined.lobby) {
-      waitingEntry = joined.lobby;
+      // Another place than the one we had: that one was denied, or ran out, while nobody could tell us.
+      if (waitingEntry && waitingEntry.id !== joined.lobby.id) refused();
+      else waitingEntry = joined.lobby;
       return;
     }
     waitingEntry = null;
@@ -285,6 +288,11 @@ async function join() {
     joining = false;
     await refresh();
   }
+}
+
+function refused() {
+  waitingEntry = null;
+  say('The host did not let you in.');
 }
 
 function refusalText(error) {
@@ -414,7 +422,7 @@ function heard(event) {
   const { data } = event;
   const me = userId();
   if (event.type === 'lobby.admitted' && data.lobby.id === waitingEntry?.id) { waitingEntry = null; join(); return; }
-  if (event.type === 'lobby.denied' && data.lobby.id === waitingEntry?.id) { waitingEntry = null; say('The host did not let you in.'); }
+  if (event.type === 'lobby.denied' && data.lobby.id === waitingEntry?.id) refused();
   if (event.type === 'call.live_started' && !room && byId('gate').hidden === false) setTimeout(() => join(), 200);
   if (event.type === 'call.ring_rejected') toast(`${data.user_id} declined.`);
   if (event.type === 'call.ring_accepted' && data.user_id !== me) toast(`${data.user_id} accepted.`);

@@ -49,6 +49,8 @@ export class Events {
     Object.assign(this, { api, cid, deviceId, heard, connected });
     this.stopped = false;
     this.pause = 500;
+    // Settled when the first answer to our subscription has come: from then on nothing is missed unnoticed.
+    this.ready = new Promise((settle) => { this.settle = settle; });
     this.open();
   }
 
@@ -64,6 +66,7 @@ export class Events {
         beat = setInterval(() => send({ type: 'ping' }), frame.heartbeat_ms);
         send({ type: 'subscribe', cids: [this.cid] });
       } else if (frame.type === 'subscribed') {
+        this.settle();
         this.connected();
       } else if (frame.type.includes('.') && (frame.cid === this.cid || frame.cid === null)) {
         this.heard(frame);
