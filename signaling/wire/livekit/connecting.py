@@ -46,10 +46,13 @@ _CAPABILITIES = {
 
 
 def parameters(query: Mapping[str, str], grants: Grants, *, is_v1: bool) -> JoinParameters:
-    """Read what the client says. `is_v1`: one connection, and a join request is a must. Raises `InvalidRequest`."""
+    """Read what the client says. `is_v1`: a join request is a must. Raises `InvalidRequest`.
+
+    Who sends a join request has one connection, on whichever path: the Go SDK does so on that of old.
+    """
     packed = query.get("join_request", "")
     if packed:
-        return _of_request(unwrap(packed), grants, is_single=is_v1)
+        return _of_request(unwrap(packed), grants)
     if is_v1:
         raise InvalidRequest("the parameter `join_request` is missing")
     return _of_query(query, grants)
@@ -79,13 +82,13 @@ def _inflate(packed: bytes) -> bytes:
     return body
 
 
-def _of_request(request: rtc.JoinRequest, grants: Grants, *, is_single: bool) -> JoinParameters:
+def _of_request(request: rtc.JoinRequest, grants: Grants) -> JoinParameters:
     settings = request.connection_settings
     data_too = settings.auto_subscribe_data_track if settings.HasField("auto_subscribe_data_track") else True
     return JoinParameters(
         grants=grants,
         client=request.client_info,
-        is_single=is_single,
+        is_single=True,
         auto_subscribe=settings.auto_subscribe,
         adaptive_stream=settings.adaptive_stream,
         auto_subscribe_data=data_too,

@@ -67,8 +67,9 @@ def test_the_standard_alphabet_is_taken_too() -> None:
     assert unwrap(text.replace("-", "+").replace("_", "/")).metadata == "ÿþ?>" * 20
 
 
-def test_what_a_join_request_says_is_passed_on() -> None:
-    found = read({"join_request": wrapped(REQUEST.SerializeToString())}, is_v1=True)
+@pytest.mark.parametrize("is_v1", [True, False])
+def test_what_a_join_request_says_is_passed_on(is_v1: bool) -> None:
+    found = read({"join_request": wrapped(REQUEST.SerializeToString())}, is_v1=is_v1)
     assert found == JoinParameters(
         grants=GRANTS,
         client=REQUEST.client_info,
@@ -94,10 +95,6 @@ def test_a_resume_names_the_participant_and_brings_its_state() -> None:
 def test_data_tracks_are_subscribed_to_unless_the_client_says_no(value: bool) -> None:
     request = rtc.JoinRequest(connection_settings=rtc.ConnectionSettings(auto_subscribe_data_track=value))
     assert read({"join_request": wrapped(request.SerializeToString())}, is_v1=True).auto_subscribe_data is value
-
-
-def test_on_the_old_path_a_join_request_means_two_connections() -> None:
-    assert not read({"join_request": wrapped(REQUEST.SerializeToString())}).is_single
 
 
 def test_the_new_path_needs_a_join_request() -> None:
