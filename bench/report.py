@@ -61,8 +61,8 @@ _COLUMNS = (
 _TARGETS = """
 Targets beside CPU: p99 ≤ {latency:g} ms at half load, ≤ {memory} KB a subscriber.
 
-Others on machines of this kind, measured earlier with another generator (LiveKit 1.13.5, mediasoup 3.27, Janus 1.1, a
-plain Pion SFU), CPU µs a packet:
+Others, measured earlier with another generator on another machine (2 vCPUs of a Sapphire Rapids Xeon, otherwise idle;
+LiveKit 1.13.5, mediasoup 3.27, Janus 1.1, a plain Pion SFU), CPU µs a packet; not to be compared with the table above:
 """
 
 

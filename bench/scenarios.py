@@ -31,7 +31,7 @@ class Scenario:
     target_us: float | None = None
     """CPU per forwarded packet to be reached, microseconds."""
     peers_us: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """What others were found to cost on the project's machines, microseconds a packet."""
+    """What others were found to cost on an idle Sapphire Rapids machine, microseconds a packet."""
 
     @property
     def publishers(self) -> int:
