@@ -239,7 +239,7 @@ class EngineSettings(BaseModel):
             description="Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost "
             "of queues on the link.",
         ),
-    ] = 1.25
+    ] = 1.1
     max_pacer_delay_seconds: Annotated[
         float,
         Field(

@@ -41,8 +41,9 @@ _TAIL = """\
   taken back within 10 s.
 * **last first picture**: from subscribing to the first picture of the last track. **target layer**: to 90 % of the
   optimum.
-* **key frames**: made per camera and minute, all subscribers together. **inversion**: time in which a track of less
-  weight is shown while one of more has nothing. **wasted uplink**: published bits of layers that nobody gets.
+* **key frames**: made per camera and minute, all subscribers together. **inversion**: time in which
+  tracks of less weight have what one of more weight, that has nothing, could be sent with.
+* **wasted uplink**: published bits of layers that nobody gets.
 
 Again: `make quality`; one scenario: `python -m bench.quality --only steps`. A call, line by line, to look at and to
 play again: `callyard-sim record steps --out steps.jsonl`, `callyard-sim replay steps.jsonl`.

@@ -105,7 +105,7 @@ impl Default for Config {
             bwe: BweConfig::default(),
             guard: GuardConfig::default(),
             feedback_patience: Duration::from_millis(1_500),
-            pacing_factor: 1.25,
+            pacing_factor: 1.1,
             max_pacer_delay: Duration::from_millis(1_500),
             max_segment_padding: 1,
             max_segments: 64,

@@ -34,7 +34,7 @@ pub struct Metrics {
     /// Changes of size, pauses and resumptions, per track and minute.
     pub switches_per_min: f64,
     pub reversals_per_min: f64,
-    /// Seconds during which a track of more weight had nothing while one of less had something.
+    /// Seconds during which tracks of less weight had what one of more weight, that had nothing, could have been sent with.
     pub inversion_s: f64,
     pub keyframes_per_min: f64,
     pub plis_per_min: f64,
@@ -345,9 +345,12 @@ impl<'a> View<'a> {
         };
         let inverted = |look: &&crate::call::Look| {
             let ours = || self.call.screens.iter().zip(&look.tracks).filter(|(s, _)| s.subscriber == self.subscriber);
-            let starved = ours().filter(|(_, d)| d.current_spatial.is_none()).map(|(s, _)| weight(s)).max();
-            let served = ours().filter(|(_, d)| d.current_spatial.is_some()).map(|(s, _)| weight(s)).min();
-            starved.is_some_and(|starved| served.is_some_and(|served| served < starved))
+            ours().filter(|(_, stats)| stats.current_spatial.is_none()).any(|(starved, _)| {
+                let lower = ours().filter(|(s, _)| weight(s) < weight(starved));
+                let taken: u64 = lower.map(|(_, stats)| stats.target_bps).sum();
+                let least = self.call.cameras[starved.camera].encoder.format.wire_bps(0, 0);
+                taken as f64 >= least
+            })
         };
         self.call.looks.iter().filter(|l| l.at >= 2.0).filter(inverted).count() as f64 * BIN_S
     }

@@ -87,6 +87,11 @@ fn streams_stay_sound_over_steps_losses_mutes_and_rivals() {
     for seed in 1..=2 {
         let call = run(&scenario(15.0, publishers.clone(), &links), seed);
         assert_sound(&call);
+        for subscriber in 0..links.len() {
+            let screens = call.screens.iter().filter(|screen| screen.subscriber == subscriber);
+            let shown: Vec<usize> = screens.map(|screen| screen.video.shown.len()).collect();
+            assert!(shown.iter().any(|count| *count > 100), "subscriber {subscriber} sees something: {shown:?}");
+        }
         assert_eq!(call.counters().panics, 0);
     }
 }

@@ -77,8 +77,8 @@ impl Reason {
 
 /// Chooses one layer per track so that the sum fits `budget_bps` and the sum of utilities is as large as can be found.
 ///
-/// First every track gets its cheapest layer, in order of priority (a lower one is never shown while a higher one is
-/// starved); what is left is a multiple-choice knapsack over the layers, exact for the sizes of real calls.
+/// First every track gets its cheapest layer, in order of priority (a lower one is never shown in place of a starved higher
+/// one); what is left is a multiple-choice knapsack over the layers, exact for the sizes of real calls.
 ///
 /// `budget_bps`: what the link carries for video: the estimate less audio and the retransmission reserve.
 pub fn allocate(budget_bps: u64, candidates: &[Candidate]) -> Vec<Decision> {
@@ -88,8 +88,8 @@ pub fn allocate(budget_bps: u64, candidates: &[Candidate]) -> Vec<Decision> {
         let Some(floor) = cheapest(&candidates[index]) else { continue };
         let bitrate = candidates[index].options[floor].bitrate_bps;
         if bitrate > left {
-            // Whoever comes later matters less: showing him instead would be an inversion.
-            break;
+            // Whoever comes later may still fit: leaving him out would not make room for this one.
+            continue;
         }
         left -= bitrate;
         chosen[index] = Some(floor);
@@ -228,12 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_priority_is_never_starved_for_a_lower_one() {
+    fn a_higher_priority_is_never_starved_for_a_lower_one_that_would_make_room() {
         let share = track(1, 10, vec![option(0, 0, 500_000, 6.0)]);
         let thumb = track(2, 1, vec![option(0, 0, 100_000, 2.0)]);
+        // A share that does not fit by itself blacks out nobody.
         let decisions = allocate(400_000, &[thumb.clone(), share.clone()]);
-        assert_eq!(decisions.iter().map(|d| d.option).collect::<Vec<_>>(), [None, None]);
-        assert!(decisions.iter().all(|d| d.reason == Reason::NoRoom));
+        assert_eq!(decisions.iter().map(|d| d.option).collect::<Vec<_>>(), [Some(0), None]);
+        assert_eq!(decisions[1].reason, Reason::NoRoom);
         let decisions = allocate(550_000, &[thumb, share]);
         assert_eq!(decisions.iter().map(|d| d.option).collect::<Vec<_>>(), [None, Some(0)]);
     }
