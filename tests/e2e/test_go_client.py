@@ -57,7 +57,7 @@ class GoClient:
         self.process.stdin.write(json.dumps({"do": what, **fields}).encode() + b"\n")
         await self.process.stdin.drain()
 
-    async def event(self, name: str, *, seconds: float = 20, count: int = 1, **fields: Any) -> dict[str, Any]:
+    async def event(self, name: str, *, seconds: float = 40, count: int = 1, **fields: Any) -> dict[str, Any]:
         """The `count`-th event with these fields."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:

@@ -56,7 +56,8 @@ func main() {
 	flag.Parse()
 
 	told := &teller{out: json.NewEncoder(os.Stdout)}
-	options := []lksdk.ConnectOption{}
+	// The SDK's own limit of a few seconds measures how busy a small machine is, not the server.
+	options := []lksdk.ConnectOption{lksdk.WithConnectTimeout(20 * time.Second)}
 	if *single {
 		options = append(options, lksdk.WithSinglePeerConnection())
 	}

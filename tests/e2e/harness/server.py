@@ -26,7 +26,7 @@ from livekit import api
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXTERNAL_URL = os.environ.get("CALLYARD_E2E_URL")
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 class Endpoint:
