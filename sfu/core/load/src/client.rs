@@ -542,7 +542,7 @@ impl Client {
         while !left.is_empty() {
             let mut buffer = [0; RTCP_LEN + 2 * MAX_TRAILER_LEN];
             let mut writer = CompoundWriter::new(&mut buffer[..RTCP_LEN]);
-            let Some(told) = writer.twcc(Ssrc(1), media, self.feedback_count, left) else { break };
+            let Some(told) = writer.twcc(Ssrc(1), media, self.feedback_count, None, left) else { break };
             let len = writer.len();
             left = &left[told..];
             self.feedback_count = self.feedback_count.wrapping_add(1);

@@ -272,7 +272,7 @@ mod tests {
             .collect();
         let mut buffer = [0; 1_200];
         let mut writer = CompoundWriter::new(&mut buffer);
-        writer.twcc(Ssrc(1), Ssrc(2), 0, &arrivals).unwrap();
+        writer.twcc(Ssrc(1), Ssrc(2), 0, None, &arrivals).unwrap();
         let len = writer.len();
         let Some(Ok(Packet::Twcc(feedback))) = rtcp::compound(&buffer[..len]).unwrap().next() else { panic!() };
         downlink.feedback(now, &feedback);

@@ -72,6 +72,11 @@ impl Guard {
         }
     }
 
+    /// The last climb did not fail, whatever follows: another layer has become the better one, and there is room for both.
+    pub fn forgive(&mut self) {
+        self.climbed = None;
+    }
+
     /// Tells that the layer being sent has been held: after the reversal time the climb has succeeded.
     pub fn settle(&mut self, config: &GuardConfig, now: Instant) {
         if let Some((at, layer)) = self.climbed
@@ -138,6 +143,16 @@ mod tests {
         now += SECOND * 60;
         guard.changed(&config, now, high, low);
         assert!(guard.allows(&config, now + SECOND, low, Spatial(1)), "a climb that held is no failure");
+    }
+
+    #[test]
+    fn a_change_of_mind_bars_nothing() {
+        let (config, now, mut guard) = (GuardConfig::default(), origin(), Guard::default());
+        guard.changed(&config, now, Some(Spatial(0)), Some(Spatial(2)));
+        guard.forgive();
+        guard.changed(&config, now + SECOND, Some(Spatial(2)), Some(Spatial(1)));
+        assert!(!guard.is_barred(now + SECOND, Spatial(2)));
+        assert!(guard.allows(&config, now + SECOND + config.dwell, Some(Spatial(1)), Spatial(2)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::down::Downtrack;
 use super::ladder::{Rung, TOP_TEMPORAL, ladder};
 use super::up::Uptrack;
 use crate::allocator::utility::{self, View};
-use crate::allocator::{Candidate, Decision, LayerOption, allocate};
+use crate::allocator::{Candidate, Decision, LayerOption, Reason, allocate};
 use crate::command::{Content, LayerMode, MediaKind};
 use crate::downlink::Flow;
 use crate::downtrack::Layer;
@@ -329,6 +329,10 @@ impl Engine {
         downtrack.guard.settle(&self.config.guard, now);
         if before != Some(layer) {
             let spatial = before.map(|layer| layer.spatial);
+            // Encoders that fall behind make another layer the better one; that says nothing of the link.
+            if spatial > Some(layer.spatial) && reason == Reason::Best.as_str() {
+                downtrack.guard.forgive();
+            }
             // A layer that is gone, or not wished any more, is no failed climb.
             if !reason.is_empty() && (was_possible || spatial < Some(layer.spatial)) {
                 downtrack.guard.changed(&self.config.guard, now, spatial, Some(layer.spatial));

@@ -91,7 +91,8 @@ impl Engine {
         if let Some(seq) =
             uptrack.extensions.transport_seq.and_then(|id| header.extension(id)).and_then(TransportSeq::read)
         {
-            self.transports[slot].twcc.record(now, seq.0);
+            // The kernel's time, so that ticks do not look like a queue.
+            self.transports[slot].twcc.record(datagram.received, seq.0);
         }
 
         let mut start = 0;

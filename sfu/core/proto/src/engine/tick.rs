@@ -85,14 +85,14 @@ impl Engine {
         for _ in 0..TWCC_PACKETS_PER_TICK {
             let transport = &mut self.transports[slot];
             let (ours, media) = (transport.rtcp_ssrc, Ssrc(transport.streams.keys().next().copied().unwrap_or(0)));
-            let count = transport.twcc.feedback_count;
+            let (count, after) = (transport.twcc.feedback_count, transport.twcc.told());
             let arrivals = transport.twcc.arrivals();
             if arrivals.is_empty() {
                 return;
             }
             let mut buffer = [0; RTCP_BYTES];
             let mut writer = CompoundWriter::new(&mut buffer);
-            let Some(told) = writer.twcc(ours, media, count, arrivals) else { return };
+            let Some(told) = writer.twcc(ours, media, count, after, arrivals) else { return };
             let len = writer.len();
             transport.twcc.forget(told);
             transport.twcc.feedback_count = count.wrapping_add(1);

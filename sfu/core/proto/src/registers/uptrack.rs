@@ -320,6 +320,11 @@ impl TwccRecorder {
         }
     }
 
+    /// The last number that was told.
+    pub fn told(&self) -> Option<SeqNo> {
+        (self.told > 0).then_some(SeqNo(self.told))
+    }
+
     /// What arrived, by rising number, none twice.
     pub fn arrivals(&mut self) -> &[Arrival] {
         self.arrivals.sort_unstable_by_key(|a| a.seq.0);

@@ -4,7 +4,7 @@ use super::twcc::{Arrival, write_twcc};
 use super::{
     BYE, FMT_APPLICATION, FMT_FIR, FMT_NACK, FMT_PLI, FMT_TWCC, PSFB, RR, RTPFB, ReportBlock, SDES, SR, SenderInfo,
 };
-use crate::ids::Ssrc;
+use crate::ids::{SeqNo, Ssrc};
 
 /// Longest text of an SDES item (RFC 3550 §6.5).
 pub const MAX_SDES_TEXT_LEN: usize = 255;
@@ -126,12 +126,19 @@ impl<'a> CompoundWriter<'a> {
     /// Transport-wide feedback about as many of `arrivals` as one packet can tell; how many that were.
     ///
     /// See [`write_twcc`] for the order and the units.
-    pub fn twcc(&mut self, sender: Ssrc, media: Ssrc, feedback_count: u8, arrivals: &[Arrival]) -> Option<usize> {
+    pub fn twcc(
+        &mut self,
+        sender: Ssrc,
+        media: Ssrc,
+        feedback_count: u8,
+        after: Option<SeqNo>,
+        arrivals: &[Arrival],
+    ) -> Option<usize> {
         let mut told = 0;
         self.packet(FMT_TWCC, RTPFB, |out| {
             out.u32(sender.0)?;
             out.u32(media.0)?;
-            let (len, count) = write_twcc(&mut out.out[out.len..], feedback_count, arrivals)?;
+            let (len, count) = write_twcc(&mut out.out[out.len..], feedback_count, after, arrivals)?;
             out.len += len;
             told = count;
             Some(())

@@ -188,10 +188,28 @@ pub struct Arrival {
 
 /// Write the body behind the two SSRCs, with as many arrivals as fit; `(bytes written, arrivals told)`.
 ///
-/// arrivals: not empty, by rising number, none twice. Numbers in between count as not received. It stops early at the
-/// end of `out`, at a jump in time beyond 8.19 s, or at [`MAX_TWCC_STATUSES`]: call again for the rest. None if not
-/// even the first one fits. Whatever is written is a multiple of four bytes long.
-pub fn write_twcc(out: &mut [u8], feedback_count: u8, arrivals: &[Arrival]) -> Option<(usize, usize)> {
+/// arrivals: not empty, by rising number, none twice. Numbers in between count as not received, and so do those between
+/// `after`, the last number that was spoken of, and the first. It stops early at the end of `out`, at a jump in time
+/// beyond 8.19 s, or at [`MAX_TWCC_STATUSES`]: call again for the rest. None if not even the first one fits. Whatever
+/// is written is a multiple of four bytes long.
+pub fn write_twcc(
+    out: &mut [u8],
+    feedback_count: u8,
+    after: Option<SeqNo>,
+    arrivals: &[Arrival],
+) -> Option<(usize, usize)> {
+    let missed = |after: SeqNo| arrivals.first()?.seq.0.checked_sub(after.0)?.checked_sub(1);
+    // A jump that large is no loss: the sender has begun anew.
+    let lead = after.and_then(missed).filter(|lead| *lead < MAX_LEAD).unwrap_or(0);
+    write_from(out, feedback_count, lead, arrivals)
+        // Where the loss has no room beside the first arrival, the arrival matters more.
+        .or_else(|| (lead > 0).then(|| write_from(out, feedback_count, 0, arrivals)).flatten())
+}
+
+/// More than any burst of losses between two feedbacks.
+const MAX_LEAD: u64 = 2_000;
+
+fn write_from(out: &mut [u8], feedback_count: u8, lead: u64, arrivals: &[Arrival]) -> Option<(usize, usize)> {
     let first = arrivals.first()?;
     let reference = first.at_us.div_euclid(REFERENCE_US);
     let start_ticks = reference * (REFERENCE_US / TICK_US);
@@ -200,7 +218,7 @@ pub fn write_twcc(out: &mut [u8], feedback_count: u8, arrivals: &[Arrival]) -> O
     let mut plan = ChunkPlan::default();
     let (mut told, mut ticks) = (0, start_ticks);
     for n in 0..arrivals.len() {
-        let Some((gap, delta)) = step(arrivals, n, &mut ticks) else { break };
+        let Some((gap, delta)) = step(arrivals, n, lead, &mut ticks) else { break };
         if plan.statuses + gap >= MAX_TWCC_STATUSES as u64 {
             break;
         }
@@ -222,7 +240,7 @@ pub fn write_twcc(out: &mut [u8], feedback_count: u8, arrivals: &[Arrival]) -> O
 
     // Second pass: the same chunks again, now for real.
     out[..len].fill(0);
-    out[0..2].copy_from_slice(&(first.seq.0 as u16).to_be_bytes());
+    out[0..2].copy_from_slice(&(first.seq.0.wrapping_sub(lead) as u16).to_be_bytes());
     out[2..4].copy_from_slice(&(plan.statuses as u16).to_be_bytes());
     out[4..8].copy_from_slice(&((reference as u32) << 8 | u32::from(feedback_count)).to_be_bytes());
     let mut delta_at = HEAD_LEN + plan.chunks() * 2;
@@ -236,7 +254,7 @@ pub fn write_twcc(out: &mut [u8], feedback_count: u8, arrivals: &[Arrival]) -> O
     let (mut plan, mut ticks) = (ChunkPlan::default(), start_ticks);
     for n in 0..told {
         // The first pass has shown that each of them has one.
-        let Some((gap, delta)) = step(arrivals, n, &mut ticks) else { break };
+        let Some((gap, delta)) = step(arrivals, n, lead, &mut ticks) else { break };
         for _ in 0..gap {
             chunk(out, plan.push(NOT_RECEIVED));
         }
@@ -257,10 +275,10 @@ const HEAD_LEN: usize = 8;
 /// How many numbers are missing before arrival `n`, and its delta; None if one packet cannot tell it.
 ///
 /// ticks: the previous arrival's time, rounded. Deltas are taken between rounded times, so errors never add up.
-fn step(arrivals: &[Arrival], n: usize, ticks: &mut i64) -> Option<(u64, i16)> {
+fn step(arrivals: &[Arrival], n: usize, lead: u64, ticks: &mut i64) -> Option<(u64, i16)> {
     let gap = match n.checked_sub(1) {
         Some(previous) => arrivals[n].seq.0.checked_sub(arrivals[previous].seq.0)?.checked_sub(1)?,
-        None => 0,
+        None => lead,
     };
     let now = arrivals[n].at_us.div_euclid(TICK_US);
     let delta = i16::try_from(now - *ticks).ok()?;
@@ -392,6 +410,18 @@ mod tests {
         assert_eq!(TwccFeedback::parse(&body).unwrap().reference_time, -1);
     }
 
+    #[test]
+    fn what_was_lost_between_two_feedbacks_is_told() {
+        let arrivals = [Arrival { seq: SeqNo(70_004), at_us: 0 }];
+        let mut buffer = [0; 64];
+        let written = write_twcc(&mut buffer[8..], 0, Some(SeqNo(70_000)), &arrivals);
+        let got = told(&buffer[..8 + written.map_or(0, |(len, _)| len)]);
+        let seq = |n: u64| n as u16;
+        assert_eq!(got, [(seq(70_001), None), (seq(70_002), None), (seq(70_003), None), (seq(70_004), Some(0))]);
+        let written = write_twcc(&mut buffer[8..], 0, Some(SeqNo(3)), &arrivals);
+        assert_eq!(told(&buffer[..8 + written.map_or(0, |(len, _)| len)]), [(seq(70_004), Some(0))], "begun anew");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(
@@ -409,10 +439,11 @@ mod tests {
                 at_us += micros;
             }
             let mut rest = &arrivals[..];
+            let mut after = None;
             while !rest.is_empty() {
                 let mut buffer = vec![0xee; room + 8];
                 buffer[..8].fill(0);
-                let Some((len, count)) = write_twcc(&mut buffer[8..], 9, rest) else {
+                let Some((len, count)) = write_twcc(&mut buffer[8..], 9, after, rest) else {
                     // Head, one chunk and one delta, padded, need 12 bytes: a first arrival always fits.
                     return Err(TestCaseError::fail("nothing fits"));
                 };
@@ -420,14 +451,17 @@ mod tests {
                 prop_assert!(buffer[8 + len..].iter().all(|b| *b == 0xee));
                 let got = told(&buffer[..8 + len]);
                 let mut want = Vec::new();
+                // From behind what was told, unless that was too much to tell.
+                let first = if got[0].0 == rest[0].seq.0 as u16 { rest[0].seq.0 } else { after.map_or(0, |a| a.0 + 1) };
                 for arrival in &rest[..count] {
-                    let next = |w: &Vec<(u16, Option<i64>)>| rest[0].seq.0 + w.len() as u64;
+                    let next = |w: &Vec<(u16, Option<i64>)>| first + w.len() as u64;
                     while next(&want) < arrival.seq.0 {
                         want.push((next(&want) as u16, None));
                     }
                     want.push((arrival.seq.0 as u16, Some(arrival.at_us.div_euclid(TICK_US))));
                 }
                 prop_assert_eq!(got, want);
+                after = Some(rest[count - 1].seq);
                 rest = &rest[count..];
             }
         }
