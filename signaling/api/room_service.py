@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from signaling.api.access_token import access_token
 from signaling.api.body import read_body
 from signaling.errors import InvalidRequest, NotFound, PermissionDenied, Refusal, Unauthenticated, Unimplemented
 from signaling.settings import HttpSettings
@@ -152,12 +153,8 @@ async def _call(request: Request, grants: Grants | None, directory: RoomDirector
 
 def _grants(request: Request, verify: Callable[[str], Grants]) -> Grants | None:
     """Return None without a token: Twirp then says so, in JSON."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return verify(token.strip())
-    if token := request.query_params.get("access_token", ""):
-        return verify(token)
-    return None
+    token = access_token(request)
+    return verify(token) if token else None
 
 
 def _parse(message: Message, body: bytes, kind: str) -> Message:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from signaling.api.access_token import access_token
 from signaling.errors import Refusal, Unauthenticated, status_of
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
@@ -94,11 +95,7 @@ def signal_routes(
 
 
 def _token(connection: HTTPConnection) -> str:
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    query: Mapping[str, str] = connection.query_params
-    token = query.get("access_token", "")
+    token = access_token(connection)
     if not token:
         raise Unauthenticated("no permissions to access the room: there is no access token")
     return token
