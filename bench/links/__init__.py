@@ -1,0 +1,1 @@
+"""Quality with real clients: a link emulator of our own, and calls over it with Callyard and LiveKit side by side."""
