@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,15 +16,15 @@ from pathlib import Path
 
 import jwt
 
-from bench import machine
-from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, generator
-from bench.scenarios import Cipher, Scenario
+from bench.peers.base import Clients, Peer, PeerError, generator
+from bench.peers.program import Program, free_port
+from bench.scenarios import Scenario
 from sfu.border import Fingerprint
-from signaling.load.participant import Media, Participant, ParticipantError
+from signaling.load.connection import Media
+from signaling.load.participant import Participant, ParticipantError
 from signaling.load.plan import Join
 
 _KEY, _SECRET = "devkey", "a-secret-of-thirty-two-characters-or-more"
-_START_TIMEOUT_SECONDS = 60.0
 _JOIN_TIMEOUT_SECONDS = 30.0
 _JOINS_AT_ONCE = 10
 _LIVEKIT_PACKAGE = "github.com/livekit/livekit-server/cmd/server"
@@ -38,7 +36,7 @@ class OverLiveKit(Peer):
 
     def __init__(self, fingerprint: Fingerprint) -> None:
         self._fingerprint = fingerprint
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program: Program | None = None
         self._clients: Clients | None = None
         self._media: Media | None = None
         self._participants: list[Participant] = []
@@ -53,50 +51,27 @@ class OverLiveKit(Peer):
 
     @property
     def pids(self) -> tuple[int, ...]:
-        if self._process is None or self._process.poll() is not None:
-            raise PeerError(f"{self.name} has ended")
-        return tuple(machine.family(self._process.pid))
+        if self._program is None:
+            raise PeerError(f"{self.name} was not started")
+        return self._program.pids
 
     async def start(self, cpu: int) -> None:
         arguments, environment = self.command()
-        # Go counts its cores at the start, so it must be pinned before.
-        self._process = subprocess.Popen(  # noqa: ASYNC220 — it returns at once
-            ["taskset", "-c", str(cpu), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise PeerError(f"{self.name} ended at its start with status {self._process.returncode}")
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            except OSError:
-                await asyncio.sleep(0.1)
-                continue
-            writer.close()
-            return
-        raise PeerError(f"{self.name} did not listen within {_START_TIMEOUT_SECONDS:g} s")
+        self._program = Program(self.name, arguments, self._port, environment)
+        await self._program.start(cpu)
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.to_thread(self._process.wait, 5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        if self._program is not None:
+            await self._program.stop()
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
-        if scenario.cipher is not Cipher.GCM:
-            raise UnsupportedError("clients offer only GCM over this protocol so far")
         self._clients = clients
-        self._media = Media(generator(clients), self._fingerprint, "127.0.0.1")
+        self._media = Media(
+            generator(clients), self._fingerprint, "127.0.0.1", external_dtls=clients.external is not None
+        )
         people = [
             self._take_part(scenario, Join(f"room-{room}", f"publisher-{index}", True, index < scenario.members, 0))
             for room in range(rooms)
@@ -207,11 +182,7 @@ class CallyardServer(OverLiveKit):
         return arguments, environment
 
     async def stop(self) -> None:
-        pids = machine.family(self._process.pid) if self._process is not None else []
         await super().stop()
-        for pid in pids:
-            # Workers outlive signaling by design.
-            machine.kill(pid)
         self._state.cleanup()
 
 
@@ -221,10 +192,3 @@ def token(join: Join) -> str:
     video = {"room": join.room, "roomJoin": True, "canPublish": join.sends, "canSubscribe": join.receives}
     claims = {"iss": _KEY, "sub": join.identity, "nbf": now - 10, "exp": now + 3_600, "video": video}
     return jwt.encode(claims, _SECRET, algorithm="HS256")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

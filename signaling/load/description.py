@@ -49,13 +49,11 @@ class Side:
     fingerprints: tuple[Fingerprint, ...]
 
 
-def offer(own: Side, sent: Sequence[Sent]) -> Session:
+def offer(own: Side, sent: Sequence[Sent], setup: Setup = Setup.ACTPASS) -> Session:
     """An offer of all that is sent; section n has mid n."""
     media = []
     for index, item in enumerate(sent):
-        section = sdp.supported("video" if item.track.is_video else "audio")
-        agreed = sdp.agree(section, mimes=(item.track.codec.mime,))
-        extensions = tuple(e for e in section.extensions if e.uri in _FIELDS)
+        section = _section(item.track, index)
         is_simulcast = len(item.track.layers) > 1
         rids = [layer.rid or "" for layer in item.track.layers] if is_simulcast else []
         ssrcs = [] if is_simulcast else [n for e in item.encodings for n in (e.ssrc, e.rtx_ssrc) if n is not None]
@@ -63,13 +61,10 @@ def offer(own: Side, sent: Sequence[Sent]) -> Session:
         media.append(
             _over(
                 own,
-                Setup.ACTPASS,
-                Media(
-                    kind=section.kind,
-                    mid=str(index),
+                setup,
+                msgspec.structs.replace(
+                    section,
                     direction=Direction.SENDONLY,
-                    codecs=agreed.lines,
-                    extensions=extensions,
                     rids=tuple(sdp.Rid(id=rid, direction="send") for rid in rids),
                     simulcast=Simulcast(send=tuple(SimulcastStream(rids=(rid,)) for rid in rids)) if rids else None,
                     msids=(msid,),
@@ -79,6 +74,23 @@ def offer(own: Side, sent: Sequence[Sent]) -> Session:
             )
         )
     return _session(media)
+
+
+def offer_to_receive(own: Side, tracks: Sequence[Track], setup: Setup = Setup.ACTPASS) -> Session:
+    """An offer to be sent so many tracks; section n has mid n."""
+    sections = (_section(track, index) for index, track in enumerate(tracks))
+    return _session(
+        [_over(own, setup, msgspec.structs.replace(section, direction=Direction.RECVONLY)) for section in sections]
+    )
+
+
+def accepted(answered: Session) -> list[tuple[Media, Agreed]]:
+    """What an answer to `offer_to_receive` says will be sent. `DescriptionError` if that is less than was offered."""
+    found = [(section, sdp.agree(section)) for section in answered.media]
+    for section, common in found:
+        if section.rejected or not common.lines or not section.direction.sends:
+            raise DescriptionError(f"The server sends nothing in section {section.mid}.")
+    return found
 
 
 def answer(own: Side, offered: Session) -> tuple[Session, list[tuple[Media, Agreed]]]:
@@ -163,6 +175,17 @@ def repairs(sections: Sequence[Media]) -> tuple[Repair, ...]:
     """From the sections' FID groups (RFC 5576 §4.2)."""
     groups = [group for section in sections for group in section.ssrc_groups if group.semantics == "FID"]
     return tuple(Repair(rtx_ssrc=group.ssrcs[1], ssrc=group.ssrcs[0]) for group in groups if len(group.ssrcs) == 2)
+
+
+def _section(track: Track, index: int) -> Media:
+    """One codec, and those header extensions that the generator knows."""
+    section = sdp.supported("video" if track.is_video else "audio")
+    return Media(
+        kind=section.kind,
+        mid=str(index),
+        codecs=sdp.agree(section, mimes=(track.codec.mime,)).lines,
+        extensions=tuple(e for e in section.extensions if e.uri in _FIELDS),
+    )
 
 
 def _over(own: Side, setup: Setup, media: Media) -> Media:

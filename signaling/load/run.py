@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from sfu import load
 from sfu.load import DtlsDatagram, FirstMedia, Generator, Refused, State, Stats, TransportState
 from sfu.worker import Certificate
-from signaling.load.participant import Media, Participant, ParticipantError
+from signaling.load.connection import Media
+from signaling.load.participant import Participant, ParticipantError
 from signaling.load.plan import Join, Plan
 
 _MAX_FAILURES_TOLD = 10

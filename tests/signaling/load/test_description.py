@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sfu import sdp
@@ -85,3 +86,26 @@ def test_only_udp_host_candidates_are_addresses() -> None:
         "a=candidate:4 1 udp 4 ::1 10 typ host\r\n"
     )
     assert description.udp_candidates(sdp.parse(text)) == [("127.0.0.1", 8), ("::1", 10)]
+
+
+def test_an_offer_to_receive_has_a_section_for_each_track_and_the_role_that_was_wanted() -> None:
+    tracks = [MICROPHONE, camera(Codec.VP8, 10**6, simulcast=True)]
+    offer = sdp.parse(sdp.write(description.offer_to_receive(OWN, tracks, Setup.ACTIVE)))
+    assert [(m.kind, m.mid, m.direction) for m in offer.media] == [
+        ("audio", "0", Direction.RECVONLY),
+        ("video", "1", Direction.RECVONLY),
+    ]
+    assert all(m.setup is Setup.ACTIVE for m in offer.media)
+    assert {c.name.lower() for c in offer.media[1].codecs} == {"vp8", "rtx"}
+    assert not offer.media[1].rids, "layers are the sender's business"
+
+
+def test_an_answer_that_sends_less_than_was_asked_for_is_an_error() -> None:
+    offered = description.offer(OWN, [sent(MICROPHONE, 100), sent(camera(Codec.VP8, 10**6, simulcast=False), 200)])
+    assert [common.codecs[0].mime for _, common in description.accepted(offered)] == ["audio/opus", "video/VP8"]
+    refused = msgspec.structs.replace(offered.media[1], port=0)
+    with pytest.raises(DescriptionError, match="section 1"):
+        description.accepted(msgspec.structs.replace(offered, media=(offered.media[0], refused)))
+    silent = msgspec.structs.replace(offered.media[0], direction=Direction.RECVONLY)
+    with pytest.raises(DescriptionError, match="section 0"):
+        description.accepted(msgspec.structs.replace(offered, media=(silent,)))
