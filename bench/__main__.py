@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from bench.measure import Harness, Limit, Run
 from bench.peers.base import Peer, PeerError, UnsupportedError
 from bench.peers.callyard import Callyard
 from bench.peers.over_livekit import CallyardServer, LiveKit
+from bench.peers.whip import Pion, RunningWhipWhep
 from bench.scenarios import FULL, STANDARD, Scenario
 from sfu.load import LoadError
 from sfu.worker import Certificate
@@ -25,7 +27,7 @@ from sfu.worker import Certificate
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
 PAGE = ROOT.parent / "docs" / "benchmarks.md"
-PEERS = ("callyard", "server", "livekit")
+PEERS = ("callyard", "server", "livekit", "pion")
 _MAX_TRANSPORTS = 3_000
 _HALF = 0.5
 
@@ -38,6 +40,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="all scenarios, five runs each")
     parser.add_argument("--scenario", action="append", choices=[s.name for s in FULL], help="only this one")
     parser.add_argument("--peer", action="append", choices=PEERS, help="only this server; Callyard's worker by default")
+    parser.add_argument(
+        "--whip", metavar="URL", help="also measure a running server: its WHIP address with {stream} in it"
+    )
+    parser.add_argument("--whep", metavar="URL", help="its WHEP address, likewise")
+    parser.add_argument("--whip-pid", metavar="PID", type=int, help="its process, whose costs count")
+    parser.add_argument("--whip-name", metavar="NAME", default="WHIP server", help="what to call it")
     parser.add_argument("--runs", type=int, help="runs of each scenario")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a run's window")
     parser.add_argument("--gro", action="store_true", help="clients take segmented runs whole, as a network card does")
@@ -47,7 +55,10 @@ def options() -> argparse.Namespace:
         "--nice", type=int, default=0, help="priority of all processes, for machines that do other things"
     )
     parser.add_argument("--udp-port", type=int, default=0, help="of the server under test; 0: any free one")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if len({arguments.whip is None, arguments.whep is None, arguments.whip_pid is None}) > 1:
+        parser.error("--whip, --whep and --whip-pid belong together")
+    return arguments
 
 
 async def measure(chosen: list[Scenario], arguments: argparse.Namespace) -> report.Results:
@@ -111,14 +122,21 @@ def make_peers(arguments: argparse.Namespace, certificate: Certificate, skipped:
         made.append(lambda: Callyard(arguments.udp_port, fingerprint))
     if "server" in wanted:
         made.append(lambda: CallyardServer(fingerprint))
-    if "livekit" in wanted:
+    built: dict[str, tuple[str, Callable[[], Callable[[], Peer]]]] = {
+        "livekit": (LiveKit.name, lambda: partial(LiveKit, fingerprint, LiveKit.build(RESULTS))),
+        "pion": (Pion.name, lambda: partial(Pion, fingerprint, Pion.build(RESULTS))),
+    }
+    for key, (name, make) in built.items():
+        if key not in wanted:
+            continue
         try:
-            binary = LiveKit.build(RESULTS)
+            made.append(make())
         except PeerError as error:
-            skipped.append(f"{LiveKit.name}: {error}")
+            skipped.append(f"{name}: {error}")
             console.print(f"[yellow]{skipped[-1]}[/yellow]")
-        else:
-            made.append(lambda: LiveKit(fingerprint, binary))
+    if arguments.whip is not None:
+        named = (arguments.whip_name, arguments.whip_pid, arguments.whip, arguments.whep)
+        made.append(lambda: RunningWhipWhep(fingerprint, *named))
     return made
 
 

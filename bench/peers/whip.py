@@ -1,0 +1,221 @@
+"""Servers reached by WHIP (RFC 9725) and WHEP: any one that runs already, and the plain Pion SFU of this directory.
+
+One POST with an offer, one answer with a candidate in it; no trickling, no restart, no DELETE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from bench import machine
+from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, generator
+from bench.peers.program import Program, free_port
+from bench.scenarios import Scenario
+from sfu import sdp
+from sfu.border import Fingerprint
+from signaling.load import description
+from signaling.load.connection import Media
+from signaling.load.description import DescriptionError
+from signaling.load.plan import Track
+
+_AT_ONCE = 10
+_TIMEOUT_SECONDS = 30.0
+_PION_MODULE = Path(__file__).parent / "pion"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One WHEP session: where it is asked for, and which tracks it is to bring."""
+
+    url: str
+    tracks: tuple[Track, ...]
+
+
+class WhipWhep(Peer):
+    """Signaling as the standards have it; subclasses know the addresses."""
+
+    host: str
+    """Where media are expected."""
+
+    def __init__(self, fingerprint: Fingerprint) -> None:
+        self._fingerprint = fingerprint
+        self._media: Media | None = None
+
+    def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
+        """`UnsupportedError` if the server cannot take what this scenario sends."""
+        raise NotImplementedError
+
+    def sessions(self, scenario: Scenario, room: int, subscriber: int) -> Iterator[Session]:
+        """What a subscriber asks for; numbers of publishers and subscribers are the same for members."""
+        raise NotImplementedError
+
+    async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
+        self._media = Media(
+            generator(clients), self._fingerprint, self.host, external_dtls=clients.external is not None
+        )
+        urls = [
+            self.publish_url(scenario, room, publisher)
+            for room in range(rooms)
+            for publisher in range(scenario.publishers)
+        ]
+        async with _client() as client:
+            limit = asyncio.Semaphore(_AT_ONCE)
+            transports = await asyncio.gather(*(self._publish(client, limit, url, scenario.tracks) for url in urls))
+        await clients.connected(set(transports))
+
+    async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
+        sessions = [
+            session
+            for room in range(rooms)
+            for subscriber in range(scenario.subscribers)
+            for session in self.sessions(scenario, room, subscriber)
+        ]
+        async with _client() as client:
+            limit = asyncio.Semaphore(_AT_ONCE)
+            transports = await asyncio.gather(*(self._subscribe(client, limit, session) for session in sessions))
+        await clients.connected(set(transports))
+        await clients.media(set(transports), scenario)
+
+    async def _publish(
+        self, client: httpx2.AsyncClient, limit: asyncio.Semaphore, url: str, tracks: Sequence[Track]
+    ) -> int:
+        assert self._media is not None, "publish comes first"
+        connection = self._media.open()
+        sent = [self._media.sent(track) for track in tracks]
+        offer = description.offer(connection.own, sent, self._media.setup)
+        async with limit:
+            answered = await _exchange(client, url, offer)
+        try:
+            connection.publish(sent, answered)
+        except DescriptionError as error:
+            raise PeerError(f"{url}: {error}") from error
+        return connection.transport
+
+    async def _subscribe(self, client: httpx2.AsyncClient, limit: asyncio.Semaphore, session: Session) -> int:
+        assert self._media is not None, "publish comes first"
+        connection = self._media.open()
+        offer = description.offer_to_receive(connection.own, session.tracks, self._media.setup)
+        async with limit:
+            answered = await _exchange(client, session.url, offer)
+        try:
+            connection.described(answered, is_offer=False)
+            connection.receive(description.accepted(answered))
+        except DescriptionError as error:
+            raise PeerError(f"{session.url}: {error}") from error
+        return connection.transport
+
+
+class RunningWhipWhep(WhipWhep):
+    """A server that somebody else started and pinned: the process `pid` and its children, one stream per publisher.
+
+    The addresses are templates with `{stream}` in them. A subscriber has one WHEP session for each publisher, and WHEP
+    cannot say which layer of a simulcast he wants.
+    """
+
+    def __init__(self, fingerprint: Fingerprint, name: str, pid: int, whip: str, whep: str) -> None:
+        super().__init__(fingerprint)
+        self.name = name
+        self.host = urlsplit(whip).hostname or ""
+        self._pid = pid
+        self._whip = whip
+        self._whep = whep
+        # A stream of an earlier run may not be over yet.
+        self._run = secrets.token_hex(4)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        if not Path(f"/proc/{self._pid}").exists():
+            raise PeerError(f"{self.name} has ended")
+        return tuple(machine.family(self._pid))
+
+    async def start(self, cpu: int) -> None:
+        for pid in self.pids:
+            machine.pin(pid, cpu)
+
+    async def stop(self) -> None:
+        """It goes on; sessions end by their clients' silence."""
+
+    def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
+        if any(len(track.layers) > 1 for track in scenario.tracks):
+            raise UnsupportedError("WHEP has no way to ask for a layer of a simulcast")
+        return self._whip.format(stream=self._stream(room, publisher))
+
+    def sessions(self, scenario: Scenario, room: int, subscriber: int) -> Iterator[Session]:
+        for publisher in range(scenario.publishers):
+            if publisher != subscriber or subscriber >= scenario.members:
+                yield Session(self._whep.format(stream=self._stream(room, publisher)), scenario.tracks)
+
+    def _stream(self, room: int, publisher: int) -> str:
+        return f"{self._run}-{room}-{publisher}"
+
+
+class Pion(WhipWhep):
+    """Our own minimal SFU on Pion: a subscriber has one session for all of a room, and says which layers he wants."""
+
+    name = "Pion SFU"
+    host = "127.0.0.1"
+
+    @staticmethod
+    def build(into: Path) -> Path:
+        """The binary, built if its source is newer. `PeerError` without Go or its modules."""
+        if shutil.which("go") is None:
+            raise PeerError("Go is not installed")
+        binary = into / "pion-sfu"
+        built = subprocess.run(["go", "build", "-o", binary, "."], cwd=_PION_MODULE, check=False)
+        if built.returncode != 0:
+            raise PeerError("its module does not build; see the log")
+        return binary
+
+    def __init__(self, fingerprint: Fingerprint, binary: Path) -> None:
+        super().__init__(fingerprint)
+        self._port = free_port()
+        arguments = (str(binary), "-http", f"127.0.0.1:{self._port}", "-udp", f"127.0.0.1:{free_port()}")
+        self._program = Program(self.name, arguments, self._port)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return self._program.pids
+
+    async def start(self, cpu: int) -> None:
+        await self._program.start(cpu)
+
+    async def stop(self) -> None:
+        await self._program.stop()
+
+    def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
+        return f"http://127.0.0.1:{self._port}/whip/{room}/{publisher}"
+
+    def sessions(self, scenario: Scenario, room: int, subscriber: int) -> Iterator[Session]:
+        is_member = subscriber < scenario.members
+        others = scenario.publishers - (1 if is_member else 0)
+        query = {"except": str(subscriber)} if is_member else {}
+        video = next((track for track in scenario.tracks if track.is_video), None)
+        if video is not None and len(video.layers) > 1:
+            query["layers"] = ",".join(str(video.layer_for(position)) for position in range(others))
+        url = httpx2.URL(f"http://127.0.0.1:{self._port}/whep/{room}", params=query)
+        yield Session(str(url), scenario.tracks * others)
+
+
+async def _exchange(client: httpx2.AsyncClient, url: str, offer: sdp.Session) -> sdp.Session:
+    try:
+        response = await client.post(url, content=sdp.write(offer), headers={"content-type": "application/sdp"})
+        if response.status_code not in (200, 201):
+            raise PeerError(f"{url}: {response.status_code} {response.text[:300]}")
+        return sdp.parse(response.text)
+    except httpx2.HTTPError as error:
+        raise PeerError(f"{url}: {type(error).__name__} {error}") from error
+    except sdp.SdpError as error:
+        raise PeerError(f"{url}: {error}") from error
+
+
+def _client() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS)
