@@ -31,6 +31,7 @@ class ExternalDtls:
         self._context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
         self._context.set_tlsext_use_srtp(_PROFILE)
         self._connections: dict[int, SSL.Connection] = {}
+        self._unfinished: set[int] = set()
 
     def use(self, certificate_der: bytes, key_der: bytes) -> None:
         self._context.use_certificate(x509.load_der_x509_certificate(certificate_der))
@@ -39,7 +40,7 @@ class ExternalDtls:
         self._context.use_privatekey(key)
 
     def step(self, transport: int, datagram: bytes) -> list[Command]:
-        """What follows from a datagram; an empty one begins. Loopback loses nothing, so there is no timer."""
+        """What follows from a datagram; an empty one begins."""
         connection = self._connections.get(transport)
         is_new = connection is None
         if connection is None:
@@ -47,6 +48,7 @@ class ExternalDtls:
             connection.set_connect_state()
             connection.set_ciphertext_mtu(_MTU)
             self._connections[transport] = connection
+            self._unfinished.add(transport)
         elif datagram:
             connection.bio_write(datagram)
         is_done = False
@@ -55,15 +57,20 @@ class ExternalDtls:
             is_done = True
         except SSL.WantReadError:
             pass
-        commands: list[Command] = []
-        while True:
-            try:
-                out = connection.bio_read(_MTU)
-            except SSL.WantReadError:
-                break
-            commands += [SendDtls(transport=transport, datagram=part) for part in _records(out)]
+        commands = _outgoing(transport, connection)
+        if is_done:
+            self._unfinished.discard(transport)
         if is_done and not is_new and transport in self._connections:
             commands.append(self._keys(transport, connection))
+        return commands
+
+    def expire(self) -> list[Command]:
+        """Flights that are to be sent once more. Loopback loses nothing, but servers do not listen from the start."""
+        commands: list[Command] = []
+        for transport in self._unfinished:
+            connection = self._connections[transport]
+            if connection.DTLSv1_get_timeout() == 0 and connection.DTLSv1_handle_timeout():
+                commands += _outgoing(transport, connection)
         return commands
 
     def _keys(self, transport: int, connection: SSL.Connection) -> SetKeys:
@@ -78,6 +85,16 @@ class ExternalDtls:
             remote_key=server_key,
             remote_salt=server_salt,
         )
+
+
+def _outgoing(transport: int, connection: SSL.Connection) -> list[Command]:
+    commands: list[Command] = []
+    while True:
+        try:
+            out = connection.bio_read(_MTU)
+        except SSL.WantReadError:
+            return commands
+        commands += [SendDtls(transport=transport, datagram=part) for part in _records(out)]
 
 
 def _records(data: bytes) -> list[bytes]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 
 from bench.dtls import ExternalDtls
 from bench.scenarios import Cipher, Scenario
 from sfu.load import Codec, DtlsDatagram, FirstMedia, Generator, Refused, State, TransportState
 
 _CONNECT_TIMEOUT_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+"""How often it is looked whether a handshake's flight is to be sent again."""
 
 Unasked = TransportState | FirstMedia | DtlsDatagram | Refused
 
@@ -79,7 +82,11 @@ class Clients:
                     if self._failure is not None:
                         raise PeerError(self._failure)
                     self._changed.clear()
-                    await self._changed.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await self._changed.wait()
+                    if self.external is not None and self.generator is not None:
+                        self.generator.send(*self.external.expire())
         except TimeoutError:
             raise PeerError(f"some clients took more than {_CONNECT_TIMEOUT_SECONDS:g} s {what}") from None
 
