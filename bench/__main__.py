@@ -18,6 +18,7 @@ from bench import machine, report
 from bench.measure import Harness, Limit, Run
 from bench.peers.base import Peer, PeerError, UnsupportedError
 from bench.peers.callyard import Callyard
+from bench.peers.janus import Janus
 from bench.peers.over_livekit import CallyardServer, LiveKit
 from bench.peers.whip import Pion, RunningWhipWhep
 from bench.scenarios import FULL, STANDARD, Scenario
@@ -27,7 +28,7 @@ from sfu.worker import Certificate
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
 PAGE = ROOT.parent / "docs" / "benchmarks.md"
-PEERS = ("callyard", "server", "livekit", "pion")
+PEERS = ("callyard", "server", "livekit", "pion", "janus")
 _MAX_TRANSPORTS = 3_000
 _HALF = 0.5
 
@@ -125,6 +126,7 @@ def make_peers(arguments: argparse.Namespace, certificate: Certificate, skipped:
     built: dict[str, tuple[str, Callable[[], Callable[[], Peer]]]] = {
         "livekit": (LiveKit.name, lambda: partial(LiveKit, fingerprint, LiveKit.build(RESULTS))),
         "pion": (Pion.name, lambda: partial(Pion, fingerprint, Pion.build(RESULTS))),
+        "janus": (Janus.name, lambda: partial(Janus, fingerprint, Janus.install())),
     }
     for key, (name, make) in built.items():
         if key not in wanted:
