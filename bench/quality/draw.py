@@ -18,7 +18,7 @@ SENT, ESTIMATE, QUEUE = "#1f7a8c", "#e07a2f", "#b23a48"
 #: Seen size, from nothing to the largest.
 HEIGHTS = {-1: "#f3e3e3", 180: "#c6dfe5", 360: "#74b3c1", 720: "#1f7a8c", 1080: "#5a4f96"}
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.edgecolor": FAINT,
@@ -44,23 +44,26 @@ def call(run: dict[str, Any], path: Path, dpi: int = 130) -> None:
         figure, (rate, seen, wait) = plt.subplots(
             3, 1, sharex=True, figsize=(8.4, 3.6 + lanes), height_ratios=[2.4, lanes, 0.9], layout="constrained"
         )
-        _rate(rate, series)
+        rate_of(rate, series)
         rate.set_title(scenario["title"], weight="bold", pad=18)
-        _seen(seen, series)
-        _wait(wait, series)
+        seen_of(seen, series)
+        wait_of(wait, series)
         wait.set_xlabel("seconds since the subscriber joined")
         figure.align_ylabels()
         figure.savefig(path, dpi=dpi)
         plt.close(figure)
 
 
-def _rate(axes: Axes, series: dict[str, Any]) -> None:
+def rate_of(axes: Axes, series: dict[str, Any]) -> None:
+    """What the link carried, what was thought of it, what was sent."""
     t = series["t"]
     mega = {name: [value / 1e6 for value in series[name]] for name in ("free", "estimate", "sent")}
+    # Not every server tells its estimate.
+    estimate = mega["estimate"] or [float("nan")] * len(t)
     top = 1.3 * max(min(max(mega["free"]), 12.0), max(mega["sent"]) / 1.6)
     axes.fill_between(t, mega["free"], step="post", color=ROOM, linewidth=0, label="link")
     axes.plot(t, mega["free"], drawstyle="steps-post", color=FAINT, linewidth=0.7)
-    axes.plot(t, mega["estimate"], color=ESTIMATE, linewidth=1.3, label="estimate")
+    axes.plot(t, estimate, color=ESTIMATE, linewidth=1.3, label="estimate")
     axes.plot(t, mega["sent"], color=SENT, linewidth=1.0, label="sent")
     axes.set_ylim(0, top)
     axes.set_ylabel("Mbit/s")
@@ -68,7 +71,8 @@ def _rate(axes: Axes, series: dict[str, Any]) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
 
 
-def _seen(axes: Axes, series: dict[str, Any]) -> None:
+def seen_of(axes: Axes, series: dict[str, Any]) -> None:
+    """A lane a track: its size over time; freezes above them."""
     t, tracks = series["t"], series["tracks"]
     step = t[1] - t[0] if len(t) > 1 else 0.1
     for lane, track in enumerate(tracks):
@@ -93,7 +97,8 @@ def _seen(axes: Axes, series: dict[str, Any]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=6, borderaxespad=0.1)
 
 
-def _wait(axes: Axes, series: dict[str, Any]) -> None:
+def wait_of(axes: Axes, series: dict[str, Any]) -> None:
+    """Time in the link's queue."""
     axes.fill_between(series["t"], series["queue_ms"], color=QUEUE, alpha=0.25, linewidth=0)
     axes.plot(series["t"], series["queue_ms"], color=QUEUE, linewidth=0.8)
     axes.set_ylim(0, max(60.0, 1.1 * max(series["queue_ms"], default=0.0)))
