@@ -4,7 +4,7 @@
 //! encoding of one uptrack. Whenever the source changes, or forwarding resumes after a pause, `switch_source` is called
 //! and the next forwarded packet begins where the last one ended.
 
-use super::renumber::{Place, Renumber};
+use super::renumber::{PICTURE_WINDOW, Place, Renumber};
 use crate::codec::{PacketMeta, PictureId};
 use crate::ids::SeqNo;
 
@@ -72,11 +72,12 @@ pub struct Munger {
 }
 
 impl Munger {
-    /// `seq`, `timestamp`: where the subscriber's numbering begins (random, RFC 3550 §5.1).
-    pub fn new(seq: u16, timestamp: u32) -> Self {
+    /// `seq`, `timestamp`: where the subscriber's numbering begins (random, RFC 3550 §5.1); `window`: packets that may
+    /// still find their place, a power of two.
+    pub fn new(seq: u16, timestamp: u32, window: usize) -> Self {
         Self {
-            seqs: Renumber::new(u64::from(seq)),
-            pictures: Renumber::new(u64::from(timestamp & 0x7fff)),
+            seqs: Renumber::new(u64::from(seq), window),
+            pictures: Renumber::new(u64::from(timestamp & 0x7fff), PICTURE_WINDOW),
             picture_high: None,
             tl0_offset: 0,
             tl0_last: timestamp as u8,
@@ -251,7 +252,7 @@ mod tests {
 
     #[test]
     fn numbers_go_on_across_wraps_and_sources() {
-        let mut munger = Munger::new(65_534, u32::MAX - 1500);
+        let mut munger = Munger::new(65_534, u32::MAX - 1500, 512);
         let mut last: Option<Rewrite> = None;
         let mut step = |munger: &mut Munger, seq: u64, ts: u32, meta: PacketMeta| {
             let rewrite = munger.forward(SeqNo(seq), ts, &meta, Some(seq as u16), 90_000, elapsed).unwrap();
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn left_out_frames_leave_no_gap_in_picture_ids() {
-        let mut munger = Munger::new(0, 0);
+        let mut munger = Munger::new(0, 0, 512);
         let mut out = Vec::new();
         for frame in 0..8u16 {
             for packet in 0..2u64 {
@@ -312,7 +313,7 @@ mod tests {
             (Alignment::Elapsed(0), 900),
             (Alignment::Elapsed(u32::MAX), 900),
         ] {
-            let mut munger = Munger::new(0, 10_000);
+            let mut munger = Munger::new(0, 10_000, 512);
             let first = munger.forward(SeqNo(1), 55, &meta, None, 90_000, || unreachable!()).unwrap();
             assert_eq!(first.timestamp, 10_000);
             munger.switch_source();
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn duplicates_are_not_forwarded_twice() {
-        let mut munger = Munger::new(0, 0);
+        let mut munger = Munger::new(0, 0, 512);
         let meta = PacketMeta::sound();
         assert!(munger.forward(SeqNo(5), 0, &meta, None, 48_000, elapsed).is_some());
         assert!(munger.forward(SeqNo(5), 0, &meta, None, 48_000, elapsed).is_none());

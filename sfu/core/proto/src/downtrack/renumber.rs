@@ -4,8 +4,8 @@
 //! forwarded into it; a number that was left out in order leaves no hole. Works on extended numbers; widths are the
 //! caller's.
 
-/// How far back a late member still finds its place.
-const WINDOW: u64 = 512;
+/// Pictures that a late packet may belong to: two seconds at 60 a second.
+pub const PICTURE_WINDOW: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -15,11 +15,37 @@ enum Fate {
     Left,
 }
 
-#[derive(Clone, Copy)]
+/// One remembered member, in eight bytes: a subscriber's slots are touched once a packet and are cold by then.
+///
+/// Low halves are enough: inputs lie within a window of the highest, outputs below the next.
+#[derive(Clone, Copy, Default)]
 struct Slot {
-    input: u64,
-    output: u64,
-    fate: Fate,
+    input: u32,
+    /// The fate in the two highest bits (0: nothing is remembered), the output's low bits in the others.
+    fate_and_output: u32,
+}
+
+const OUTPUT_BITS: u32 = 30;
+const OUTPUT_MASK: u32 = (1 << OUTPUT_BITS) - 1;
+
+impl Slot {
+    fn new(input: u64, output: u64, fate: Fate) -> Self {
+        Self { input: input as u32, fate_and_output: (fate as u32 + 1) << OUTPUT_BITS | output as u32 & OUTPUT_MASK }
+    }
+
+    fn fate(self) -> Option<Fate> {
+        match self.fate_and_output >> OUTPUT_BITS {
+            1 => Some(Fate::Missing),
+            2 => Some(Fate::Forwarded),
+            3 => Some(Fate::Left),
+            _ => None,
+        }
+    }
+
+    /// `next`: the next number to be handed out, which is above all that were.
+    fn output(self, next: u64) -> u64 {
+        next - u64::from((next as u32).wrapping_sub(self.fate_and_output) & OUTPUT_MASK)
+    }
 }
 
 /// What becomes of one member.
@@ -31,10 +57,10 @@ pub enum Place {
     None,
 }
 
-/// State of one sequence; about 12 KiB once in use.
-#[derive(Default)]
+/// State of one sequence; eight bytes a member of its window once in use.
 pub struct Renumber {
-    slots: Vec<Option<Slot>>,
+    slots: Vec<Slot>,
+    window: usize,
     /// First member of the present source: what is older belongs to another.
     first: u64,
     highest: Option<u64>,
@@ -43,9 +69,10 @@ pub struct Renumber {
 }
 
 impl Renumber {
-    /// `start`: the first number handed out.
-    pub fn new(start: u64) -> Self {
-        Self { slots: Vec::new(), first: 0, highest: None, next: start }
+    /// `start`: the first number handed out; `window`: members remembered, a power of two.
+    pub fn new(start: u64, window: usize) -> Self {
+        debug_assert!(window.is_power_of_two());
+        Self { slots: Vec::new(), window, first: 0, highest: None, next: start }
     }
 
     /// The number that the next member in order will get.
@@ -56,7 +83,7 @@ impl Renumber {
     /// Another source begins with its next member, whatever its number; ours go on without a gap.
     pub fn switch(&mut self) {
         self.highest = None;
-        self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.slots.fill(Slot::default());
     }
 
     /// True until a member was seen since the last [`Renumber::switch`].
@@ -69,15 +96,15 @@ impl Renumber {
         if self.advance(input) {
             let output = self.next;
             self.next += 1;
-            self.put(Slot { input, output, fate: Fate::Forwarded });
+            self.put(input, output, Fate::Forwarded);
             return Place::At { output, again: false };
         }
-        match self.slot(input) {
-            Some(slot) if slot.fate == Fate::Missing => {
-                slot.fate = Fate::Forwarded;
-                Place::At { output: slot.output, again: false }
+        match self.find(input) {
+            Some((output, Fate::Missing)) => {
+                self.put(input, output, Fate::Forwarded);
+                Place::At { output, again: false }
             }
-            Some(slot) if slot.fate == Fate::Forwarded => Place::At { output: slot.output, again: true },
+            Some((output, Fate::Forwarded)) => Place::At { output, again: true },
             _ => Place::None,
         }
     }
@@ -86,12 +113,15 @@ impl Renumber {
     pub fn leave_out(&mut self, input: u64) -> Option<u64> {
         self.highest?; // until something of this source was forwarded there is nothing to leave a gap in
         if self.advance(input) {
-            self.put(Slot { input, output: self.next, fate: Fate::Left });
+            self.put(input, self.next, Fate::Left);
             return None;
         }
-        let slot = self.slot(input).filter(|slot| slot.fate == Fate::Missing)?;
-        slot.fate = Fate::Left;
-        Some(slot.output)
+        let (output, fate) = self.find(input)?;
+        if fate != Fate::Missing {
+            return None;
+        }
+        self.put(input, output, Fate::Left);
+        Some(output)
     }
 
     /// If `input` is the newest so far: keeps places for those between, and returns true.
@@ -99,39 +129,39 @@ impl Renumber {
         let Some(highest) = self.highest else {
             self.first = input;
             self.highest = Some(input);
-            if self.slots.is_empty() {
-                self.slots = vec![None; WINDOW as usize];
-            }
+            self.slots.resize(self.window, Slot::default());
             return true;
         };
         if input <= highest {
             return false;
         }
         let missing = input - highest - 1;
-        if missing >= WINDOW {
+        if missing >= self.window as u64 {
             // A jump, not a loss: whatever is in between is not waited for.
-            self.slots.iter_mut().for_each(|slot| *slot = None);
+            self.slots.fill(Slot::default());
             self.first = input;
         } else {
             for late in highest + 1..input {
                 let output = self.next;
                 self.next += 1;
-                self.put(Slot { input: late, output, fate: Fate::Missing });
+                self.put(late, output, Fate::Missing);
             }
         }
         self.highest = Some(input);
         true
     }
 
-    fn put(&mut self, slot: Slot) {
-        self.slots[(slot.input % WINDOW) as usize] = Some(slot);
+    fn put(&mut self, input: u64, output: u64, fate: Fate) {
+        let place = input as usize & (self.window - 1);
+        self.slots[place] = Slot::new(input, output, fate);
     }
 
-    fn slot(&mut self, input: u64) -> Option<&mut Slot> {
+    fn find(&self, input: u64) -> Option<(u64, Fate)> {
         if input < self.first {
             return None;
         }
-        self.slots.get_mut((input % WINDOW) as usize)?.as_mut().filter(|slot| slot.input == input)
+        let slot = self.slots.get(input as usize & (self.window - 1)).filter(|slot| slot.input == input as u32)?;
+        Some((slot.output(self.next), slot.fate()?))
     }
 }
 
@@ -149,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_in_order_leaves_no_gap() {
-        let mut numbers = Renumber::new(1000);
+        let mut numbers = Renumber::new(1000, 512);
         assert_eq!(numbers.forward(7), at(1000));
         assert_eq!(numbers.leave_out(8), None);
         assert_eq!(numbers.forward(9), at(1001));
@@ -159,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_late_finds_its_place() {
-        let mut numbers = Renumber::new(0);
+        let mut numbers = Renumber::new(0, 512);
         assert_eq!(numbers.forward(100), at(0));
         assert_eq!(numbers.forward(103), at(3));
         assert_eq!(numbers.forward(101), at(1));
@@ -171,13 +201,23 @@ mod tests {
 
     #[test]
     fn another_source_goes_on_without_a_gap() {
-        let mut numbers = Renumber::new(0);
+        let mut numbers = Renumber::new(0, 512);
         numbers.forward(50_000);
         numbers.switch();
         assert_eq!(numbers.leave_out(11), None, "not begun yet");
         assert_eq!(numbers.forward(12), at(1));
         assert_eq!(numbers.forward(11), Place::None);
         assert_eq!(numbers.forward(50_001), at(2), "a jump is one step");
+    }
+
+    #[test]
+    fn numbers_beyond_four_thousand_million_are_told_apart() {
+        let start = u64::from(u32::MAX) - 1;
+        let mut numbers = Renumber::new(start, 64);
+        assert_eq!(numbers.forward(start), at(start));
+        assert_eq!(numbers.forward(start + 3), at(start + 3));
+        assert_eq!(numbers.forward(start + 2), at(start + 2), "across the low half's wrap");
+        assert_eq!(numbers.leave_out(start + 1), Some(start + 1));
     }
 
     proptest! {
@@ -192,7 +232,7 @@ mod tests {
             for (at, by) in swaps {
                 if at + by < order.len() { order.swap(at, at + by); }
             }
-            let mut numbers = Renumber::new(60_000);
+            let mut numbers = Renumber::new(60_000, 512);
             let mut handed: BTreeMap<u64, u64> = BTreeMap::new();
             let mut filled: BTreeSet<u64> = BTreeSet::new();
             let mut too_early: BTreeSet<u64> = BTreeSet::new();

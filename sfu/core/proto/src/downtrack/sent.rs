@@ -6,12 +6,18 @@
 use std::time::{Duration, Instant};
 
 use super::munger::PayloadPatch;
+use crate::codec::PictureId;
 use crate::ids::{SeqNo, Spatial, Temporal};
+use crate::registers::uptrack::KEPT;
 
-/// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs; 64 bytes each.
+/// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs; 32 bytes each.
 pub const VIDEO_WINDOW: usize = 512;
 /// As many as the uptrack's history of an audio stream keeps: more than a second.
 pub const AUDIO_WINDOW: usize = 64;
+/// Packets remembered at first: most layers send fewer a second.
+const FIRST_WINDOW: usize = 64;
+/// As long as the uptrack's history keeps it, on the clock of video. Sound never grows beyond its first window.
+const KEPT_TICKS: u32 = KEPT.as_millis() as u32 * 90;
 const MAX_TIMES: u8 = 5;
 /// Share of the stream's bytes that may be sent again (`reliability.md` S-19), saved up for a burst of loss.
 const SHARE: f64 = 0.15;
@@ -34,11 +40,85 @@ pub struct SentPacket {
     pub temporal: Temporal,
 }
 
-#[derive(Clone, Copy)]
+/// [`SentPacket`] in half a cache line, and how often it was asked for.
+#[derive(Clone, Copy, Default)]
 struct Entry {
-    packet: SentPacket,
-    last: Option<Instant>,
+    source: u64,
+    timestamp: u32,
+    /// Low half: what is older lies in the same place, and is overwritten, long before it repeats.
+    seq: u32,
+    /// Milliseconds since the first request of the stream.
+    asked: u32,
+    picture_id: u16,
+    frame_number_offset: u16,
+    picture_offset: u8,
+    tl0: u8,
+    tl0_offset: u8,
+    encoding: u8,
+    codec: u8,
+    flags: u8,
+    /// Times asked for.
     times: u8,
+}
+
+const IS_USED: u8 = 1;
+const HAS_MARKER: u8 = 2;
+const HAS_PICTURE_ID: u8 = 4;
+const HAS_WIDE_PICTURE_ID: u8 = 8;
+const HAS_TL0: u8 = 16;
+const TEMPORAL_SHIFT: u32 = 5;
+const _: () = assert!(size_of::<Entry>() == 32);
+
+impl Entry {
+    fn new(packet: &SentPacket) -> Self {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let (id, picture_id) = packet.patch.picture_id.unzip();
+        let (tl0, tl0_offset) = packet.patch.tl0.unzip();
+        Self {
+            source: packet.source.0,
+            timestamp: packet.timestamp,
+            seq: packet.seq.0 as u32,
+            asked: 0,
+            picture_id: picture_id.unwrap_or_default(),
+            frame_number_offset: packet.frame_number_offset,
+            picture_offset: id.map_or(0, |id| id.offset),
+            tl0: tl0.unwrap_or_default(),
+            tl0_offset: tl0_offset.unwrap_or_default(),
+            encoding: packet.encoding.0,
+            codec: packet.codec,
+            flags: IS_USED
+                | flag(packet.marker, HAS_MARKER)
+                | flag(id.is_some(), HAS_PICTURE_ID)
+                | flag(id.is_some_and(|id| id.bits == 15), HAS_WIDE_PICTURE_ID)
+                | flag(tl0.is_some(), HAS_TL0)
+                | packet.temporal.0 << TEMPORAL_SHIFT,
+            times: 0,
+        }
+    }
+
+    fn is(&self, seq: u64) -> bool {
+        self.flags & IS_USED != 0 && self.seq == seq as u32
+    }
+
+    fn packet(&self, seq: u64) -> SentPacket {
+        let has = |flag: u8| self.flags & flag != 0;
+        let bits = if has(HAS_WIDE_PICTURE_ID) { 15 } else { 7 };
+        let id = PictureId { value: self.picture_id, bits, offset: self.picture_offset };
+        SentPacket {
+            seq: SeqNo(seq),
+            encoding: Spatial(self.encoding),
+            source: SeqNo(self.source),
+            timestamp: self.timestamp,
+            marker: has(HAS_MARKER),
+            patch: PayloadPatch {
+                picture_id: has(HAS_PICTURE_ID).then_some((id, self.picture_id)),
+                tl0: has(HAS_TL0).then_some((self.tl0, self.tl0_offset)),
+            },
+            frame_number_offset: self.frame_number_offset,
+            codec: self.codec,
+            temporal: Temporal(self.flags >> TEMPORAL_SHIFT),
+        }
+    }
 }
 
 /// Why a NACK was not answered; labels the metric.
@@ -69,35 +149,63 @@ impl Refused {
 }
 
 pub struct SentHistory {
-    mask: usize,
-    entries: Vec<Option<Entry>>,
+    window: usize,
+    /// A power of two; grows up to the window as long as what would be overwritten is younger than [`KEPT_TICKS`].
+    entries: Vec<Entry>,
     highest: Option<SeqNo>,
+    first_asked: Option<Instant>,
     budget_bytes: f64,
 }
 
 impl SentHistory {
-    /// `window`: packets remembered, rounded up to a power of two; a stream that is never sent costs nothing.
+    /// `window`: packets remembered at most, rounded up to a power of two; a stream that is never sent costs nothing.
     pub fn new(window: usize) -> Self {
-        Self { mask: window.next_power_of_two() - 1, entries: Vec::new(), highest: None, budget_bytes: BURST_BYTES }
+        Self {
+            window: window.next_power_of_two(),
+            entries: Vec::new(),
+            highest: None,
+            first_asked: None,
+            budget_bytes: BURST_BYTES,
+        }
     }
 
     /// Remembers a packet that leaves now; `bytes` as on the wire.
     #[inline]
     pub fn push(&mut self, packet: SentPacket, bytes: usize) {
-        if self.entries.is_empty() {
-            self.entries = vec![None; self.mask + 1];
+        let place = packet.seq.0 as usize & self.entries.len().wrapping_sub(1);
+        let is_full = self.entries.len() == self.window;
+        match self.entries.get_mut(place) {
+            Some(entry) if is_full || is_old(entry, &packet) => *entry = Entry::new(&packet),
+            _ => self.grow(&packet),
         }
         self.highest = self.highest.max(Some(packet.seq));
-        self.entries[packet.seq.0 as usize & self.mask] = Some(Entry { packet, last: None, times: 0 });
         self.budget_bytes = (self.budget_bytes + bytes as f64 * SHARE).min(BURST_BYTES * 4.0);
+    }
+
+    #[cold]
+    fn grow(&mut self, packet: &SentPacket) {
+        let len = (self.entries.len() * 2).clamp(FIRST_WINDOW.min(self.window), self.window);
+        let entries = std::mem::replace(&mut self.entries, vec![Entry::default(); len]);
+        for entry in entries {
+            self.entries[entry.seq as usize & (len - 1)] = entry;
+        }
+        self.entries[packet.seq.0 as usize & (len - 1)] = Entry::new(packet);
+    }
+
+    fn entry(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(seq as usize & self.entries.len().wrapping_sub(1)).filter(|entry| entry.is(seq))
+    }
+
+    /// The extended number that ends in `seq` and was sent last.
+    fn extended(&self, seq: u16) -> Option<u64> {
+        let highest = self.highest?.0;
+        highest.checked_sub(u64::from((highest as u16).wrapping_sub(seq)))
     }
 
     /// The packet that was sent under `seq`.
     pub fn get(&self, seq: u16) -> Option<SentPacket> {
-        let highest = self.highest?;
-        let extended = highest.0.checked_sub(u64::from((highest.0 as u16).wrapping_sub(seq)))?;
-        let entry = self.entries.get(extended as usize & self.mask)?.as_ref()?;
-        (entry.packet.seq.0 == extended).then_some(entry.packet)
+        let extended = self.extended(seq)?;
+        Some(self.entry(extended)?.packet(extended))
     }
 
     /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again.
@@ -110,22 +218,22 @@ impl SentHistory {
         rtt: Duration,
         is_useful: impl FnOnce(&SentPacket) -> bool,
     ) -> Result<SentPacket, Refused> {
-        let highest = self.highest.ok_or(Refused::Unknown)?;
-        let back = u64::from((highest.0 as u16).wrapping_sub(seq));
-        let extended = highest.0.checked_sub(back).ok_or(Refused::Unknown)?;
-        let entry = self.entries[extended as usize & self.mask].as_mut().filter(|entry| entry.packet.seq.0 == extended);
-        let entry = entry.ok_or(Refused::Unknown)?;
-        if !is_useful(&entry.packet) {
+        let extended = self.extended(seq).ok_or(Refused::Unknown)?;
+        let entry = *self.entry(extended).ok_or(Refused::Unknown)?;
+        let packet = entry.packet(extended);
+        if !is_useful(&packet) {
             return Err(Refused::Useless);
         }
         if entry.times >= MAX_TIMES {
             return Err(Refused::TooOften);
         }
-        if entry.last.is_some_and(|at| now.saturating_duration_since(at) < rtt) {
+        let first_asked = *self.first_asked.get_or_insert(now);
+        let asked = now.saturating_duration_since(first_asked).as_millis() as u32;
+        if entry.times > 0 && Duration::from_millis(u64::from(asked.wrapping_sub(entry.asked))) < rtt {
             return Err(Refused::TooSoon);
         }
         // What is left when little is left goes to the frames that the others need.
-        let reserve = match entry.packet.temporal {
+        let reserve = match packet.temporal {
             Temporal(0) => 0.0,
             Temporal(1) => BURST_BYTES / 4.0,
             _ => BURST_BYTES / 2.0,
@@ -133,22 +241,26 @@ impl SentHistory {
         if self.budget_bytes <= reserve {
             return Err(Refused::OverBudget);
         }
-        entry.times += 1;
-        entry.last = Some(now);
-        Ok(entry.packet)
+        let place = extended as usize & (self.entries.len() - 1);
+        self.entries[place] = Entry { times: entry.times + 1, asked, ..entry };
+        Ok(packet)
     }
 
     /// What was sent as the `back`th before the last: the most likely to be missed, where something must be sent anyway.
     pub fn recent(&self, back: u64) -> Option<SentPacket> {
         let seq = self.highest?.0.checked_sub(back)?;
-        let entry = self.entries.get(seq as usize & self.mask)?.as_ref()?;
-        (entry.packet.seq.0 == seq).then_some(entry.packet)
+        Some(self.entry(seq)?.packet(seq))
     }
 
     /// Takes what was sent again out of the budget.
     pub fn spend(&mut self, bytes: usize) {
         self.budget_bytes -= bytes as f64;
     }
+}
+
+/// Whether an entry may be overwritten by `packet`. Before the first round of the ring places are empty.
+fn is_old(entry: &Entry, packet: &SentPacket) -> bool {
+    entry.flags & IS_USED == 0 || packet.timestamp.wrapping_sub(entry.timestamp) > KEPT_TICKS
 }
 
 #[cfg(test)]
@@ -184,6 +296,46 @@ mod tests {
         assert_eq!(sent.ask(now, 20, rtt, |_| true).unwrap().source, SeqNo(65_556 + 1000));
         assert_eq!(sent.ask(now, 65_499, rtt, |_| true), Err(Refused::Unknown));
         assert_eq!(sent.ask(now, 64, rtt, |_| true), Err(Refused::Unknown), "not sent yet");
+    }
+
+    #[test]
+    fn a_packet_comes_back_as_it_was_sent() {
+        let mut sent = SentHistory::new(VIDEO_WINDOW);
+        let patch = PayloadPatch {
+            picture_id: Some((PictureId { value: 77, bits: 15, offset: 2 }, 0x7abc)),
+            tl0: Some((250, 4)),
+        };
+        let odd = SentPacket {
+            encoding: Spatial(2),
+            source: SeqNo(1 << 40),
+            timestamp: u32::MAX,
+            marker: true,
+            patch,
+            frame_number_offset: 65_000,
+            codec: 3,
+            temporal: Temporal(7),
+            ..packet(1 << 33)
+        };
+        sent.push(odd, 1200);
+        let got = sent.get(0).unwrap();
+        let id = PictureId { value: 0x7abc, bits: 15, offset: 2 };
+        let patch = PayloadPatch { picture_id: Some((id, 0x7abc)), ..patch };
+        assert_eq!(got, SentPacket { patch, ..odd });
+        sent.push(packet((1 << 33) + 1), 1200);
+        assert_eq!(sent.get(1).unwrap(), packet((1 << 33) + 1), "nothing is patched");
+    }
+
+    #[test]
+    fn as_much_is_remembered_as_is_kept() {
+        let slow = |seq: u64| SentPacket { timestamp: (seq * 3_000) as u32, ..packet(seq) };
+        let fast = |seq: u64| SentPacket { timestamp: (seq * 300) as u32, ..packet(seq) };
+        let remembered = |of: &dyn Fn(u64) -> SentPacket| {
+            let mut sent = SentHistory::new(VIDEO_WINDOW);
+            (0..2_000).for_each(|seq| sent.push(of(seq), 1200));
+            (0..2_000).filter(|seq| sent.get(*seq).is_some_and(|p| p.source.0 == u64::from(*seq) + 1000)).count()
+        };
+        assert_eq!(remembered(&slow), 64, "30 packets a second");
+        assert_eq!(remembered(&fast), 512, "300 packets a second");
     }
 
     #[test]

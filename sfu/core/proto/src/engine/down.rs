@@ -36,19 +36,22 @@ pub(super) struct Reported {
 /// again are the very bytes (RFC 7714 §8.1).
 pub(super) struct KeptDatagrams {
     ring: Vec<(u16, Vec<u8>)>,
+    packets: usize,
 }
 
-impl KeptDatagrams {
-    /// Half a second of a 2 Mbit/s stream.
-    const PACKETS: usize = 128;
+/// Half a second of a 2 Mbit/s stream.
+const KEPT_VIDEO: usize = 128;
+/// Half a second and more of 20 ms packets.
+const KEPT_AUDIO: usize = 32;
 
-    pub fn new() -> Self {
-        Self { ring: Vec::new() }
+impl KeptDatagrams {
+    /// `packets`: a power of two, so that places do not jump where the number wraps.
+    pub fn new(packets: usize) -> Self {
+        Self { ring: Vec::new(), packets }
     }
 
     pub fn keep(&mut self, seq: u16, datagram: &[u8]) {
-        // PACKETS divides 2^16, so places do not jump at the wrap.
-        let place = usize::from(seq) % Self::PACKETS;
+        let place = usize::from(seq) & (self.packets - 1);
         while self.ring.len() <= place {
             self.ring.push((seq.wrapping_add(1), Vec::new()));
         }
@@ -59,7 +62,7 @@ impl KeptDatagrams {
     }
 
     pub fn get(&self, seq: u16) -> Option<&[u8]> {
-        let (kept, bytes) = self.ring.get(usize::from(seq) % Self::PACKETS)?;
+        let (kept, bytes) = self.ring.get(usize::from(seq) & (self.packets - 1))?;
         (*kept == seq && !bytes.is_empty()).then_some(bytes)
     }
 }
@@ -121,6 +124,7 @@ impl Downtrack {
         uptrack: &Uptrack,
         entropy: &mut Entropy,
     ) -> Self {
+        let window = if uptrack.kind == MediaKind::Video { VIDEO_WINDOW } else { AUDIO_WINDOW };
         let mut downtrack = Self {
             id: spec.downtrack,
             uptrack: uptrack_slot,
@@ -135,8 +139,8 @@ impl Downtrack {
             sent_as: Vec::new(),
             want: spec.want.clone(),
             selector: Selector::new(uptrack.kind),
-            munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32()),
-            sent: SentHistory::new(if uptrack.kind == MediaKind::Video { VIDEO_WINDOW } else { AUDIO_WINDOW }),
+            munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32(), window),
+            sent: SentHistory::new(window),
             max_spatial: None,
             guard: Guard::default(),
             target_bps: 0,
@@ -164,7 +168,8 @@ impl Downtrack {
         downtrack.match_codecs(uptrack);
         let asks_again = |c: &CodecSpec| c.feedback.iter().any(|f| f.eq_ignore_ascii_case("nack"));
         if downtrack.rtx_ssrc.is_none() && downtrack.spec.codecs.iter().any(asks_again) {
-            downtrack.kept = Some(KeptDatagrams::new());
+            let is_video = downtrack.kind == MediaKind::Video;
+            downtrack.kept = Some(KeptDatagrams::new(if is_video { KEPT_VIDEO } else { KEPT_AUDIO }));
         }
         downtrack
     }

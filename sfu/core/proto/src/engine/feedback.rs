@@ -15,14 +15,13 @@ use crate::downtrack::SentPacket;
 use crate::drop_reason::DropReason;
 use crate::ids::{Spatial, Ssrc};
 use crate::pacer::Resend;
+use crate::registers::uptrack::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
 use crate::srtp::MAX_TRAILER_LEN;
 use crate::transport::StreamUse;
 
 /// RTCP is written into a buffer of an ordinary packet's size.
 const RTCP_BYTES: usize = 1_200;
-/// Packets older than this would come too late to be shown.
-const MAX_RESEND_AGE: Duration = Duration::from_secs(2);
 
 impl Engine {
     pub(super) fn receive_rtcp(&mut self, now: Instant, slot: usize, datagram: &mut [u8]) {
@@ -193,8 +192,7 @@ impl Engine {
         }
         let Some(entry) = downtrack.sent.get(seq) else { return false };
         let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
-        let kept =
-            encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < MAX_RESEND_AGE);
+        let kept = encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < KEPT);
         let sent_as = downtrack.sent_as.get(usize::from(entry.codec)).copied().flatten();
         let (Some((packet, _)), Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) =
             (kept, sent_as, downtrack.rtx_ssrc)

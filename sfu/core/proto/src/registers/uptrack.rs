@@ -194,9 +194,14 @@ impl NackRegister {
 }
 
 /// The last packets of a stream in clear, kept once for all subscribers' retransmissions.
+///
+/// The ring grows as far as [`KEPT`] needs it: the small layers of a simulcast send a tenth of what the large one does.
 #[derive(Debug)]
 pub struct History {
+    /// A power of two long, but for its tail, which is made as packets come.
     ring: Vec<Kept>,
+    /// Places in use, and at most.
+    places: usize,
     capacity: usize,
 }
 
@@ -207,14 +212,23 @@ struct Kept {
     packet: Vec<u8>,
 }
 
+/// What is older is not sent again: two round trips over a satellite.
+pub const KEPT: Duration = Duration::from_millis(1_200);
+const FIRST_PLACES: usize = 32;
+
 impl History {
     pub fn new(packets: usize) -> Self {
-        Self { ring: Vec::new(), capacity: packets.max(1).next_power_of_two() }
+        let capacity = packets.max(1).next_power_of_two();
+        Self { ring: Vec::new(), places: FIRST_PLACES.min(capacity), capacity }
     }
 
-    /// The place of a packet is reused by the one that comes `capacity` later: no allocation once the ring is full.
+    /// The place of a packet is reused by a later one: no allocation once the ring is as long as the stream needs.
     pub fn insert(&mut self, now: Instant, seq: SeqNo, packet: &[u8]) {
-        let place = seq.0 as usize & (self.capacity - 1);
+        let is_needed = |kept: &Kept| kept.seq != u64::MAX && now.saturating_duration_since(kept.at) < KEPT;
+        while self.places < self.capacity && self.ring.get(self.place(seq.0)).is_some_and(is_needed) {
+            self.grow();
+        }
+        let place = self.place(seq.0);
         while self.ring.len() <= place {
             self.ring.push(Kept { seq: u64::MAX, at: now, packet: Vec::new() });
         }
@@ -230,8 +244,27 @@ impl History {
     }
 
     pub fn get(&self, seq: SeqNo) -> Option<(&[u8], Instant)> {
-        let kept = self.ring.get(seq.0 as usize & (self.capacity - 1)).filter(|k| k.seq == seq.0)?;
+        let kept = self.ring.get(self.place(seq.0)).filter(|k| k.seq == seq.0)?;
         Some((&kept.packet, kept.at))
+    }
+
+    fn place(&self, seq: u64) -> usize {
+        seq as usize & (self.places - 1)
+    }
+
+    /// Twice the places; everything that is kept moves to its new one.
+    fn grow(&mut self) {
+        self.places *= 2;
+        for kept in std::mem::take(&mut self.ring) {
+            if kept.seq == u64::MAX {
+                continue;
+            }
+            let place = self.place(kept.seq);
+            while self.ring.len() <= place {
+                self.ring.push(Kept { seq: u64::MAX, at: kept.at, packet: Vec::new() });
+            }
+            self.ring[place] = kept;
+        }
     }
 }
 
@@ -344,6 +377,24 @@ impl TwccRecorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_grows_as_far_as_its_stream_needs() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        for (per_second, places) in [(20, 32), (30, 64), (200, 256), (2_000, 512)] {
+            let mut history = History::new(512);
+            let gap = Duration::from_secs(1) / per_second;
+            for seq in 0..5_000u64 {
+                history.insert(start + gap * seq as u32, SeqNo(seq), &seq.to_be_bytes());
+                // What is still needed is there, whatever has moved.
+                let back = (u64::from(per_second)).min(511).min(seq);
+                let (packet, at) = history.get(SeqNo(seq - back)).expect("a second is always kept");
+                assert_eq!((packet, at), (&(seq - back).to_be_bytes()[..], start + gap * (seq - back) as u32));
+            }
+            assert_eq!((history.places, history.ring.len()), (places, places), "{per_second} a second");
+        }
+    }
 
     #[test]
     fn a_key_frame_that_comes_by_itself_soon_is_awaited() {
