@@ -13,6 +13,7 @@ mod pins;
 mod priority;
 mod pump;
 mod shared;
+mod steer;
 mod tcp;
 mod thread;
 mod tick;

@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::shared::Shared;
 use crate::tcp::{Receiver, Tcp, TcpOptions};
 use crate::tick::Tick;
-use crate::udp::{Outgoing, UdpOptions, UdpSocket};
+use crate::udp::{Lane, Outgoing, UdpOptions, UdpSocket};
 
 /// How the pump is set up.
 #[derive(Clone, Debug)]
@@ -44,12 +44,18 @@ pub struct Pump<M: Machine> {
     more: bool,
     /// Connections may have something: the last wait said so, or did not look.
     tcp_ready: bool,
+    /// The same of the subscribers' reports.
+    reports_ready: bool,
+    /// Reports came, and until then no more are looked at: they need not wake anybody one by one.
+    reports_rest: Option<Instant>,
 }
 
 /// Receive batches taken before commands, timers and TCP get their turn again.
 const BATCHES_PER_PASS: usize = 8;
 /// Commands applied before packets get their turn again: a join storm must not hold up forwarding.
 const COMMANDS_PER_PASS: usize = 128;
+/// How long reports may wait for each other; the estimates that they feed change over tens of milliseconds.
+const REPORTS_REST: Duration = Duration::from_millis(5);
 /// Longest sleep without any deadline.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -79,6 +85,8 @@ impl<M: Machine> Pump<M> {
             datagrams: Vec::new(),
             more: false,
             tcp_ready: true,
+            reports_ready: true,
+            reports_rest: None,
         })
     }
 
@@ -99,10 +107,13 @@ impl<M: Machine> Pump<M> {
     pub fn wait(&mut self) {
         if self.more || self.shared.has_commands() {
             self.tcp_ready = true;
+            self.reports_ready = true;
             return;
         }
         let now = self.clock.now();
-        let deadline = [self.machine.deadline(), self.tcp.as_ref().and_then(Tcp::deadline)].into_iter().flatten().min();
+        self.reports_rest = self.reports_rest.filter(|until| *until > now);
+        let deadlines = [self.machine.deadline(), self.tcp.as_ref().and_then(Tcp::deadline), self.reports_rest];
+        let deadline = deadlines.into_iter().flatten().min();
         let until_deadline = deadline.map_or(IDLE_WAIT, |deadline| deadline.saturating_duration_since(now));
         self.counters.wakes += 1;
         if let Some(pause) = self.tick.pause(now) {
@@ -110,27 +121,32 @@ impl<M: Machine> Pump<M> {
             self.counters.ticks += 1;
             poll(&mut [], pause.min(until_deadline));
             self.tcp_ready = true;
+            self.reports_ready = true;
             return;
         }
-        let tcp = self.tcp.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let reports = self.udp.descriptor(Lane::Reports).filter(|_| self.reports_rest.is_none());
         let mut descriptors = [
-            libc::pollfd { fd: self.udp.as_raw_fd(), events: libc::POLLIN, revents: 0 },
-            libc::pollfd { fd: self.shared.command_wake().as_raw_fd(), events: libc::POLLIN, revents: 0 },
-            // A negative descriptor is ignored.
-            libc::pollfd { fd: tcp, events: libc::POLLIN, revents: 0 },
-        ];
+            self.udp.descriptor(Lane::Prompt),
+            Some(self.shared.command_wake().as_raw_fd()),
+            self.tcp.as_ref().map(AsRawFd::as_raw_fd),
+            reports,
+        ]
+        // A negative descriptor is ignored.
+        .map(|fd| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 });
         poll(&mut descriptors, until_deadline.min(IDLE_WAIT));
         if descriptors[1].revents != 0 {
             self.shared.command_wake().clear();
         }
         self.tcp_ready |= descriptors[2].revents != 0;
+        self.reports_ready |= descriptors[3].revents != 0;
     }
 
     /// Does all that is to be done now, without sleeping.
     pub fn run_once(&mut self) {
         let started = self.clock.now();
         self.apply_commands(started);
-        let received = self.receive_datagrams();
+        let mut received = self.receive_datagrams(Lane::Prompt);
+        received += self.receive_reports(started);
         self.service_tcp();
         let now = self.clock.now();
         if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
@@ -158,12 +174,29 @@ impl<M: Machine> Pump<M> {
         }
     }
 
+    /// Number of reports taken, behind what is to be forwarded.
+    fn receive_reports(&mut self, now: Instant) -> usize {
+        if self.reports_rest.is_some_and(|until| until > now) {
+            return 0;
+        }
+        let is_rested = self.reports_rest.take().is_some();
+        if !std::mem::take(&mut self.reports_ready) && !is_rested {
+            return 0;
+        }
+        let more = self.more;
+        let received = self.receive_datagrams(Lane::Reports);
+        self.reports_ready = self.more;
+        self.reports_rest = (received > 0 && !self.more).then(|| now + REPORTS_REST);
+        self.more |= more;
+        received
+    }
+
     /// Number of datagrams taken. Each batch is answered before the next is received.
-    fn receive_datagrams(&mut self) -> usize {
+    fn receive_datagrams(&mut self, lane: Lane) -> usize {
         let mut received = 0;
         for _ in 0..BATCHES_PER_PASS {
             let now = self.clock.now();
-            self.more = self.udp.receive(&self.clock, now, &mut self.counters);
+            self.more = self.udp.receive(lane, &self.clock, now, &mut self.counters);
             let mut datagrams = emptied(std::mem::take(&mut self.datagrams));
             for (arrival, bytes) in self.udp.arrivals() {
                 let (source, received) = (arrival.source, arrival.received);

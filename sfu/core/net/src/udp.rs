@@ -1,4 +1,4 @@
-//! One UDP socket for all transports of a worker: batches in (`recvmmsg`, UDP_GRO), batches out (`sendmmsg`,
+//! One UDP port for all transports of a worker: batches in (`recvmmsg`, UDP_GRO), batches out (`sendmmsg`,
 //! UDP_SEGMENT).
 //!
 //! Not a protocol: bytes, addresses and times of arrival only. What the kernel refuses is counted and never fatal.
@@ -9,13 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use crate::address::{Family, RawAddress};
 use crate::clock::Clock;
 use crate::cmsg::{ControlBuffer, Received};
 use crate::counters::NetCounters;
 use crate::pins::SourcePins;
+use crate::steer;
 
 /// Messages a system call carries at most. Larger batches measured no faster, and hold the next receive back longer.
 pub(crate) const BATCH: usize = 64;
@@ -60,13 +61,24 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) segment_size: usize,
 }
 
+/// Which of the port's two sockets ([`steer`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// What is to be looked at when it comes.
+    Prompt,
+    /// Transport-wide feedback. Never used where the kernel cannot tell it apart.
+    Reports,
+}
+
 pub(crate) struct UdpSocket {
     fd: OwnedFd,
+    reports: Option<OwnedFd>,
     family: Family,
     local: SocketAddr,
     /// Off once a route has refused segmentation for want of checksum offload (EIO).
     segmentation: bool,
-    overflows: u32,
+    /// By lane.
+    overflows: [u32; 2],
     pins: Option<SourcePins>,
     slots: Box<[u8]>,
     arrivals: Vec<Arrival>,
@@ -110,32 +122,30 @@ impl UdpSocket {
             SocketAddr::V4(_) => Family::V4,
             SocketAddr::V6(_) => Family::Dual,
         };
-        let socket = Socket::new(Domain::for_address(options.bind), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        if family == Family::Dual {
-            socket.set_only_v6(false)?;
-        }
-        socket.bind(&options.bind.into())?;
+        let (socket, reports) = steer::bind(options.bind)?;
         let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
-        grow_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer_bytes);
-        grow_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer_bytes);
-        // Each of these is a refinement that the socket works without (older kernels, other systems).
-        _ = set_flag(&socket, libc::SOL_UDP, libc::UDP_GRO);
-        _ = set_flag(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
-        _ = set_flag(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
         let pin_source = options.pin_source && local.ip().is_unspecified();
-        if pin_source {
-            _ = match family {
-                Family::V4 => set_flag(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
-                Family::Dual => set_flag(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-            };
+        for socket in std::iter::once(&socket).chain(&reports) {
+            grow_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer_bytes);
+            grow_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer_bytes);
+            // Each of these is a refinement that the socket works without (older kernels, other systems).
+            _ = set_flag(socket, libc::SOL_UDP, libc::UDP_GRO);
+            _ = set_flag(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
+            _ = set_flag(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
+            if pin_source {
+                _ = match family {
+                    Family::V4 => set_flag(socket, libc::IPPROTO_IP, libc::IP_PKTINFO),
+                    Family::Dual => set_flag(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+                };
+            }
         }
         Ok(Self {
             fd: socket.into(),
+            reports: reports.map(OwnedFd::from),
             family,
             local,
             segmentation: true,
-            overflows: 0,
+            overflows: [0; 2],
             pins: pin_source.then(SourcePins::default),
             slots: vec![0; BATCH * SLOT_STRIDE].into_boxed_slice(),
             arrivals: Vec::with_capacity(BATCH),
@@ -162,16 +172,25 @@ impl UdpSocket {
         self.local
     }
 
+    /// The descriptor to wait on for a lane.
+    pub(crate) fn descriptor(&self, lane: Lane) -> Option<RawFd> {
+        match lane {
+            Lane::Prompt => Some(self.fd.as_raw_fd()),
+            Lane::Reports => self.reports.as_ref().map(AsRawFd::as_raw_fd),
+        }
+    }
+
     /// Takes one batch from the kernel. True if the batch was full, so that more may be waiting.
-    pub(crate) fn receive(&mut self, clock: &Clock, now: Instant, counters: &mut NetCounters) -> bool {
+    pub(crate) fn receive(&mut self, lane: Lane, clock: &Clock, now: Instant, counters: &mut NetCounters) -> bool {
         self.arrivals.clear();
-        let count = self.receive_batch(counters);
+        let Some(descriptor) = self.descriptor(lane) else { return false };
+        let count = self.receive_batch(descriptor, counters);
         let wall = clock.wall_at(now);
         for index in 0..count {
             let header = self.receive.headers[index];
             let len = header.msg_len as usize;
             let about = self.receive.controls[index].read(header.msg_hdr.msg_controllen);
-            self.note_overflows(&about, counters);
+            self.note_overflows(lane, &about, counters);
             if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
                 counters.udp_received_truncated += 1;
                 continue;
@@ -354,7 +373,7 @@ impl UdpSocket {
         unsafe { libc::poll(&raw mut poll, 1, SEND_WAIT.as_millis() as libc::c_int) };
     }
 
-    fn receive_batch(&mut self, counters: &mut NetCounters) -> usize {
+    fn receive_batch(&mut self, descriptor: RawFd, counters: &mut NetCounters) -> usize {
         let receive = &mut *self.receive;
         // The kernel writes only into what it filled; the rest stands as it was prepared. A pass that takes one packet
         // must not touch the memory of sixty-four.
@@ -375,7 +394,7 @@ impl UdpSocket {
             // SAFETY: all headers point to live arrays of this struct, and each slot is `SLOT_LEN` bytes long.
             let count = unsafe {
                 libc::recvmmsg(
-                    self.fd.as_raw_fd(),
+                    descriptor,
                     receive.headers.as_mut_ptr(),
                     BATCH as libc::c_uint,
                     libc::MSG_DONTWAIT,
@@ -396,17 +415,11 @@ impl UdpSocket {
         0
     }
 
-    fn note_overflows(&mut self, about: &Received, counters: &mut NetCounters) {
+    fn note_overflows(&mut self, lane: Lane, about: &Received, counters: &mut NetCounters) {
         if let Some(overflows) = about.overflows {
-            counters.udp_receive_overflows += u64::from(overflows.wrapping_sub(self.overflows));
-            self.overflows = overflows;
+            let before = std::mem::replace(&mut self.overflows[lane as usize], overflows);
+            counters.udp_receive_overflows += u64::from(overflows.wrapping_sub(before));
         }
-    }
-}
-
-impl AsRawFd for UdpSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
     }
 }
 

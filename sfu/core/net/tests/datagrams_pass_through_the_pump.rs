@@ -119,6 +119,35 @@ fn both_families_reach_one_socket_and_are_answered_from_the_address_they_asked()
 }
 
 #[test]
+fn reports_share_wakes_and_all_are_answered() {
+    for tick in [Duration::ZERO, Duration::from_micros(500)] {
+        let thread = start("127.0.0.1:0", 1, tick);
+        let viewers: Vec<UdpSocket> = (0..20).map(|_| client("127.0.0.1", thread.local_address().port())).collect();
+        let before = thread.shared().counters(PATIENCE).0.wakes;
+        #[expect(clippy::disallowed_methods, reason = "the pump runs in real time")]
+        let began = Instant::now();
+        for round in 0..10u8 {
+            for (viewer, socket) in viewers.iter().enumerate() {
+                socket.send(&[0x8f, 205, round, viewer as u8]).expect("loopback takes it");
+                std::thread::sleep(Duration::from_micros(250));
+            }
+        }
+        for (viewer, socket) in viewers.iter().enumerate() {
+            for round in 0..10 {
+                let mut buffer = [0; 64];
+                let len = socket.recv(&mut buffer).expect("an answer to each");
+                assert_eq!(&buffer[..len], &[0x8f, 205, round, viewer as u8]);
+            }
+        }
+        let (net, _) = thread.shared().counters(PATIENCE);
+        assert_eq!(net.udp_received_datagrams, 200);
+        // A few wakes every five milliseconds, where a wake for each report would make 200 in fifty.
+        let most = 4 * (began.elapsed().as_millis() as u64 / 5 + 2);
+        assert!(!tick.is_zero() || net.wakes - before <= most, "{} wakes, {most} at most", net.wakes - before);
+    }
+}
+
+#[test]
 fn a_run_arrives_as_its_datagrams_in_order_whatever_its_length() {
     // More segments than one send may have, so that runs are cut too.
     let copies = 100;
