@@ -18,6 +18,7 @@ from bench import machine, report
 from bench.measure import Harness, Limit, Run
 from bench.peers.base import Peer, PeerError, UnsupportedError
 from bench.peers.callyard import Callyard
+from bench.peers.floor import Floor
 from bench.peers.janus import Janus
 from bench.peers.over_livekit import CallyardServer, LiveKit
 from bench.peers.whip import Pion, RunningWhipWhep
@@ -28,7 +29,7 @@ from sfu.worker import Certificate
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
 PAGE = ROOT.parent / "docs" / "benchmarks.md"
-PEERS = ("callyard", "server", "livekit", "pion", "janus")
+PEERS = ("callyard", "server", "livekit", "pion", "janus", "floor")
 _MAX_TRANSPORTS = 3_000
 _HALF = 0.5
 
@@ -136,6 +137,8 @@ def make_peers(arguments: argparse.Namespace, certificate: Certificate, skipped:
         except PeerError as error:
             skipped.append(f"{name}: {error}")
             console.print(f"[yellow]{skipped[-1]}[/yellow]")
+    if "floor" in wanted:
+        made.append(lambda: Floor(fingerprint))
     if arguments.whip is not None:
         named = (arguments.whip_name, arguments.whip_pid, arguments.whip, arguments.whep)
         made.append(lambda: RunningWhipWhep(fingerprint, *named))

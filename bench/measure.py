@@ -80,9 +80,7 @@ class Harness:
         )
         async with load.Generator(setup, clients.report, cpu=self.client_cpu) as generator:
             clients.generator = generator
-            clients.offer(scenario.cipher)
-            if clients.external is not None:
-                clients.external.use(self.certificate.certificate_der, self.certificate.key_der)
+            clients.offer(scenario.cipher, self.certificate.certificate_der, self.certificate.key_der)
             await peer.start(self.server_cpu)
             try:
                 await peer.publish(clients, scenario, rooms)

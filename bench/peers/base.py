@@ -6,10 +6,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from bench.dtls import ExternalDtls
 from bench.scenarios import Cipher, Scenario
-from sfu.load import Codec, DtlsDatagram, FirstMedia, Generator, Refused, State, TransportState
+from sfu.load import Codec, Command, DtlsDatagram, FirstMedia, Generator, Refused, State, TransportState
 
 _CONNECT_TIMEOUT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
@@ -26,6 +27,16 @@ class UnsupportedError(PeerError):
     """This server cannot be measured in this scenario; that is no failure."""
 
 
+class Handshakes(Protocol):
+    """What stands in for the generator's own DTLS."""
+
+    def step(self, transport: int, datagram: bytes) -> list[Command]:
+        """What follows from a datagram; an empty one begins."""
+
+    def expire(self) -> list[Command]:
+        """What is to be sent again."""
+
+
 class Clients:
     """The generator's side of a run: what it has reported, and handshakes that it does not make itself."""
 
@@ -33,13 +44,16 @@ class Clients:
         self.ciphers: dict[int, str] = {}
         self.with_media: set[tuple[int, bool]] = set()
         self.generator: Generator | None = None
-        self.external: ExternalDtls | None = None
+        self.external: Handshakes | None = None
         self._failure: str | None = None
         self._changed = asyncio.Event()
 
-    def offer(self, cipher: Cipher) -> None:
+    def offer(self, cipher: Cipher, certificate_der: bytes, key_der: bytes) -> None:
         """From now on clients offer this. The generator's own DTLS offers all profiles; CM alone needs another one."""
-        self.external = ExternalDtls() if cipher is Cipher.CM else None
+        if cipher is Cipher.CM:
+            handshakes = ExternalDtls()
+            handshakes.use(certificate_der, key_der)
+            self.external = handshakes
 
     def report(self, report: Unasked) -> None:
         match report:
