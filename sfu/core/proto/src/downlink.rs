@@ -13,6 +13,9 @@ pub const WIRE_OVERHEAD_BYTES: usize = 28;
 /// Reference times of the feedback are in multiples of this (draft-holmer-rmcat-transport-wide-cc-extensions-01 §3.1).
 const REFERENCE_US: i64 = 64_000;
 const TICK_US: i64 = 250;
+/// Receivers' estimates stop growing at 1.5 times what comes in, and 10 kbit/s.
+const ECHO: f64 = 1.5;
+const ECHO_FLOOR_BPS: f64 = 20_000.0;
 /// Where the receiver's clock begins for us: far enough from zero that a first step back stays positive.
 const CLOCK_ORIGIN_US: i64 = 1 << 40;
 
@@ -186,8 +189,8 @@ impl Downlink {
         }
     }
 
-    pub fn remb(&mut self, bitrate_bps: u64) {
-        self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(bitrate_bps);
+    pub fn remb(&mut self, now: Instant, bitrate_bps: u64) {
+        self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(now, bitrate_bps);
         if self.source != Source::Feedback {
             self.source = Source::Remb;
         }
@@ -227,8 +230,13 @@ impl Downlink {
         if can_probe && self.source != Source::Remb {
             return Some(cluster);
         }
-        // Media itself must be the probe: up to the next step at once, or it could never be taken.
-        estimator.trust(next_bps.min(total_bps).max(estimator.estimate_bps()));
+        // Media itself must be the probe: up to the next step at once, or it could never be taken. A REMB well above what is
+        // sent is no mere echo of it: whoever says that has measured it, or was told.
+        let sent_bps: f64 = self.meters.iter().map(|meter| meter.bps).sum();
+        if estimator.remb_alone().is_some_and(|remb| remb as f64 > ECHO * sent_bps + ECHO_FLOOR_BPS) {
+            return None;
+        }
+        estimator.trust(now, next_bps.min(total_bps).max(estimator.estimate_bps()));
         None
     }
 
@@ -326,7 +334,49 @@ mod tests {
     #[test]
     fn remb_serves_those_who_report_nothing_else() {
         let mut downlink = Downlink::new(BweConfig::default());
-        downlink.remb(700_000);
+        downlink.remb(now(), 700_000);
         assert_eq!((downlink.estimate_bps(), downlink.limit()), (Some(700_000), Some(Limit::Remb)));
+    }
+
+    /// A receiver that sends REMB alone, after the deployed receive-side control: 0.85 of what arrives where that is too
+    /// much, else 4 % a second more, but not above half as much again as arrives.
+    fn received(remb: f64, sent_bps: f64, link_bps: f64) -> f64 {
+        if sent_bps > link_bps { link_bps * 0.85 } else { (remb * 1.02).min((sent_bps * 1.5 + 10e3).max(remb)) }
+    }
+
+    /// Every half second for a minute: audio always flows, video of 300 kbit/s while the estimate covers it. How long it did.
+    fn seconds_of_video(link_bps: f64, first_remb: f64) -> f64 {
+        let (mut downlink, start) = (Downlink::new(BweConfig::default()), now());
+        let (audio, video, mut remb, mut flows, mut flowed) = (30e3, 300e3, first_remb, false, 0.0);
+        for half in 0..120u32 {
+            let at = start + Duration::from_millis(500) * half;
+            downlink.remb(at, remb as u64);
+            downlink.tick(at, Duration::from_secs(2));
+            downlink.sent(at, Flow::Audio, (audio / 16.0) as usize, false, None);
+            if flows {
+                downlink.sent(at, Flow::Video, (video / 16.0) as usize, false, None);
+            }
+            assert_eq!(downlink.want(at, (audio + video) as u64, (audio + video) as u64, false), None);
+            flows = downlink.estimate_bps().unwrap() as f64 >= audio + video;
+            flowed += if flows { 0.5 } else { 0.0 };
+            remb = received(remb, if flows { audio + video } else { audio }, link_bps);
+        }
+        flowed
+    }
+
+    #[test]
+    fn a_remb_of_one_who_gets_next_to_nothing_does_not_keep_him_there() {
+        assert!(seconds_of_video(5e6, 24e3) > 57.0);
+    }
+
+    #[test]
+    fn a_link_that_is_as_narrow_as_its_remb_says_is_tried_seldom() {
+        let flowed = seconds_of_video(50e3, 40e3);
+        assert!((0.5..10.0).contains(&flowed), "{flowed}");
+    }
+
+    #[test]
+    fn a_remb_well_above_what_is_sent_is_obeyed() {
+        assert_eq!(seconds_of_video(5e6, 200e3), 0.0);
     }
 }

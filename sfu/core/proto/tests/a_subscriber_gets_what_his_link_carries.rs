@@ -167,9 +167,9 @@ fn remb_is_kept_to_where_there_is_nothing_better() {
             call.run(SECOND);
         }
     };
-    report(&mut call, 800_000);
+    report(&mut call, 1_000_000);
     let then = call.world.now;
-    report(&mut call, 800_000);
+    report(&mut call, 1_000_000);
     assert_eq!(call.layers(0, then).iter().max(), Some(&1), "{:?}", call.layers(0, then));
     report(&mut call, 5_000_000);
     let then = call.world.now;

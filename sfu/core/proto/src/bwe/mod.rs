@@ -11,6 +11,7 @@ mod history;
 mod loss;
 mod probe;
 mod rate_control;
+mod trial;
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use history::{Answer, SendHistory};
 use loss::LossControl;
 use probe::Prober;
 use rate_control::RateControl;
+use trial::Trial;
 
 /// Settings of the estimator.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,7 @@ pub struct Estimator {
     limit: Limit,
     estimate_bps: u64,
     remb_bps: Option<u64>,
+    trial: Trial,
     rtt: Duration,
     last_feedback: Option<Instant>,
     last_sent: Option<Instant>,
@@ -168,6 +171,7 @@ impl Estimator {
             limit: Limit::Start,
             estimate_bps: config.start_bps,
             remb_bps: None,
+            trial: Trial::new(),
             rtt: Duration::from_millis(200),
             last_feedback: None,
             last_sent: None,
@@ -287,11 +291,16 @@ impl Estimator {
     }
 
     /// Takes a REMB: the estimate of clients that send no transport-wide feedback, an upper bound of others.
-    pub fn remb(&mut self, bitrate_bps: u64) {
+    pub fn remb(&mut self, now: Instant, bitrate_bps: u64) {
         self.remb_bps = Some(bitrate_bps);
         if self.last_feedback.is_none() {
-            self.set(bitrate_bps, Limit::Remb);
+            self.judge_trial(now, bitrate_bps);
         }
+    }
+
+    /// The REMB, where it is all there is.
+    pub fn remb_alone(&self) -> Option<u64> {
+        self.remb_bps.filter(|_| self.last_feedback.is_none())
     }
 
     /// What the subscriber could use: drives probing. `wanted_bps` is the sum of the next useful layers.
@@ -303,9 +312,22 @@ impl Estimator {
     }
 
     /// Takes a rate on trust, where no probe can be sent: media itself will show whether the link carries it.
-    pub fn trust(&mut self, bitrate_bps: u64) {
-        self.rate.set(bitrate_bps);
-        self.set(bitrate_bps, Limit::Trust);
+    pub fn trust(&mut self, now: Instant, bitrate_bps: u64) {
+        if let Some(remb) = self.remb_alone() {
+            self.trial.begin(now, bitrate_bps, remb);
+            self.judge_trial(now, remb);
+        } else {
+            self.rate.set(bitrate_bps);
+            self.set(bitrate_bps, Limit::Trust);
+        }
+    }
+
+    fn judge_trial(&mut self, now: Instant, remb_bps: u64) {
+        self.trial.look(now, remb_bps);
+        match self.trial.bitrate_bps() {
+            Some(tried) => self.set(tried, Limit::Trust),
+            None => self.set(remb_bps, Limit::Remb),
+        }
     }
 
     /// A cluster that should leave now, if any; the pacer sends it and marks its packets with `id`.
@@ -318,10 +340,15 @@ impl Estimator {
             (Some(feedback), Some(sent)) if sent > feedback => Some(self.silenced.unwrap_or(feedback + SILENCE)),
             _ => None,
         };
-        [silence, self.prober.deadline()].into_iter().flatten().min()
+        [silence, self.prober.deadline(), self.trial.deadline()].into_iter().flatten().min()
     }
 
     pub fn timeout(&mut self, now: Instant) {
+        if let Some(remb) = self.remb_alone()
+            && self.trial.deadline().is_some_and(|at| now >= at)
+        {
+            self.judge_trial(now, remb);
+        }
         if let (Some(feedback), Some(sent)) = (self.last_feedback, self.last_sent)
             && sent > feedback
             && now >= self.silenced.unwrap_or(feedback + SILENCE)

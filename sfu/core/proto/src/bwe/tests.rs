@@ -204,12 +204,12 @@ fn a_receiver_that_reports_what_was_never_sent_moves_nothing() {
 
 #[test]
 fn remb_serves_who_knows_nothing_better_and_bounds_the_others() {
-    let mut estimator = Estimator::new(BweConfig::default());
-    estimator.remb(1_200_000);
-    assert_eq!((estimator.estimate_bps(), estimator.limit()), (1_200_000, Limit::Remb));
+    let mut run = Run::new(Link::new(20e6), 3e6);
+    run.estimator.remb(run.origin, 1_200_000);
+    assert_eq!((run.estimator.estimate_bps(), run.estimator.limit()), (1_200_000, Limit::Remb));
     let mut run = Run::new(Link::new(20e6), 3e6);
     run.run(Duration::from_secs(5));
-    run.estimator.remb(800_000);
+    run.estimator.remb(run.origin + run.now, 800_000);
     run.run(Duration::from_secs(1));
     assert_eq!(run.estimator.estimate_bps(), 800_000);
 }

@@ -78,7 +78,7 @@ impl Engine {
             Packet::Remb(remb) => {
                 counters.remb += 1;
                 if self.config.congestion_control {
-                    self.transports[slot].downlink.remb(remb.bitrate_bps);
+                    self.transports[slot].downlink.remb(now, remb.bitrate_bps);
                     self.estimate_changed(now, slot);
                 }
             }
