@@ -10,7 +10,9 @@ import asyncio
 import itertools
 import statistics
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from livekit.protocol import models
 
@@ -68,8 +70,7 @@ async def run(options: RunOptions) -> Report:
             failure = found
         legs = (await _leg(first), await _leg(second))
     finally:
-        for side in (second, first):
-            await side.participant.leave()
+        await _to_the_end(_leave(second, first))
     return Report(
         url=options.url,
         mode="single" if options.join.single else "dual",
@@ -79,6 +80,21 @@ async def run(options: RunOptions) -> Report:
         failed_step=failure.step if failure else None,
         failure=failure.sentence if failure else None,
     )
+
+
+async def _leave(*sides: _Side) -> None:
+    for side in sides:
+        await side.participant.leave()
+
+
+async def _to_the_end(closing: Coroutine[Any, Any, None]) -> None:
+    """Also when told to stop meanwhile: a receiver left half closed has a thread that keeps the process alive."""
+    task = asyncio.create_task(closing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _meet(first: _Side, second: _Side) -> None:

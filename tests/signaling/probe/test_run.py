@@ -10,7 +10,7 @@ from livekit.protocol import rtc
 from websockets.asyncio.server import ServerConnection
 
 from signaling.probe.failure import Step
-from signaling.probe.participant import JoinOptions
+from signaling.probe.participant import JoinOptions, Participant
 from signaling.probe.run import RunOptions, run
 from tests.signaling.probe.pairs import eventually
 from tests.signaling.probe.test_signal import JOIN, server
@@ -50,3 +50,21 @@ async def test_a_cancelled_run_says_goodbye_and_leaves_no_thread() -> None:
             await running
         await eventually(lambda: "leave" in said)
     assert threading.active_count() <= threads
+
+
+async def test_a_run_that_is_cancelled_while_it_leaves_still_closes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving, closed = asyncio.Event(), []
+
+    async def leave(self: Participant) -> None:
+        leaving.set()
+        await asyncio.sleep(0.05)
+        closed.append(self.token)
+
+    monkeypatch.setattr(Participant, "leave", leave)
+    async with server(never_offers) as url:
+        running = asyncio.create_task(run(RunOptions(url, ("one", "two"), JoinOptions(timeout_seconds=0.3))))
+        await leaving.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert closed == ["two", "one"]
