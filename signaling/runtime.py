@@ -45,6 +45,7 @@ from signaling.rooms.effects import (
     TrackChanged,
 )
 from signaling.rooms.grants import Grants
+from signaling.rooms.names import check_size, check_text
 from signaling.rooms.presence import JoinParameters
 from signaling.rooms.room import Room
 from signaling.rooms.state import Participant, RoomRecord
@@ -217,8 +218,8 @@ class Rooms:
         if existing is not None:
             return existing
         settings = self.settings.rooms
-        presence.check_text("room name", name, settings.name_max_bytes)
-        presence.check_size("metadata", metadata.encode(), settings.metadata_max_bytes)
+        check_text("room name", name, settings.name_max_bytes)
+        check_size("metadata", metadata.encode(), settings.metadata_max_bytes)
         if self.is_draining:
             raise Unavailable("The server is about to stop and takes no new rooms.")
         if len(self.hosted) >= settings.rooms_max:

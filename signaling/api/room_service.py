@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 from signaling.api.access_token import access_token
 from signaling.api.body import read_body
 from signaling.errors import InvalidRequest, NotFound, PermissionDenied, Refusal, Unauthenticated, Unimplemented
+from signaling.rooms.names import normal
 from signaling.settings import HttpSettings
 
 PREFIX = "/twirp/livekit.RoomService"
@@ -47,6 +48,8 @@ _TWIRP_STATUS = {
     "unimplemented": 501,
     "unavailable": 503,
 }
+_NAMES = {"room", "name", "identity", "destination_identity"}
+_LISTS_OF_NAMES = {"names", "destination_identities"}
 _TWIRP_CODE = {"too_large": "resource_exhausted", "permission_denied": "unauthenticated"}
 """Our codes that Twirp does not have, or that LiveKit calls otherwise: a missing grant is `unauthenticated`."""
 
@@ -168,7 +171,17 @@ def _parse(message: Message, body: bytes, kind: str) -> Message:
             json_format.ParseDict(fields, message, ignore_unknown_fields=True, max_recursion_depth=_JSON_DEPTH_MAX)
     except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError, ValueError):
         raise _Malformed("the request could not be decoded") from None
+    _spell(message)
     return message
+
+
+def _spell(message: Message) -> None:
+    """Names in the spelling in which rooms and participants have them."""
+    for field, value in message.ListFields():
+        if field.name in _NAMES:
+            setattr(message, field.name, normal(value))
+        elif field.name in _LISTS_OF_NAMES:
+            value[:] = [normal(name) for name in value]
 
 
 def _error(code: str, message: str) -> Response:

@@ -16,6 +16,7 @@ from livekit.protocol import models, rtc
 from sfu import border
 from signaling.rooms.core import Moment, RoomCore
 from signaling.rooms.effects import RpcEnded
+from signaling.rooms.names import has_controls
 from signaling.rooms.state import DataTrack, Participant
 
 RELIABLE = "_reliable"
@@ -247,6 +248,8 @@ def _track_refusal(
         return reasons.DUPLICATE_HANDLE, "This handle is in use for another data track."
     if not 0 < len(request.name.encode()) <= room.settings.name_max_bytes:
         return reasons.INVALID_NAME, "A data track needs a name of a sensible length."
+    if has_controls(request.name):
+        return reasons.INVALID_NAME, "The name of the data track has control characters."
     if any(track.info.name == request.name for track in publisher.data_tracks.values()):
         return reasons.DUPLICATE_NAME, "Another data track of this participant has that name."
     if len(publisher.data_tracks) >= room.settings.data_tracks_max:

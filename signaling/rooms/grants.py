@@ -9,6 +9,7 @@ from typing import Any
 from livekit.protocol import models
 
 from signaling.errors import Unauthenticated
+from signaling.rooms.names import normal
 
 SOURCES: dict[str, models.TrackSource] = {
     "camera": models.TrackSource.CAMERA,
@@ -159,12 +160,12 @@ def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int) -> Grants:
         raise Unauthenticated("invalid token: `roomConfig` is not an object")
     return Grants(
         key=_text(claims, "iss"),
-        identity=_text(claims, "sub"),
-        name=_text(claims, "name"),
+        identity=normal(_text(claims, "sub")),
+        name=normal(_text(claims, "name")),
         metadata=_text(claims, "metadata"),
         kind=_text(claims, "kind"),
         attributes=dict(attributes),
-        room=_text(video, "room"),
+        room=normal(_text(video, "room")),
         can_publish_sources=tuple(sources),
         room_config=room_config,
         managed=claims.get("scope") == MANAGED_SCOPE,

@@ -9,7 +9,8 @@ from livekit.protocol import models, rtc
 from signaling.errors import Refusal
 from signaling.rooms import data, publishing, quality, subscribing
 from signaling.rooms.core import Moment, RoomCore
-from signaling.rooms.presence import check_attributes, check_size, check_text
+from signaling.rooms.names import check_size, check_text, normal
+from signaling.rooms.presence import check_attributes
 from signaling.rooms.state import Participant
 
 _Reasons = rtc.RequestResponse.Reason
@@ -55,6 +56,7 @@ def change(
     now: Moment,
 ) -> None:
     """Empty name and metadata change nothing; an attribute set to "" goes. Raises a `Refusal`, then nothing changed."""
+    name = normal(name)
     check_text("name", name, room.settings.name_max_bytes)
     check_size("metadata", metadata.encode(), room.settings.metadata_max_bytes)
     merged = {**participant.attributes, **(attributes or {})}

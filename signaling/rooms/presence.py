@@ -26,6 +26,7 @@ from signaling.rooms.effects import (
     SessionId,
 )
 from signaling.rooms.grants import Grants
+from signaling.rooms.names import check_size, check_text
 from signaling.rooms.negotiation import ClientOffered, ServerOffered
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Connection, Participant
@@ -87,17 +88,6 @@ def check(parameters: JoinParameters, settings: RoomSettings) -> None:
         raise Unauthenticated("permissions denied: metadata or attributes without `canUpdateOwnMetadata`")
     check_size("metadata", (parameters.metadata or grants.metadata).encode(), settings.metadata_max_bytes)
     check_attributes({**grants.attributes, **parameters.attributes}, settings)
-
-
-def check_text(what: str, text: str, max_bytes: int) -> None:
-    check_size(what, text.encode(errors="replace"), max_bytes)
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
-        raise InvalidRequest(f"The {what} has control characters.")
-
-
-def check_size(what: str, encoded: bytes, max_bytes: int) -> None:
-    if len(encoded) > max_bytes:
-        raise TooLarge(f"The {what} has {len(encoded)} bytes; at most {max_bytes} are taken.")
 
 
 def check_attributes(attributes: Mapping[str, str], settings: RoomSettings) -> None:

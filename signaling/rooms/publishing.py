@@ -18,6 +18,7 @@ from signaling.rooms.core import RoomCore, State
 from signaling.rooms.demand import layers_of
 from signaling.rooms.effects import TrackChanged
 from signaling.rooms.grants import SOURCES
+from signaling.rooms.names import has_controls, normal
 from signaling.rooms.state import Participant, Track, Uplink
 from signaling.rooms.transport import Answer, Publishing, ReceivedSection
 
@@ -83,6 +84,8 @@ def _refusal(
         return None if known is not None else (reasons.NOT_FOUND, "There is no track of that sid to add a codec to.")
     if not request.cid:
         return reasons.INVALID_REQUEST, "A track needs a `cid`."
+    if has_controls(request.name) or has_controls(request.stream):
+        return reasons.INVALID_REQUEST, "The name of the track or of its stream has control characters."
     if request.type not in (models.TrackType.AUDIO, models.TrackType.VIDEO):
         return reasons.UNSUPPORTED_TYPE, "Only audio and video tracks can be added; data goes over data channels."
     waiting = sum(not track.is_published for track in participant.tracks.values())
@@ -122,7 +125,7 @@ def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
     info = models.TrackInfo(
         sid=room.sources.sid(f"TR_{letters}"),
         type=request.type,
-        name=request.name,
+        name=normal(request.name),
         muted=request.muted,
         width=request.width,
         height=request.height,

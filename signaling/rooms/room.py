@@ -17,6 +17,7 @@ from signaling.errors import InvalidRequest, NotFound, PreconditionFailed
 from signaling.rooms import data, demand, own_state, presence, publishing, quality, subscribing
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
 from signaling.rooms.effects import Effect, Ended, RpcEnded, SessionId
+from signaling.rooms.names import check_size
 from signaling.rooms.presence import JoinParameters
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Participant, RoomRecord
@@ -329,7 +330,7 @@ class Room:
         return self._effects()
 
     def update_metadata(self, metadata: str) -> list[Effect]:
-        presence.check_size("metadata", metadata.encode(), self.core.settings.metadata_max_bytes)
+        check_size("metadata", metadata.encode(), self.core.settings.metadata_max_bytes)
         self.core.record.metadata = metadata
         self.core.room_changed()
         return self._effects()

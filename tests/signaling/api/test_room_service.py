@@ -387,3 +387,14 @@ async def test_a_body_that_never_comes_is_not_waited_for(service: Service) -> No
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_names_are_compared_and_passed_on_in_one_spelling(service: Service) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for spelling in (composed, decomposed):
+        body = {"room": spelling, "identity": "Zoe\u0308"}
+        status, _, _ = await service.post("RemoveParticipant", body, roomAdmin=True, room=composed)
+        assert status == 200
+        assert service.directory.asked[-1] == ("remove_participant", composed, "Zo\u00eb")
+    await service.post("ListRooms", {"names": [decomposed]}, roomList=True)
+    assert service.directory.asked[-1] == ("list_rooms", [composed])

@@ -49,6 +49,7 @@ GRANTS = Grants(key="devkey", identity="alice", room="lobby", room_join=True)
         (replace(GRANTS, room=""), {}, InvalidRequest, "names no room"),
         (replace(GRANTS, identity="a\nb"), {}, InvalidRequest, "identity has control characters"),
         (replace(GRANTS, name="\x7f"), {}, InvalidRequest, "name has control characters"),
+        (replace(GRANTS, name="\u202egpj.exe"), {}, InvalidRequest, "name has control characters"),
         (replace(GRANTS, room="\x00"), {}, InvalidRequest, "room name has control characters"),
         (replace(GRANTS, identity="ä" * 129), {}, TooLarge, "The identity has 258 bytes; at most 256"),
         (replace(GRANTS, metadata="x" * 70_000), {}, TooLarge, "The metadata has 70000 bytes"),

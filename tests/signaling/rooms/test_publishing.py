@@ -83,6 +83,7 @@ def test_layers_are_sorted_and_numbered_whatever_their_order(world: World) -> No
         ({"can_publish_sources": ("camera",)}, {"type": VIDEO}, RESPONSES.NOT_ALLOWED),
         ({}, {"type": models.TrackType.DATA}, RESPONSES.UNSUPPORTED_TYPE),
         ({}, {"type": AUDIO, "cid": ""}, RESPONSES.INVALID_REQUEST),
+        ({}, {"type": AUDIO, "cid": "c", "name": "\u202egpj"}, RESPONSES.INVALID_REQUEST),
         ({}, {"type": AUDIO, "sid": "TR_none"}, RESPONSES.NOT_FOUND),
         ({}, {"type": AUDIO, "name": "x" * 300}, RESPONSES.LIMIT_EXCEEDED),
     ],
