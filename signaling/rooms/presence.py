@@ -46,6 +46,9 @@ _UNCLEAN = (
 """Whoever left for one of these may well come back."""
 _REPLACED_SECONDS = 1.0
 """Two clients of one identity may throw each other out once in this time."""
+_HELD_SECONDS = 1.0
+"""The Go SDK (2.18) reads on before it has applied the offer of its own join, and an answer that it reads by then is
+lost to it. It has the offer once it says anything, which is its first candidate and follows at once."""
 _COUNTS_SECONDS = 1.0
 _COUNTS_LARGE_SECONDS = 5.0
 
@@ -143,13 +146,25 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     subscribing.begin(room, participant)
     data.consider_tracks(room, participant)
     if parameters.offer is not None and parameters.offer.sdp:
-        publishing.offer(room, participant, parameters.offer)
+        if parameters.client.sdk == models.ClientInfo.SDK.GO:
+            participant.held_offer = parameters.offer
+            room.timers.set(("answer", participant.sid), now.seconds + _HELD_SECONDS)
+        else:
+            publishing.offer(room, participant, parameters.offer)
     if not participant.is_single:
         subscribing.offer(room, participant)
     room.out.append(ParticipantJoined(participant.identity))
     room.timers.set(("connect", participant.sid), now.seconds + room.settings.connect_seconds)
     _schedule_refresh(room, participant, now)
     counts_changed(room, now)
+
+
+def answer_held(room: RoomCore, participant: Participant) -> None:
+    """Answer the offer that came with the join, if that has waited."""
+    offer, participant.held_offer = participant.held_offer, None
+    if offer is not None:
+        room.timers.clear(("answer", participant.sid))
+        publishing.offer(room, participant, offer)
 
 
 def _newcomer(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Moment) -> Participant:

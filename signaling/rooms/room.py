@@ -117,6 +117,7 @@ class Room:
         """What a client says. From a connection that the room does not know any more, nothing."""
         participant = self.core.by_session.get(session)
         if participant is not None:
+            presence.answer_held(self.core, participant)
             self._handle(participant, request, now)
         return self._effects()
 
@@ -271,6 +272,8 @@ class Room:
                 case "rpc":
                     if core.server_calls.pop(sid, None) is not None:
                         core.out.append(RpcEnded(sid, "", "response timeout"))
+                case "answer" if participant is not None:
+                    presence.answer_held(core, participant)
                 case "refresh" if participant is not None:
                     presence.refresh(core, participant, now)
                 case "connect" if participant is not None:

@@ -166,6 +166,8 @@ class Participant:
     """Tracks whose permission changed while there was no signal connection."""
     untold_handles: bool = False
     """The handles of data tracks changed while there was no signal connection."""
+    held_offer: rtc.SessionDescription | None = None
+    """Came with the join and is not answered yet."""
     fail_resume: bool = False
     """Asked for by `simulate`: the next resume is cut short."""
     quality: Quality = models.ConnectionQuality.EXCELLENT

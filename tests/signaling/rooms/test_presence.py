@@ -36,6 +36,23 @@ def states_of(client: Client, sid: str) -> list[int]:
     return [info.state for update in client.heard("update") for info in update.participants if info.sid == sid]
 
 
+def test_the_go_sdk_is_answered_once_it_has_spoken(world: World) -> None:
+    # It cannot take an answer that follows the join at once; its first candidate shows that it has got there.
+    go = models.ClientInfo(sdk=models.ClientInfo.SDK.GO, protocol=17)
+    talking, silent = world.client("talking"), world.client("silent")
+    for client in (talking, silent):
+        world.enter_with(client, client=go, offer=client.description())
+        assert client.order()[0] == "join"
+        assert "answer" not in client.order()
+    talking.say(trickle=rtc.TrickleRequest(candidateInit="{}"))
+    assert [answer.id for answer in talking.heard("answer")] == [1]
+    assert not silent.heard("answer")
+    world.wait(1)
+    assert [answer.id for answer in silent.heard("answer")] == [1]
+    world.wait(1)
+    assert len(talking.heard("answer")) == 1
+
+
 # --- what no room takes ---------------------------------------------------------------------------------------------
 
 GRANTS = Grants(key="devkey", identity="alice", room="lobby", room_join=True)
