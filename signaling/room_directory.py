@@ -42,9 +42,10 @@ class RoomDirectory:
     async def get_participant(self, room: str, identity: str) -> models.ParticipantInfo:
         return self._rooms.find(room).room.participant(identity).info()
 
-    async def remove_participant(self, room: str, identity: str) -> None:
+    async def remove_participant(self, room: str, identity: str, revoked_before: float) -> None:
         hosted = self._rooms.find(room)
-        self._rooms.apply(hosted, hosted.room.remove(identity, self._rooms.now()))
+        effects = hosted.room.remove(identity, self._rooms.now(), revoked_before=revoked_before)
+        self._rooms.apply(hosted, effects)
 
     async def mute_published_track(
         self, room: str, identity: str, track_sid: str, muted: bool

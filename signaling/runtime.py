@@ -48,7 +48,7 @@ from signaling.rooms.grants import Grants
 from signaling.rooms.names import check_size, check_text
 from signaling.rooms.presence import JoinParameters
 from signaling.rooms.room import Room
-from signaling.rooms.state import Participant, RoomRecord
+from signaling.rooms.state import Cutoff, Participant, RoomRecord
 from signaling.rooms.transport import Address
 from signaling.runtime_metrics import RoomMetrics
 from signaling.settings import Settings
@@ -133,6 +133,7 @@ class Rooms:
         self._by_number: dict[int, Hosted] = {}
         self._sessions: dict[SessionId, Session] = {}
         self._session_rooms: dict[SessionId, Hosted] = {}
+        self._cutoffs: dict[str, dict[str, Cutoff]] = {}
         self._frame: Frame | None = None
         self._last_session = 0
         self._last_number = 0
@@ -237,6 +238,7 @@ class Rooms:
             departure_timeout_seconds=departure_timeout_seconds or settings.departure_timeout_seconds,
             participants_max=participants_max,
             is_managed=is_managed,
+            cutoffs=self._cutoffs.pop(name, {}),
         )
         hosted = self._host(record, worker)
         log.info("room_created", room=name, worker=worker.id)
@@ -294,6 +296,7 @@ class Rooms:
         if hosted is not None:
             presence.check_place(hosted.room.core, grants, self.now())
             return
+        presence.check_cutoff(self._cutoffs.get(grants.room, {}), grants)
         if grants.managed or not (self.settings.rooms.auto_create or grants.room_create):
             raise NotFound("requested room does not exist")
         if self.is_draining:
@@ -487,9 +490,17 @@ class Rooms:
                 elif isinstance(effect, ParticipantJoined):
                     log.info("participant_joined", room=hosted.record.name, participant=effect.identity)
             case Ended():
+                self._keep_cutoffs(hosted.record)
                 self._forget(hosted)
             case ToWorker():
                 pass
+
+    def _keep_cutoffs(self, record: RoomRecord) -> None:
+        """Who was removed does not wait for the end of the room, to come back to one of that name."""
+        if record.cutoffs:
+            self._cutoffs[record.name] = record.cutoffs
+            if len(self._cutoffs) > self.settings.rooms.rooms_max:
+                del self._cutoffs[next(iter(self._cutoffs))]
 
     def _tell(self, effect: Send | CloseSignal) -> None:
         session = self._sessions.get(effect.session)

@@ -15,8 +15,9 @@ from livekit.protocol.webhook import WebhookEvent
 
 from sfu.border import AnyCommand, Fingerprint, IceCredentials
 from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
+from signaling.rooms.grants import Grants
 from signaling.rooms.settings import RoomSettings
-from signaling.rooms.state import DataTrack, Departed, Participant, RoomRecord, Subscription, Track, Uplink
+from signaling.rooms.state import Cutoff, DataTrack, Departed, Participant, RoomRecord, Subscription, Track, Uplink
 from signaling.rooms.timers import Timers
 from signaling.rooms.transport import Address, LocalTransport
 
@@ -116,6 +117,16 @@ class RoomCore:
         if track is not None:
             message.track.CopyFrom(track)
         self.out.append(Notify(message))
+
+    def cut_off(self, participant: Participant, before: float, grants: Grants | None) -> None:
+        """Tokens of this one that were issued by `before`, in Unix seconds, allow no more than `grants`."""
+        if self.settings.removal_revokes_tokens and not participant.grants.managed:
+            cutoffs = self.record.cutoffs
+            cutoffs.pop(participant.identity, None)
+            cutoffs[participant.identity] = Cutoff(before, grants)
+            while len(cutoffs) > self.settings.cutoffs_max:
+                del cutoffs[next(iter(cutoffs))]
+            self.changed.add(self.record.sid)
 
     def refresh_token(self, participant: Participant) -> None:
         if participant.session is not None:

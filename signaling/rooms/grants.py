@@ -80,6 +80,8 @@ class Grants:
     managed: bool = False
     lifetime_seconds: int = 600
     """How long the token was made out for; refreshed ones get the same, at least ten minutes."""
+    issued_at: float = field(default=0.0, compare=False)
+    """Unix seconds; 0 where the token does not say."""
 
     def may_publish(self, source: int) -> bool:
         if not self.can_publish:
@@ -119,6 +121,20 @@ class Grants:
             can_subscribe_metrics=permission.can_subscribe_metrics,
         )
 
+    def within(self, bound: Grants) -> Grants:
+        """Return what both allow; who is hidden, or a recorder, stays so."""
+        allowed, bounds = set(self.can_publish_sources), set(bound.can_publish_sources)
+        shared = allowed & bounds if allowed and bounds else allowed | bounds
+        return replace(
+            self,
+            can_publish=self.can_publish and bound.can_publish and (bool(shared) or not (allowed and bounds)),
+            can_subscribe=self.can_subscribe and bound.can_subscribe,
+            can_publish_data=self.can_publish_data and bound.can_publish_data,
+            can_publish_sources=tuple(name for name in SOURCES if name in shared),
+            can_update_own_metadata=self.can_update_own_metadata and bound.can_update_own_metadata,
+            can_subscribe_metrics=self.can_subscribe_metrics and bound.can_subscribe_metrics,
+        )
+
     def claims(self) -> dict[str, Any]:
         """Return the claims of a token with these grants; who signs it adds `iss` and times."""
         video: dict[str, Any] = {name: True for name, attribute in _FLAGS.items() if getattr(self, attribute)}
@@ -136,7 +152,7 @@ MANAGED_SCOPE = "media"
 """`scope` of tokens that the calls system hands out: they never make a room (a stale one must not revive its call)."""
 
 
-def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int) -> Grants:
+def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int, issued_at: float = 0.0) -> Grants:
     """Read verified claims; raises `Unauthenticated` where one has the wrong type."""
     video = claims.get("video", {})
     if not isinstance(video, Mapping):
@@ -170,6 +186,7 @@ def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int) -> Grants:
         room_config=room_config,
         managed=claims.get("scope") == MANAGED_SCOPE,
         lifetime_seconds=max(600, lifetime_seconds),
+        issued_at=issued_at,
         **values,
     )
 

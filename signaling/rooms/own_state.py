@@ -74,6 +74,7 @@ def change(
             for track in tuple(participant.data_tracks.values()):
                 data.end_track(room, participant, track)
         publishing.enforce_permission(room, participant)
+        room.cut_off(participant, now.unix_ms / 1000, participant.grants)
     room.announce(participant)
     if permission is not None:
         subscribing.consider_all(room, participant)

@@ -7,7 +7,7 @@ departure time-out. A signal connection that ends costs nothing while media live
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from livekit.protocol import models, rtc
 
@@ -29,7 +29,7 @@ from signaling.rooms.grants import Grants
 from signaling.rooms.names import check_size, check_text
 from signaling.rooms.negotiation import ClientOffered, ServerOffered
 from signaling.rooms.settings import RoomSettings
-from signaling.rooms.state import Connection, Participant
+from signaling.rooms.state import Connection, Cutoff, Participant
 
 _Action = rtc.LeaveRequest.Action
 _KNOWS_ACTIONS = 13
@@ -102,11 +102,22 @@ def check_attributes(attributes: Mapping[str, str], settings: RoomSettings) -> N
 # --- coming ---------------------------------------------------------------------------------------------------------
 
 
+def check_cutoff(cutoffs: Mapping[str, Cutoff], grants: Grants) -> Grants:
+    """Return what a token still allows after what was decided about its bearer. Raises `Unauthenticated`."""
+    cutoff = cutoffs.get(grants.identity)
+    if cutoff is None or grants.managed or grants.issued_at > cutoff.before:
+        return grants
+    if cutoff.grants is None:
+        raise Unauthenticated("invalid token: it is from before this participant was removed")
+    return grants.within(cutoff.grants)
+
+
 def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
-    """Raises `RoomFull`, or `Unavailable` for one of two clients who throw each other out without end.
+    """Raises `Unauthenticated` for a revoked token, `RoomFull`, `Unavailable` for two who throw each other out.
 
     Whoever takes the place of himself, or takes none, may come.
     """
+    check_cutoff(room.record.cutoffs, grants)
     limit = min(room.record.participants_max or room.settings.participants_max, room.settings.participants_max)
     present = room.by_identity.get(grants.identity)
     if present is not None:
@@ -121,7 +132,8 @@ def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
 
 
 def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Moment) -> None:
-    grants = parameters.grants
+    grants = check_cutoff(room.record.cutoffs, parameters.grants)
+    parameters = replace(parameters, grants=grants)
     predecessor = room.by_identity.get(grants.identity)
     if predecessor is not None:
         was_there = predecessor.session is not None

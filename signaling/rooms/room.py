@@ -294,9 +294,16 @@ class Room:
         return participant
 
     def remove(
-        self, identity: str, now: Moment, reason: models.DisconnectReason = Reason.PARTICIPANT_REMOVED
+        self,
+        identity: str,
+        now: Moment,
+        reason: models.DisconnectReason = Reason.PARTICIPANT_REMOVED,
+        revoked_before: float = 0,
     ) -> list[Effect]:
-        presence.leave(self.core, self.participant(identity), reason, now, is_told=True)
+        """`revoked_before`: Unix seconds, until when his tokens count as revoked; 0: now."""
+        participant = self.participant(identity)
+        self.core.cut_off(participant, revoked_before or now.unix_ms / 1000, None)
+        presence.leave(self.core, participant, reason, now, is_told=True)
         return self._effects()
 
     def mute(self, identity: str, track_sid: str, muted: bool) -> list[Effect]:

@@ -104,6 +104,18 @@ class RoomSettings(BaseModel):
         le=120,
         description="How long a participant may take from joining to connected media. Raise it for very slow links.",
     )
+    removal_revokes_tokens: bool = Field(
+        True,
+        description="Whether who was removed, or lost a permission, can use no token from before that to be where he "
+        "was. Off, it is for the application to give out short-lived tokens, as with LiveKit.",
+    )
+    cutoffs_max: int = Field(
+        1_000,
+        ge=10,
+        le=100_000,
+        description="Removals and changed permissions that one room remembers for that; the oldest gives way. Raise it "
+        "for rooms with much moderation.",
+    )
     token_refresh_seconds: int = Field(
         300, ge=10, le=3_600, description="How often connected clients get a fresh token to come back with."
     )

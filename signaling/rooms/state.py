@@ -235,6 +235,16 @@ class Departed:
     reason: int
 
 
+@dataclass(frozen=True)
+class Cutoff:
+    """What an administrator decided about somebody whose earlier tokens are still about."""
+
+    before: float
+    """Tokens issued by then, in Unix seconds."""
+    grants: Grants | None
+    """They allow no more than this; None: nothing."""
+
+
 @dataclass
 class RoomRecord:
     """What is true of the room itself. `number` names it on the border."""
@@ -255,3 +265,5 @@ class RoomRecord:
     """Identities whose next connection gets TCP candidates only."""
     departed: list[Departed] = field(default_factory=list)
     """Who left lately, oldest first."""
+    cutoffs: dict[str, Cutoff] = field(default_factory=dict)
+    """By identity, oldest first."""

@@ -21,7 +21,7 @@ from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
 from sfu.node import Node, WorkerHandle
 from sfu.sdp import Direction
 from signaling import tokens
-from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
+from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters, RoomFull
@@ -304,6 +304,20 @@ async def test_a_room_that_ends_is_forgotten_everywhere() -> None:
     assert not worker.transports
     assert not edge.rooms.hosted
     assert [event.event for event in edge.events][-1] == "room_finished"
+
+
+async def test_who_was_removed_does_not_wait_for_the_end_of_the_room() -> None:
+    edge = await Edge.start()
+    before, after = (edge.grants(issued_at=at) for at in (1.0, 2.0**40))
+    await edge.join(grants=before)
+    edge.rooms.apply(edge.hosted(), edge.hosted().room.remove("alice", edge.rooms.now()))
+    edge.rooms.apply(edge.hosted(), edge.hosted().room.close(REASONS.ROOM_DELETED, edge.rooms.now()))
+    with pytest.raises(Unauthenticated, match="before this participant was removed"):
+        await edge.join(grants=before)
+    await edge.join("bob")
+    with pytest.raises(Unauthenticated, match="before this participant was removed"):
+        await edge.join(grants=before)
+    assert (await edge.join(grants=after)).kinds()[0] == "join"
 
 
 async def test_a_room_ends_by_its_own_time() -> None:

@@ -89,8 +89,8 @@ class Directory:
         self.note("get_participant", room, identity)
         return ALICE
 
-    async def remove_participant(self, room: str, identity: str) -> None:
-        self.note("remove_participant", room, identity)
+    async def remove_participant(self, room: str, identity: str, revoked_before: float) -> None:
+        self.note("remove_participant", room, identity, revoked_before)
 
     async def mute_published_track(
         self, room: str, identity: str, track_sid: str, muted: bool
@@ -187,7 +187,7 @@ CALLS: dict[str, tuple[Call, tuple[Any, ...], Any]] = {
     ),
     "RemoveParticipant": (
         lambda rooms: rooms.remove_participant(api.RoomParticipantIdentity(room="standup", identity="alice")),
-        ("remove_participant", "standup", "alice"),
+        ("remove_participant", "standup", "alice", 0),
         api.RemoveParticipantResponse(),
     ),
     "MutePublishedTrack": (
@@ -395,6 +395,6 @@ async def test_names_are_compared_and_passed_on_in_one_spelling(service: Service
         body = {"room": spelling, "identity": "Zoe\u0308"}
         status, _, _ = await service.post("RemoveParticipant", body, roomAdmin=True, room=composed)
         assert status == 200
-        assert service.directory.asked[-1] == ("remove_participant", composed, "Zo\u00eb")
+        assert service.directory.asked[-1] == ("remove_participant", composed, "Zo\u00eb", 0)
     await service.post("ListRooms", {"names": [decomposed]}, roomList=True)
     assert service.directory.asked[-1] == ("list_rooms", [composed])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from livekit.protocol import models
 
 from signaling.rooms.grants import SOURCES, Grants, grants_of
+from signaling.rooms.names import normal
 
 KINDS = models.ParticipantInfo.Kind
-_NAMES = st.text(max_size=8)
+_NAMES = st.text(max_size=8).map(normal)
 _FLAGS = [field.name for field in fields(Grants) if field.type == "bool" and field.name != "managed"]
 _GRANTS = st.builds(
     Grants,
@@ -33,6 +34,16 @@ _GRANTS = st.builds(
 def test_claims_say_exactly_the_grants(grants: Grants) -> None:
     claims = {"iss": "devkey", **grants.claims()}
     assert grants_of(claims, lifetime_seconds=grants.lifetime_seconds) == grants
+
+
+@given(_GRANTS, _GRANTS)
+def test_within_another_s_bounds_nothing_is_allowed_that_one_of_them_does_not(one: Grants, other: Grants) -> None:
+    both = one.within(other)
+    for name in ("can_subscribe", "can_publish_data", "can_update_own_metadata", "can_subscribe_metrics"):
+        assert getattr(both, name) == (getattr(one, name) and getattr(other, name))
+    for source in SOURCES.values():
+        assert both.may_publish(source) == (one.may_publish(source) and other.may_publish(source))
+    assert (both.identity, both.room, both.hidden) == (one.identity, one.room, one.hidden)
 
 
 @given(_GRANTS)
