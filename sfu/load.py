@@ -67,6 +67,8 @@ class Setup(Command, frozen=True, kw_only=True, tag="setup"):
     """Take runs of datagrams from the kernel unsegmented: the sender's kernel is then spared cutting them."""
     feedback_ms: int = 100
     receive_buffer_bytes: int = 1024 * 1024
+    loss: float = 0.0
+    """Share of media packets, in each direction, that never arrive: 0 to less than 1."""
 
 
 class Open(Command, frozen=True, kw_only=True, tag="open"):
@@ -127,6 +129,13 @@ class Publish(Command, frozen=True, kw_only=True, tag="publish"):
 class SetStream(Command, frozen=True, kw_only=True, tag="set_stream"):
     stream: int
     active: bool
+
+
+class SetEncodings(Command, frozen=True, kw_only=True, tag="set_encodings"):
+    """Which encodings are sent, lowest first; one that is resumed begins with a key frame."""
+
+    stream: int
+    active: tuple[bool, ...]
 
 
 class ReceiveCodec(Value, frozen=True, kw_only=True):
@@ -196,6 +205,8 @@ class TransportState(Report, frozen=True, kw_only=True, tag="transport_state"):
 
 
 class FirstMedia(Report, frozen=True, kw_only=True, tag="first_media"):
+    """Audio's first packet, or the end of video's first picture."""
+
     transport: int
     video: bool
     after_us: int

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from bench.dtls import ExternalDtls
 from bench.scenarios import Cipher, Scenario
 from sfu.load import Codec, Command, DtlsDatagram, FirstMedia, Generator, Refused, State, TransportState
+from signaling.load.external_dtls import ExternalDtls
 
 _CONNECT_TIMEOUT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2

@@ -25,6 +25,13 @@ _TOKEN_SECONDS = 6 * 3_600
 _DEV_KEY, _DEV_SECRET = "devkey", "secret"
 
 
+class Cipher(StrEnum):
+    """What clients offer."""
+
+    ALL = "all"
+    CM = "cm"
+
+
 class VideoCodec(StrEnum):
     VP8 = "vp8"
     VP9 = "vp9"
@@ -43,7 +50,11 @@ def load_test(
     video_bitrate: Annotated[
         int, typer.Option(min=30_000, max=20_000_000, help="Bits a second of a camera.")
     ] = 1_700_000,
-    simulcast: Annotated[bool, typer.Option(help="Cameras send three layers.")] = True,
+    simulcast: Annotated[bool, typer.Option(help="Cameras send several layers.")] = True,
+    layers: Annotated[int, typer.Option(min=2, max=3, help="So many, with --simulcast.")] = 3,
+    dynacast: Annotated[bool, typer.Option(help="Layers that nobody wants are not sent.")] = True,
+    cipher: Annotated[Cipher, typer.Option(help="What clients offer; cm: AES-CM with HMAC-SHA1 alone.")] = Cipher.ALL,
+    loss: Annotated[float, typer.Option(min=0, max=50, help="Per cent of media packets lost, each way.")] = 0.0,
     join_rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Joins a second.")] = 20.0,
     churn: Annotated[float, typer.Option(min=0, max=200, help="Subscribers a second who leave and come back.")] = 0.0,
     duration: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds, after the last one has come.")] = 30.0,
@@ -72,7 +83,7 @@ def load_test(
         _refuse(f"There is no core {cpu} for this process.")
     tracks = (
         *([MICROPHONE] if audio else []),
-        *([camera(Codec(codec), video_bitrate, simulcast=simulcast)] if video else []),
+        *([camera(Codec(codec), video_bitrate, layers=layers if simulcast else 1)] if video else []),
     )
     plan = Plan(
         rooms=rooms,
@@ -91,6 +102,9 @@ def load_test(
         duration_seconds=duration,
         churn_per_second=churn,
         timeout_seconds=timeout,
+        cm_only=cipher is Cipher.CM,
+        dynacast=dynacast,
+        loss=loss / 100,
         cpu=cpu,
     )
     try:

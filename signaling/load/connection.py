@@ -25,7 +25,13 @@ class Media:
     """The generator as participants share it: transports, streams and ssrcs that are nobody else's."""
 
     def __init__(
-        self, generator: load.Generator, fingerprint: Fingerprint, host: str, *, external_dtls: bool = False
+        self,
+        generator: load.Generator,
+        fingerprint: Fingerprint,
+        host: str,
+        *,
+        external_dtls: bool = False,
+        dynacast: bool = False,
     ) -> None:
         self.generator = generator
         self.host = host
@@ -33,6 +39,8 @@ class Media:
         self.fingerprint = fingerprint
         self.external_dtls = external_dtls
         """Handshakes are made outside the generator, as DTLS clients."""
+        self.dynacast = dynacast
+        """Who sends stops sending layers that nobody wants."""
         self._transports = count(1)
         self._streams = count(1)
         self._ssrcs = count(100_000, 2)
@@ -79,6 +87,9 @@ class Connection:
         self._is_deciding = False
         self._is_controlled = False
         self._waiting: list[load.Command] = []
+        self._streams: dict[str, int] = {}
+        """By the cid of what is sent."""
+        self._active: dict[str, tuple[bool, ...]] = {}
 
     def send(self, *commands: load.Command) -> None:
         """About this transport; they wait until it is open."""
@@ -106,10 +117,11 @@ class Connection:
             if codec is None:
                 raise DescriptionError(f"The server took no {item.track.codec.mime}.")
             period_us = round(1_000_000 / item.track.frames_per_second)
+            stream = self._streams[item.cid] = self._media.stream()
             self.send(
                 load.Publish(
                     transport=self.transport,
-                    stream=self._media.stream(),
+                    stream=stream,
                     codec=item.track.codec,
                     pt=codec.pt,
                     rtx_pt=codec.rtx_pt,
@@ -121,6 +133,14 @@ class Connection:
                     phase_us=round(period_us * (self.transport * 0.618_034 % 1)),
                 )
             )
+            if item.cid in self._active:
+                self.set_encodings(item, self._active[item.cid])
+
+    def set_encodings(self, sent: Sent, active: tuple[bool, ...]) -> None:
+        """Which layers are sent, lowest first; may be said before `publish`."""
+        self._active[sent.cid] = active
+        if (stream := self._streams.get(sent.cid)) is not None:
+            self.send(load.SetEncodings(stream=stream, active=active))
 
     def receive(self, agreed: Sequence[tuple[sdp.Media, sdp.Agreed]]) -> None:
         """Takes what the server sends: its sections, each with what was agreed on for it."""

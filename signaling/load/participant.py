@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from livekit.protocol import models, rtc
 
@@ -27,16 +28,36 @@ class ParticipantError(Exception):
     """The server did not let somebody take part; the text is a sentence."""
 
 
+@dataclass(frozen=True)
+class Most:
+    """How many tracks of others somebody subscribes to, the first that he hears of; None: all."""
+
+    video: int | None = None
+    audio: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self.video is None and self.audio is None
+
+
+_ALL = Most()
+
+
 class Participant:
     """Give `run` a token; it returns when the server ends the session, or raises `ParticipantError`."""
 
-    def __init__(self, media: Media, join: Join, tracks: tuple[Track, ...], timeout_seconds: float) -> None:
+    def __init__(
+        self, media: Media, join: Join, tracks: tuple[Track, ...], timeout_seconds: float, most: Most = _ALL
+    ) -> None:
         self.join = join
         self.sid = ""
         self.subscriber = media.open()
         self.publisher = media.open()
         self._media = media
         self._timeout = timeout_seconds
+        self._most = most
+        self._taken: dict[bool, set[str]] = {True: set(), False: set()}
+        """Sids of tracks subscribed to one by one, by whether they are video."""
         self._sent = [media.sent(track) for track in tracks] if join.sends else []
         self._tracks = {track.codec: track for track in tracks}
         self._published: dict[str, str] = {}
@@ -48,7 +69,8 @@ class Participant:
     async def run(self, url: str, token: str, joined: Callable[[], None]) -> None:
         """Connects and takes part until cancelled. `joined` is called once the server has let us in."""
         try:
-            query = dual_query() | {"auto_subscribe": "1" if self.join.receives else "0"}
+            takes_all = self.join.receives and self._most.is_all
+            query = dual_query() | {"auto_subscribe": "1" if takes_all else "0"}
             self._signal = await SignalClient.connect(url, "/rtc", query, token, self._timeout)
             async with asyncio.timeout(self._timeout):
                 first = await self._signal.receive()
@@ -59,6 +81,7 @@ class Participant:
             joined()
             for sent in self._sent:
                 await self._signal.send(rtc.SignalRequest(add_track=_add_track(sent)))
+            await self._choose(first.join.other_participants)
             while True:
                 await self._take(await self._signal.receive())
         except (ProbeFailure, TimeoutError, DescriptionError, sdp.SdpError) as error:
@@ -88,10 +111,40 @@ class Participant:
                 if len(self._published) == len(self._sent) and not self._has_offered:
                     self._has_offered = True
                     await self._offer()
+            case "update":
+                await self._choose(message.update.participants)
+            case "subscribed_quality_update":
+                self._encode(message.subscribed_quality_update)
             case "leave":
                 raise ParticipantError(f"{self.join.identity}: the server said leave ({message.leave.reason}).")
             case _:
                 pass
+
+    async def _choose(self, others: Iterable[models.ParticipantInfo]) -> None:
+        """Subscribes to what there is room for, where not everything is wanted."""
+        if self._most.is_all or not self.join.receives:
+            return
+        fresh = []
+        for track in (track for other in others if other.sid != self.sid for track in other.tracks):
+            is_video = track.type == models.TrackType.VIDEO
+            taken, most = self._taken[is_video], self._most.video if is_video else self._most.audio
+            if track.sid not in taken and (most is None or len(taken) < most):
+                taken.add(track.sid)
+                fresh.append(track.sid)
+        if fresh:
+            subscription = rtc.UpdateSubscription(track_sids=fresh, subscribe=True)
+            await self._send(rtc.SignalRequest(subscription=subscription))
+
+    def _encode(self, update: rtc.SubscribedQualityUpdate) -> None:
+        """Sends those layers of a simulcast track that anybody wants (dynacast), if the plan says so."""
+        cid = next((cid for cid, sid in self._published.items() if sid == update.track_sid), None)
+        sent = next((sent for sent in self._sent if sent.cid == cid), None)
+        if sent is None or len(sent.track.layers) == 1 or not self._media.dynacast:
+            return
+        told = [quality for codec in update.subscribed_codecs for quality in codec.qualities]
+        wanted = {quality.quality for quality in told or update.subscribed_qualities if quality.enabled}
+        active = tuple(quality in wanted for quality in _QUALITIES[: len(sent.track.layers)])
+        self.publisher.set_encodings(sent, active)
 
     async def _offer(self) -> None:
         text = sdp.write(description.offer(self.publisher.own, self._sent, self._media.setup))

@@ -42,19 +42,24 @@ class Track:
 MICROPHONE = Track(Codec.OPUS, 50, (Layer(50, 100, 0, 0),))
 
 
-def camera(codec: Codec, bitrate_bps: int, *, simulcast: bool) -> Track:
-    """A camera at 30 pictures a second. Simulcast: three layers of 1/8, 1/4 and all of the bitrate."""
+def camera(codec: Codec, bitrate_bps: int, *, layers: int) -> Track:
+    """A camera at 30 pictures a second, with 1 to 3 layers: of all of the bitrate, a quarter, an eighth."""
 
     def layer(bps: float, width: int, height: int, rid: str | None) -> Layer:
         # As few packets as the largest payload allows, but one a picture.
         packets = max(30.0, bps / 8 / 1_160)
         return Layer(packets, max(64, min(1_160, int(bps / 8 / packets))), width, height, rid)
 
-    if not simulcast:
+    if layers == 1:
         return Track(codec, 30, (layer(bitrate_bps, 1280, 720, None),))
-    shapes = ((8, 320, 180, "q"), (4, 640, 360, "h"), (1, 1280, 720, "f"))
-    layers = tuple(layer(bitrate_bps / part, width, height, rid) for part, width, height, rid in shapes)
-    return Track(codec, 30, layers, watched=(2, 1, 1, 0))
+    # Two layers are named as browsers name the lower two of three.
+    names = ("q", "h", "f")[:layers]
+    shapes = ((8, 320, 180), (4, 640, 360), (1, 1280, 720))[-layers:]
+    sizes = tuple(
+        layer(bitrate_bps / part, width, height, rid) for (part, width, height), rid in zip(shapes, names, strict=True)
+    )
+    watched = (layers - 1, 1, 1, 0) if layers == 3 else (1, 0)
+    return Track(codec, 30, sizes, watched=watched)
 
 
 @dataclass(frozen=True)

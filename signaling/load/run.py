@@ -14,10 +14,13 @@ from sfu import load
 from sfu.load import DtlsDatagram, FirstMedia, Generator, Refused, State, Stats, TransportState
 from sfu.worker import Certificate
 from signaling.load.connection import Media
+from signaling.load.external_dtls import ExternalDtls
 from signaling.load.participant import Participant, ParticipantError
 from signaling.load.plan import Join, Plan
 
 _MAX_FAILURES_TOLD = 10
+_REPEAT_SECONDS = 0.1
+"""How often handshakes made outside the generator are looked after."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Options:
     churn_per_second: float = 0.0
     """So many viewers a second leave, and come back at once."""
     timeout_seconds: float = 15.0
+    cm_only: bool = False
+    """Clients offer AES-CM with HMAC-SHA1 alone, as old and small ones do; else both GCMs too."""
+    dynacast: bool = True
+    """Who sends simulcast stops sending layers that nobody wants."""
+    loss: float = 0.0
+    """Share of media packets lost on the clients' links, in each direction."""
     cpu: int | None = None
 
 
@@ -72,6 +81,8 @@ class LoadTest:
         self._plan = plan
         self._options = options
         self._media: Media | None = None
+        self._generator: Generator | None = None
+        self._external = ExternalDtls() if options.cm_only else None
         self._people: dict[asyncio.Task[None], Participant] = {}
         self._viewers: deque[asyncio.Task[None]] = deque()
         self._receiving: set[int] = set()
@@ -80,10 +91,22 @@ class LoadTest:
     async def run(self) -> Outcome:
         """`LoadError` if the generator ends; what servers refuse is counted and told in `progress`."""
         certificate = Certificate()
-        setup = load.Setup(certificate_der=certificate.certificate_der, key_der=certificate.key_der)
+        setup = load.Setup(
+            certificate_der=certificate.certificate_der, key_der=certificate.key_der, loss=self._options.loss
+        )
+        if self._external is not None:
+            self._external.use(certificate.certificate_der, certificate.key_der)
         async with Generator(setup, self._report, cpu=self._options.cpu) as generator:
             host = urlsplit(self._options.url if "://" in self._options.url else f"ws://{self._options.url}").hostname
-            self._media = Media(generator, certificate.fingerprint, host or "")
+            self._generator = generator
+            self._media = Media(
+                generator,
+                certificate.fingerprint,
+                host or "",
+                external_dtls=self._external is not None,
+                dynacast=self._options.dynacast,
+            )
+            repeating = asyncio.create_task(self._repeat_handshakes())
             try:
                 self.progress.phase = "joining"
                 await self._join_all()
@@ -93,6 +116,7 @@ class LoadTest:
                 stats = await generator.stats()
             finally:
                 self.progress.phase = "leaving"
+                repeating.cancel()
                 await self._leave_all()
         return Outcome(self.progress, stats, joining)
 
@@ -168,6 +192,10 @@ class LoadTest:
             case TransportState(state=State.CONNECTED, cipher=cipher):
                 progress.connected += 1
                 progress.ciphers[cipher] = progress.ciphers.get(cipher, 0) + 1
+            case TransportState(state=State.CHECKED, transport=transport):
+                self._handshake(transport, b"")
+            case DtlsDatagram(transport=transport, datagram=datagram):
+                self._handshake(transport, datagram)
             case TransportState(state=State.FAILED, reason=reason):
                 progress.fail(f"A transport failed: {reason}.")
             case FirstMedia(transport=transport) if transport in self._receiving:
@@ -178,3 +206,12 @@ class LoadTest:
             case _:
                 return
         self._changed.set()
+
+    async def _repeat_handshakes(self) -> None:
+        while self._external is not None and self._generator is not None:
+            self._generator.send(*self._external.expire())
+            await asyncio.sleep(_REPEAT_SECONDS)
+
+    def _handshake(self, transport: int, datagram: bytes) -> None:
+        if self._external is not None and self._generator is not None:
+            self._generator.send(*self._external.step(transport, datagram))

@@ -33,7 +33,7 @@ def sent(track: Track, ssrc: int) -> Sent:
 
 
 def test_an_offer_holds_what_is_sent_and_no_more() -> None:
-    tracks = [MICROPHONE, camera(Codec.H264, 1_000_000, simulcast=False), camera(Codec.VP8, 1_700_000, simulcast=True)]
+    tracks = [MICROPHONE, camera(Codec.H264, 1_000_000, layers=1), camera(Codec.VP8, 1_700_000, layers=3)]
     offer = sdp.parse(sdp.write(description.offer(OWN, [sent(t, 100 * (n + 1)) for n, t in enumerate(tracks)])))
     audio, single, layered = offer.media
     assert [m.kind for m in offer.media] == ["audio", "video", "video"]
@@ -49,7 +49,7 @@ def test_an_offer_holds_what_is_sent_and_no_more() -> None:
 
 
 def test_an_answer_takes_the_media_and_tells_what_the_generator_must_know() -> None:
-    offered = description.offer(OWN, [sent(MICROPHONE, 100), sent(camera(Codec.VP8, 10**6, simulcast=False), 200)])
+    offered = description.offer(OWN, [sent(MICROPHONE, 100), sent(camera(Codec.VP8, 10**6, layers=1), 200)])
     session, agreed = description.answer(OWN, sdp.parse(sdp.write(offered)))
     answer = sdp.parse(sdp.write(session))
     assert [m.direction for m in answer.media] == [Direction.RECVONLY] * 2
@@ -89,7 +89,7 @@ def test_only_udp_host_candidates_are_addresses() -> None:
 
 
 def test_an_offer_to_receive_has_a_section_for_each_track_and_the_role_that_was_wanted() -> None:
-    tracks = [MICROPHONE, camera(Codec.VP8, 10**6, simulcast=True)]
+    tracks = [MICROPHONE, camera(Codec.VP8, 10**6, layers=3)]
     offer = sdp.parse(sdp.write(description.offer_to_receive(OWN, tracks, Setup.ACTIVE)))
     assert [(m.kind, m.mid, m.direction) for m in offer.media] == [
         ("audio", "0", Direction.RECVONLY),
@@ -101,7 +101,7 @@ def test_an_offer_to_receive_has_a_section_for_each_track_and_the_role_that_was_
 
 
 def test_an_answer_that_sends_less_than_was_asked_for_is_an_error() -> None:
-    offered = description.offer(OWN, [sent(MICROPHONE, 100), sent(camera(Codec.VP8, 10**6, simulcast=False), 200)])
+    offered = description.offer(OWN, [sent(MICROPHONE, 100), sent(camera(Codec.VP8, 10**6, layers=1), 200)])
     assert [common.codecs[0].mime for _, common in description.accepted(offered)] == ["audio/opus", "video/VP8"]
     refused = msgspec.structs.replace(offered.media[1], port=0)
     with pytest.raises(DescriptionError, match="section 1"):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,35 @@ def test_rooms_are_filled_and_everything_is_counted(server: str, tmp_path: Path)
     assert running["video"]["received_packets"] > 0
     assert running["audio"]["lost"] <= running["audio"]["expected"] // 20
     assert 'callyard_load_received_packets{kind="audio"} ' in metrics.read_text()
+
+
+def load(server: str, *options: str) -> dict[str, Any]:
+    arguments = command("load", server, "--dev", "--json", "--timeout", "60", *options)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=150, check=False)
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, outcome["failures"]) == (0, [])
+    return outcome
+
+
+def test_small_clients_offer_aes_cm_alone_and_layers_are_as_many_as_asked_for(server: str) -> None:
+    outcome = load(server, "--subscribers", "2", "--cipher", "cm", "--layers", "2", "--duration", "2")
+    assert outcome["ciphers"] == {"aes128_cm_sha1_80": outcome["transports_connected"]}
+    assert outcome["subscribers_with_media"] == 2
+    assert outcome["running"]["video"]["received_packets"] > 0
+
+
+def test_what_is_lost_is_asked_for_again_and_nothing_stands_still(server: str) -> None:
+    running = load(server, "--subscribers", "2", "--loss", "10", "--duration", "4")["running"]
+    assert running["video"]["recovered"] > 0
+    assert running["audio"]["lost"] > 0
+    assert running["audio"]["recovered"] == 0
+
+
+def test_layers_that_nobody_wants_are_not_sent_with_dynacast(server: str) -> None:
+    alone = ("--subscribers", "0", "--no-audio", "--duration", "8")
+    with_it, without = load(server, *alone), load(server, *alone, "--no-dynacast")
+    # The server waits three seconds before it says so.
+    assert with_it["running"]["video"]["sent_packets"] < 0.7 * without["running"]["video"]["sent_packets"]
 
 
 def test_who_cannot_take_part_is_told_and_fails_the_command(server: str) -> None:

@@ -81,8 +81,32 @@ pub(crate) struct Context {
     pub out: Outbox,
     pub reports: Vec<Report>,
     pub stats: Stats,
+    pub loss: Loss,
     pub scratch: Vec<u8>,
     pub seqs: Vec<u16>,
+}
+
+/// Packets that get lost by chance, the same ones in every run.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    /// Of 2^32.
+    share: u64,
+    state: u64,
+}
+
+impl Loss {
+    pub(crate) fn new(share: f64) -> Self {
+        Self { share: (share * 4_294_967_296.0) as u64, state: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    /// Whether the next packet is lost.
+    pub(crate) fn next(&mut self) -> bool {
+        // Xorshift64* (Marsaglia; Vigna 2016).
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.share > 0 && self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32 < self.share
+    }
 }
 
 enum Dtls {
@@ -235,7 +259,7 @@ impl Client {
             Some(128..=191) => {
                 if datagram.get(1).is_some_and(|kind| (192..=223).contains(kind)) {
                     self.receive_rtcp(now, wall_ns, datagram, context, publishers);
-                } else {
+                } else if !context.loss.next() {
                     self.receive_rtp(now, wall_ns, datagram, context);
                 }
             }
@@ -255,8 +279,12 @@ impl Client {
             publisher.send_picture(now, wall_ns, &mut 0, |_| {});
             return;
         };
-        let Context { out, stats, .. } = context;
-        let sent = publisher.send_picture(now, wall_ns, &mut self.twcc_next, |clear| out.push_rtp(srtp, &clear));
+        let Context { out, stats, loss, .. } = context;
+        let sent = publisher.send_picture(now, wall_ns, &mut self.twcc_next, |clear| {
+            if !loss.next() {
+                out.push_rtp(srtp, &clear);
+            }
+        });
         let media = stats.media(publisher.is_video);
         media.sent_packets += sent.packets;
         media.sent_bytes += sent.bytes;
@@ -430,7 +458,8 @@ impl Client {
         if self.nack && is_video {
             self.next_nack = [self.next_nack, stream.next_nack()].into_iter().flatten().min();
         }
-        if !std::mem::replace(&mut self.has_media[usize::from(is_video)], true) {
+        let shows = header.marker || !is_video;
+        if shows && !std::mem::replace(&mut self.has_media[usize::from(is_video)], true) {
             let took = now.saturating_duration_since(self.opened);
             context.stats.first_media_time.record(took);
             let after_us = micros(took);
@@ -490,10 +519,12 @@ impl Client {
                     for seq in nack.seqs() {
                         context.stats.nacked_received += 1;
                         for &slot in &self.publishers {
-                            let out = &mut context.out;
+                            let Context { out, loss, .. } = &mut *context;
                             let was_sent =
                                 publishers[slot].resend(nack.media.0, seq, wall_ns, &mut self.twcc_next, |clear| {
-                                    out.push_rtp(outbound, &clear);
+                                    if !loss.next() {
+                                        out.push_rtp(outbound, &clear);
+                                    }
                                 });
                             context.stats.resent += u64::from(was_sent);
                         }
@@ -529,7 +560,8 @@ impl Client {
             context.stats.nacks_sent += if fits { context.seqs.len() as u64 } else { 0 };
         }
         let len = writer.len();
-        self.next_nack = self.streams.iter().filter_map(ReceiveStream::next_nack).min();
+        // Of audio nothing is asked for again: what is missing there must not wake anybody.
+        self.next_nack = self.streams.iter().filter(|s| s.is_video).filter_map(ReceiveStream::next_nack).min();
         self.send_rtcp(&mut buffer, len, context);
     }
 
@@ -596,4 +628,18 @@ fn ntp(wall_ns: u64) -> u64 {
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_has_its_share_and_none_loses_nothing() {
+        for share in [0.0, 0.01, 0.05] {
+            let mut loss = Loss::new(share);
+            let lost = (0..100_000).filter(|_| loss.next()).count() as f64 / 100_000.0;
+            assert!((lost - share).abs() <= share / 10.0, "{lost} of {share}");
+        }
+    }
 }

@@ -28,6 +28,11 @@ pub(crate) enum Command {
         stream: u64,
         active: bool,
     },
+    /// Which encodings of a stream are sent, lowest first; those that are not named are sent.
+    SetEncodings {
+        stream: u64,
+        active: Vec<bool>,
+    },
     /// What the server may send to this client. Again: what it says replaces what was said.
     Receive(Receive),
     /// Ends a client without a word to the server if `abrupt`.
@@ -60,6 +65,9 @@ pub(crate) struct Setup {
     /// Time between transport-wide feedback packets of a client.
     pub feedback_ms: u64,
     pub receive_buffer_bytes: usize,
+    /// Share of media packets, in each direction, that never arrive.
+    #[serde(default)]
+    pub loss: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -184,7 +192,7 @@ pub(crate) enum Report {
         ice_us: u64,
         dtls_us: u64,
     },
-    /// The first media packet came, this long after [`Command::Open`].
+    /// The first media came, this long after [`Command::Open`]: audio's first packet, the end of video's first picture.
     FirstMedia {
         transport: u64,
         video: bool,

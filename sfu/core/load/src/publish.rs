@@ -41,6 +41,7 @@ struct Layer {
     picture_id: u16,
     tl0: u8,
     wants_key: bool,
+    is_active: bool,
     history: VecDeque<Kept>,
     packets: u32,
     octets: u32,
@@ -92,6 +93,7 @@ impl Publisher {
             picture_id: 0x100 + index as u16,
             tl0: 0,
             wants_key: true,
+            is_active: true,
             history: VecDeque::new(),
             packets: 0,
             octets: 0,
@@ -134,7 +136,7 @@ impl Publisher {
             layer.credit += per_frame(layer);
             let count = layer.credit as usize;
             layer.credit -= count as f64;
-            if count == 0 {
+            if count == 0 || !layer.is_active {
                 continue;
             }
             let is_key = std::mem::take(&mut layer.wants_key);
@@ -224,6 +226,14 @@ impl Publisher {
     pub(crate) fn ask_keyframe(&mut self, ssrc: u32) -> bool {
         let layer = self.layers.iter_mut().find(|l| l.spec.ssrc == ssrc && self.is_video);
         layer.map(|layer| layer.wants_key = true).is_some()
+    }
+
+    /// Pauses and resumes encodings, lowest first; one that is resumed begins with a key frame, as an encoder would.
+    pub(crate) fn set_encodings(&mut self, active: &[bool]) {
+        for (layer, &is_active) in self.layers.iter_mut().zip(active) {
+            layer.wants_key |= is_active && !layer.is_active;
+            layer.is_active = is_active;
+        }
     }
 
     /// Ssrc, RTP timestamp now, packets and octets of each layer, for sender reports.
@@ -323,6 +333,24 @@ mod tests {
         }
         assert!((259..=260).contains(&counts[0]) && (14..=15).contains(&counts[1]), "{counts:?}");
         assert_eq!((markers, usize::from(twcc)), (30, counts[0] + counts[1]));
+    }
+
+    #[test]
+    fn a_paused_encoding_is_not_sent_and_comes_back_with_a_key_frame() {
+        let mut publisher = publisher(30.0, vec![encoding(10, 30.0), encoding(20, 30.0)]);
+        let sent = |publisher: &mut Publisher| {
+            let mut ssrcs = Vec::new();
+            let now = publisher.next;
+            publisher.send_picture(now, 5, &mut 0, |clear| ssrcs.push(clear.ssrc));
+            ssrcs
+        };
+        assert_eq!(sent(&mut publisher), [10, 20]);
+        publisher.set_encodings(&[true, false]);
+        assert_eq!(sent(&mut publisher), [10]);
+        assert!(!publisher.layers[1].wants_key);
+        publisher.set_encodings(&[true, true]);
+        assert!(publisher.layers[1].wants_key && !publisher.layers[0].wants_key);
+        assert_eq!(sent(&mut publisher), [10, 20]);
     }
 
     #[test]

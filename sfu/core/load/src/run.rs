@@ -14,7 +14,7 @@ use callyard_net::Clock;
 use callyard_proto::dtls::{Certificate, dimpl_config};
 use slab::Slab;
 
-use crate::client::{Client, Context, Outbox, keys_of};
+use crate::client::{Client, Context, Loss, Outbox, keys_of};
 use crate::control::{Control, ControlError};
 use crate::protocol::{Command, Open, Publish, Report, Setup};
 use crate::publish::Publisher;
@@ -210,6 +210,11 @@ impl Generator {
                 let found = publisher.map(|publisher| publisher.is_active = active);
                 ("set_stream", stream, found.ok_or_else(|| "there is no such stream".to_owned()))
             }
+            Command::SetEncodings { stream, active } => {
+                let publisher = self.publishers_by_id.get(&stream).and_then(|&slot| self.publishers.get_mut(slot));
+                let found = publisher.map(|publisher| publisher.set_encodings(&active));
+                ("set_encodings", stream, found.ok_or_else(|| "there is no such stream".to_owned()))
+            }
             Command::Close { transport, abrupt } => ("close", transport, self.close(transport, abrupt)),
             Command::GetStats { request, reset } => ("get_stats", request, self.report(request, reset)),
             Command::OpenSinks { request, count } => ("open_sinks", request, self.open_sinks(request, count)),
@@ -227,6 +232,9 @@ impl Generator {
         if self.context.is_some() {
             return Err("the generator is set up once".to_owned());
         }
+        if !(0.0..1.0).contains(&setup.loss) {
+            return Err("loss is a share of 0 to less than 1".to_owned());
+        }
         self.receiver = Receiver::new(setup.gro);
         self.context = Some(Context {
             certificate: Certificate {
@@ -239,6 +247,7 @@ impl Generator {
             out: Outbox::default(),
             reports: Vec::new(),
             stats: Stats::new(self.clock.now()),
+            loss: Loss::new(setup.loss),
             scratch: Vec::new(),
             seqs: Vec::new(),
         });
@@ -284,7 +293,11 @@ impl Generator {
         }
         let slot = self.by_id.remove(&transport).ok_or_else(|| NO_TRANSPORT.to_owned())?;
         // Its socket leaves the epoll set by being closed.
-        for publisher in self.clients.remove(slot).client.publishers {
+        let client = self.clients.remove(slot).client;
+        if let Some(context) = &mut self.context {
+            client.streams.iter().for_each(|stream| context.stats.end_stream(stream));
+        }
+        for publisher in client.publishers {
             let publisher = self.publishers.remove(publisher);
             self.publishers_by_id.remove(&publisher.id);
         }

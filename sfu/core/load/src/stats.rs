@@ -11,6 +11,8 @@ pub(crate) struct MediaCounts {
     pub sent_packets: u64,
     pub sent_bytes: u64,
     pub latency: Histogram,
+    /// What streams of clients brought that have ended.
+    ended: MediaStats,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,11 @@ impl Stats {
         if is_video { &mut self.video } else { &mut self.audio }
     }
 
+    /// Keeps what a stream brought whose client ends.
+    pub(crate) fn end_stream(&mut self, stream: &ReceiveStream) {
+        add(&mut self.media(stream.is_video).ended, stream);
+    }
+
     /// Everything but what lives in the clients; `streams` are all they receive.
     pub(crate) fn report<'a>(
         &self,
@@ -74,20 +81,13 @@ impl Stats {
             sent_packets: counts.sent_packets,
             sent_bytes: counts.sent_bytes,
             latency: counts.latency.summary(),
-            ..MediaStats::default()
+            ..counts.ended
         };
         let (mut audio, mut video) = (sent(&self.audio), sent(&self.video));
         for stream in streams {
             let media = if stream.is_video { &mut video } else { &mut audio };
-            let (expected, lost) = stream.expected_and_lost();
             media.streams += 1;
-            media.received_packets += stream.window.received;
-            media.received_bytes += stream.window.bytes;
-            media.expected += expected;
-            media.lost += lost;
-            media.recovered += stream.window.recovered;
-            media.duplicates += stream.window.duplicates;
-            media.reordered += stream.window.reordered;
+            add(media, stream);
         }
         StatsReport {
             request,
@@ -112,5 +112,37 @@ impl Stats {
             dtls_time: self.dtls_time.summary(),
             first_media_time: self.first_media_time.summary(),
         }
+    }
+}
+
+fn add(media: &mut MediaStats, stream: &ReceiveStream) {
+    let (expected, lost) = stream.expected_and_lost();
+    media.received_packets += stream.window.received;
+    media.received_bytes += stream.window.bytes;
+    media.expected += expected;
+    media.lost += lost;
+    media.recovered += stream.window.recovered;
+    media.duplicates += stream.window.duplicates;
+    media.reordered += stream.window.reordered;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_got_counts_after_it_has_gone() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let now = Instant::now();
+        let mut stats = Stats::new(now);
+        let mut stream = ReceiveStream::new(now, 1, true, 90_000, 10);
+        for seq in [10, 11, 13] {
+            stream.on_packet(now, seq, 0, 100, false);
+        }
+        stats.end_stream(&stream);
+        let report = stats.report(now, 1, std::iter::once(&stream));
+        assert_eq!((report.video.received_packets, report.video.received_bytes), (6, 600));
+        assert_eq!((report.video.expected, report.video.lost, report.video.streams), (8, 2, 1));
+        assert_eq!(report.audio.received_packets, 0);
     }
 }

@@ -27,7 +27,7 @@ class ExternalDtls:
 
     def __init__(self) -> None:
         self._context = SSL.Context(SSL.DTLS_METHOD)
-        # The server's certificate is self-signed; on this machine it is the benchmark's own server.
+        # The server's certificate is self-signed, and what a load test receives is not secret.
         self._context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
         self._context.set_tlsext_use_srtp(_PROFILE)
         self._connections: dict[int, SSL.Connection] = {}
@@ -42,7 +42,6 @@ class ExternalDtls:
     def step(self, transport: int, datagram: bytes) -> list[Command]:
         """What follows from a datagram; an empty one begins."""
         connection = self._connections.get(transport)
-        is_new = connection is None
         if connection is None:
             connection = SSL.Connection(self._context)
             connection.set_connect_state()
@@ -58,9 +57,9 @@ class ExternalDtls:
         except SSL.WantReadError:
             pass
         commands = _outgoing(transport, connection)
-        if is_done:
+        # What comes after the handshake is data that nobody here wants, and no reason for new keys.
+        if is_done and transport in self._unfinished:
             self._unfinished.discard(transport)
-        if is_done and not is_new and transport in self._connections:
             commands.append(self._keys(transport, connection))
         return commands
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from bench.dtls import ExternalDtls
 from sfu.load import SendDtls
 from sfu.worker import Certificate
+from signaling.load.external_dtls import ExternalDtls
 
 
 @pytest.mark.timeout(30)
