@@ -75,7 +75,7 @@ format: $(STAMPS)/lint ## Rewrite sources in the agreed style.
 bench: setup $(STAMPS)/test ## Measure CPU per packet, latency and memory beside the synthetic limit.
 	@$(BIN)/python -m bench
 
-bench-full: setup $(STAMPS)/test ## The same with more scenarios and runs, and with other servers; writes docs/benchmarks.md.
+bench-full: setup $(STAMPS)/test ## All scenarios and servers (hours); writes docs/benchmarks.md, docs/sizing.md, the README.
 	@$(BIN)/python -m bench --full --page
 
 quality: $(STAMPS)/test ## Simulate calls over bad links with the real core: a table beside targets, plots (QUALITY=--docs).

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench import machine
-from bench.peers.base import Clients, Peer, PeerError, generator
+from bench.peers.base import Clients, Peer, PeerError, due_times, generator
 from bench.scenarios import Scenario, Track
 from sfu import border, load
 from sfu.border import CodecSpec, DtlsRole, ExtensionSpec, IceCredentials, Kind, LayerMode, LayerSpec, SsrcSpec, Want
@@ -30,6 +31,7 @@ _SSRCS_PER_TRANSPORT = 1_000
 
 class Callyard(Peer):
     name = "Callyard"
+    can_choose = can_pace = can_churn = True
 
     def __init__(self, udp_port: int, fingerprint: border.Fingerprint, tick_microseconds: int | None = None) -> None:
         self._udp_port = udp_port
@@ -44,6 +46,8 @@ class Callyard(Peer):
         # By room: uptrack, who sends it, and what it is.
         self._uptracks: dict[int, list[tuple[int, int, Track]]] = {}
         self._members: dict[int, list[int]] = {}
+        self._viewers: deque[tuple[int, int]] = deque()
+        """Room and transport, those who came first at the front."""
 
     @property
     def worker(self) -> WorkerHandle:
@@ -92,14 +96,34 @@ class Callyard(Peer):
 
     async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         receiving = set()
-        for room in range(1, rooms + 1):
-            viewers = [self._open(clients, room) for _ in range(scenario.viewers)]
-            for transport in (*self._members[room], *viewers):
+        for room, members in self._members.items():
+            for transport in members:
                 receiving.add(transport)
-                self._receive(clients, room, transport)
+                self._receive(clients, scenario, room, transport)
+        due = due_times(scenario.joins_per_second, scenario.viewers * rooms)
+        number = 0
+        async for at in due:
+            receiving.add(self._view(clients, scenario, number % rooms + 1, at))
+            number += 1
         await clients.connected(receiving)
         self._check()
         await clients.media(receiving, scenario)
+
+    async def churn(self, clients: Clients, scenario: Scenario, seconds: float) -> None:
+        async for at in due_times(scenario.churn_per_second, round(scenario.churn_per_second * seconds)):
+            room, transport = self._viewers.popleft()
+            clients.leaves(transport)
+            self.worker.send(border.RemoveTransport(transport=transport))
+            generator(clients).send(load.Close(transport=transport, abrupt=True))
+            self._view(clients, scenario, room, at)
+        self._check()
+
+    def _view(self, clients: Clients, scenario: Scenario, room: int, due: float) -> int:
+        transport = self._open(clients, room)
+        clients.sets_out(transport, due)
+        self._receive(clients, scenario, room, transport)
+        self._viewers.append((room, transport))
+        return transport
 
     def _open(self, clients: Clients, room: int) -> int:
         self._transports += 1
@@ -173,16 +197,18 @@ class Callyard(Peer):
         )
         self._uptracks[room].append((uptrack, transport, track))
 
-    def _receive(self, clients: Clients, room: int, transport: int) -> None:
+    def _receive(self, clients: Clients, scenario: Scenario, room: int, transport: int) -> None:
         repairs = []
         downtracks: list[border.AddDowntrack] = []
         positions: dict[load.Codec, int] = {}
         for uptrack, source, track in self._uptracks[room]:
             if source == transport:
                 continue
-            self._downtracks += 1
             position = positions.get(track.codec, 0)
             positions[track.codec] = position + 1
+            if not scenario.takes(track, position):
+                continue
+            self._downtracks += 1
             is_video = track.codec is not load.Codec.OPUS
             ssrc = 1_000_000_000 + 2 * self._downtracks
             if is_video:

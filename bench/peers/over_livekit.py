@@ -6,22 +6,26 @@ Signaling is part of such a server, so its CPU counts; the scenarios are long af
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import jwt
 
-from bench.peers.base import Clients, Peer, PeerError, generator
+from bench.peers.base import Clients, Peer, PeerError, due_times, generator
 from bench.peers.program import Program, free_port
 from bench.scenarios import Scenario
 from sfu.border import Fingerprint
 from signaling.load.connection import Media
-from signaling.load.participant import Participant, ParticipantError
+from signaling.load.participant import Most, Participant, ParticipantError
 from signaling.load.plan import Join
 
 _KEY, _SECRET = "devkey", "a-secret-of-thirty-two-characters-or-more"
@@ -34,13 +38,17 @@ _LIVEKIT_MODULE = Path(__file__).parent / "livekit"
 class OverLiveKit(Peer):
     """Starts `command`, waits for its port, and lets people take part in its rooms."""
 
+    can_choose = can_pace = can_churn = True
+
     def __init__(self, fingerprint: Fingerprint) -> None:
         self._fingerprint = fingerprint
         self._program: Program | None = None
         self._clients: Clients | None = None
         self._media: Media | None = None
         self._participants: list[Participant] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Participant, asyncio.Task[None]] = {}
+        self._viewers: deque[Participant] = deque()
+        """Those who came first at the front."""
         self._joining = asyncio.Semaphore(_JOINS_AT_ONCE)
         self._port = free_port()
         self._udp_port = free_port()
@@ -61,9 +69,9 @@ class OverLiveKit(Peer):
         await self._program.start(cpu)
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._program is not None:
             await self._program.stop()
 
@@ -81,25 +89,44 @@ class OverLiveKit(Peer):
 
     async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         people = [person for person in self._participants if person.join.receives]
-        people += [
-            self._take_part(scenario, Join(f"room-{room}", f"viewer-{index}", False, True, 0))
-            for room in range(rooms)
-            for index in range(scenario.viewers)
-        ]
+        number = 0
+        async for due in due_times(scenario.joins_per_second, scenario.viewers * rooms):
+            join = Join(f"room-{number % rooms}", f"viewer-{number // rooms}", False, True, 0)
+            people.append(self._view(clients, scenario, join, due))
+            number += 1
         transports = {person.subscriber.transport for person in people}
         await clients.connected(transports)
         await clients.media(transports, scenario)
 
-    def _take_part(self, scenario: Scenario, join: Join) -> Participant:
-        assert self._media is not None, "publish comes first"
-        person = Participant(self._media, join, scenario.tracks, _JOIN_TIMEOUT_SECONDS)
-        self._participants.append(person)
-        self._tasks.append(asyncio.create_task(self._run(person)))
+    async def churn(self, clients: Clients, scenario: Scenario, seconds: float) -> None:
+        async for due in due_times(scenario.churn_per_second, round(scenario.churn_per_second * seconds)):
+            person = self._viewers.popleft()
+            clients.leaves(person.subscriber.transport)
+            self._tasks.pop(person).cancel()
+            await person.leave()
+            # A new name: the server may still be taking leave of the old one.
+            join = dataclasses.replace(person.join, identity=f"{person.join.identity}+")
+            self._view(clients, scenario, join, due)
+
+    def _view(self, clients: Clients, scenario: Scenario, join: Join, due: float) -> Participant:
+        person = self._take_part(scenario, join)
+        clients.sets_out(person.subscriber.transport, due)
+        self._viewers.append(person)
         return person
 
-    async def _run(self, person: Participant) -> None:
+    def _take_part(self, scenario: Scenario, join: Join) -> Participant:
+        assert self._media is not None, "publish comes first"
+        most = Most(video=scenario.tiles, audio=scenario.voices)
+        person = Participant(self._media, join, scenario.tracks, _JOIN_TIMEOUT_SECONDS, most)
+        self._participants.append(person)
+        # Who comes at a rate comes, whatever became of those before.
+        limit = self._joining if scenario.joins_per_second is None else contextlib.nullcontext()
+        self._tasks[person] = asyncio.create_task(self._run(person, limit))
+        return person
+
+    async def _run(self, person: Participant, limit: AbstractAsyncContextManager[None]) -> None:
         joined = asyncio.Event()
-        async with self._joining:
+        async with limit:
             running = asyncio.create_task(person.run(f"ws://127.0.0.1:{self._port}", token(person.join), joined.set))
             waiting = asyncio.create_task(joined.wait())
             await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)

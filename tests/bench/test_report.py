@@ -1,54 +1,15 @@
-"""From raw results to the table and the page."""
+"""From raw results to tables and the page."""
 
 from __future__ import annotations
 
-import msgspec
-
 from bench import report
-from bench.machine import Machine
-from bench.measure import Limit, Run
-from bench.report import Figure, Results
+from bench.results import Figure, Gap
+from tests.bench.made import results, run
 
-MACHINE = Machine(cpu="A processor", cores=2, kernel="6.1", python="3.11.7")
-
-
-def run(peer: str, cpu_us: float, rooms: int = 1, load: float = 0.5) -> Run:
-    return Run(
-        peer=peer,
-        scenario="video-1-50",
-        rooms=rooms,
-        seconds=6.0,
-        cipher="aead_aes_256_gcm",
-        sent=1_560,
-        packets=78_000,
-        expected=78_000,
-        lost=1,
-        duplicates=0,
-        cpu_us_per_packet=cpu_us,
-        user_us_per_packet=cpu_us / 2,
-        system_us_per_packet=cpu_us / 2,
-        core_share=0.5,
-        switches_per_1000=10,
-        p50_us=300,
-        p99_us=700,
-        p999_us=900,
-        bytes_per_subscriber=100_000,
-        first_media_p99_ms=200,
-        generator_overflows=0,
-        generator_lateness_p99_us=50,
-        load_average=load,
-    )
-
-
-def results() -> Results:
-    return Results(
-        machine=MACHINE,
-        date="2026-01-02",
-        runs=(run("Callyard", 3.0), run("Other", 9.0), run("Callyard", 1.0), run("Callyard", 2.0)),
-        half_load=(run("Callyard", 1.5, rooms=20),),
-        limits=(Limit(scenario="video-1-50", bare_us=1.2, fanout_us=0.6),),
-        skipped=("Another: not to be had here",),
-    )
+MEASURED = results(
+    run("Callyard", 3.0), run("Other", 9.0), run("Callyard", 1.0), run("Callyard", 2.0),
+    skipped=(Gap("", "Another", "not to be had here"),),
+)  # fmt: skip
 
 
 def test_figures_are_medians_with_their_spread() -> None:
@@ -57,21 +18,73 @@ def test_figures_are_medians_with_their_spread() -> None:
     assert Figure.of([1.0]).show(1) == "1.0"
 
 
-def test_rows_keep_servers_apart_and_bring_their_own_half_load() -> None:
-    ours, other = report.rows(results())
-    assert (ours.peer, ours.runs, ours.cpu_us.value, ours.lost) == ("Callyard", 3, 2.0, 3)
-    assert ours.half is not None
-    assert (other.peer, other.cpu_us.value, other.half) == ("Other", 9.0, None)
+def test_rows_keep_servers_apart() -> None:
+    ours, other = report.rows(MEASURED)
+    assert (ours.peer, ours.runs, ours.cpu_us.value) == ("Callyard", 3, 2.0)
+    assert (other.peer, other.cpu_us.value) == ("Other", 9.0)
 
 
 def test_the_page_has_the_figures_the_machine_and_what_was_left_out() -> None:
-    page = report.page(results())
+    page = report.page(MEASURED)
     assert "A processor, 2 cores, Linux 6.1" in page
     assert "| 2.00 (1.00 – 3.00) | 1.0 + 1.0 | ≤ 2 | 0.60 | 1.20 |" in page
     assert "* Another: not to be had here" in page
     assert "**The machine was busy" not in page
 
 
-def test_the_page_says_when_the_machine_was_busy() -> None:
-    busy = msgspec.structs.replace(results(), runs=(run("Callyard", 3.0, load=9.0),))
-    assert "**The machine was busy" in report.page(busy)
+def test_the_page_says_when_the_machine_or_the_clients_were_busy() -> None:
+    assert "**The machine was busy" in report.page(results(run("Callyard", 3.0, load=9.0)))
+    late = report.page(results(run("Callyard", 3.0, lateness_us=50_000)))
+    assert "| 3.00 † |" in late
+    assert "The clients' core was full" in late
+
+
+def test_targets_are_held_against_the_best_other_server_and_the_limit() -> None:
+    found = report.checks(results(run("Callyard", 2.0), run("Slow", 20.0), run("Fast", 9.0, p99_us=400)))
+    assert [(check.found, check.passed) for check in found] == [
+        ("4.5 × (Fast)", False),
+        ("0.30", False),
+        ("700, 400 (Fast)", False),
+        ("100", True),
+    ]
+    good = report.checks(results(run("Callyard", 0.8), run("Fast", 9.0)))
+    assert [check.passed for check in good] == [True, True, True, True]
+
+
+def test_flatness_is_told_by_the_worst_of_a_group() -> None:
+    flat, steep = (
+        report.checks(results(run("Callyard", 1.0, scenario="rooms-1"), run("Callyard", us, scenario="rooms-500")))[-1]
+        for us in (1.1, 2.0)
+    )
+    assert (flat.passed, steep.passed) == (True, False)
+    assert flat.found == "1.00 – 1.10 µs, 5% off the median"
+
+
+def test_first_pictures_have_their_table_and_their_target() -> None:
+    page = report.page(results(run("Callyard", 2.0, scenario="join-50", first_ms=400)))
+    assert "| 50 joins a second, one room | Callyard | 50 | 200 / 400 | 20 | 20 | 20 | 20 | 3.0 |" in page
+    assert "* 50 joins a second, one room, Callyard: first picture p99 ≤ 300 ms: 400 ms ✗" in page
+
+
+def test_the_knee_is_the_greatest_load_carried_well_and_says_when_it_was_not_found() -> None:
+    ramp = (
+        run("Callyard", 2.0, rooms=10),
+        run("Callyard", 2.0, rooms=20, lateness_us=50_000),
+        run("Other", 9.0, rooms=3),
+        run("Other", 9.0, rooms=6, p99_us=90_000),
+        run("Lossy", 9.0, rooms=2, lost=50_000),
+    )
+    measured = results(run("Callyard", 2.0), run("Other", 9.0), run("Lossy", 9.0, lost=50_000), ramp=ramp)
+    ours, other, lossy = report.knees(measured)
+    assert ours.best is not None
+    assert (ours.best.rooms, ours.is_beyond) == (10, True), "where the clients were full nothing was learnt"
+    assert other.best is not None
+    assert (other.best.rooms, other.is_beyond) == (3, False)
+    assert lossy.best is None
+    assert "| ≥ 10 | ≥ 130 000 |" in report.page(measured)
+
+
+def test_the_readme_shows_all_servers_side_by_side() -> None:
+    table = report.readme(MEASURED)
+    assert "| CPU µs a forwarded packet | Callyard | Other | fan-out limit | bare `sendto` |" in table
+    assert "| video, 1 → 50, AES-GCM | 2.0 | 9.0 | 0.6 | 1.2 |" in table
