@@ -34,6 +34,7 @@ _CODECS_MAX = 8
 _LAYERS_MAX = 16
 _FEATURES_MAX = 32
 """Far above what there is."""
+_IN_BROWSERS = (models.ClientInfo.SDK.JS, models.ClientInfo.SDK.FLUTTER, models.ClientInfo.SDK.UNITY_WEB)
 _SVC_MIMES = ("video/vp9", "video/av1")
 _VIDEO = models.TrackType.VIDEO
 _SVC_MODE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
@@ -264,13 +265,21 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
                 _disconnect(room, participant, track, uplink)
     end_tracks(room, participant, stopped)
     participant.parked.clear()
-    begun = []
+    begun, unknown = [], []
     for section in active.values():
         track_of_section = _track_of(participant, section)
         if track_of_section is None:
-            participant.parked[section.cid] = section
+            unknown.append(section)
         else:
             begun.append(_connect(room, participant, track_of_section, section))
+    for section in unknown:
+        # Firefox offers a track under another id than the page knows it by, but never before it is announced.
+        renamed = _waiting(participant, section) if participant.client.sdk in _IN_BROWSERS else None
+        if renamed is None:
+            participant.parked[section.cid] = section
+        else:
+            _rename(renamed, section.cid)
+            begun.append(_connect(room, participant, renamed, section))
     if begun:
         _announced(room, participant, begun)
 
@@ -281,9 +290,22 @@ def _track_of(participant: Participant, section: ReceivedSection) -> Track | Non
             return track
     if section.cid:
         return None
-    # A client that names nothing: the oldest announced track of that kind.
+    return _waiting(participant, section)  # of a client that names nothing
+
+
+def _waiting(participant: Participant, section: ReceivedSection) -> Track | None:
+    """The oldest announced track of that kind that nothing carries."""
     waiting = (track for track in participant.tracks.values() if not track.uplinks and track.kind is section.kind)
     return next(waiting, None)
+
+
+def _rename(track: Track, cid: str) -> None:
+    """From now on the client calls the track so."""
+    announced = next(iter(track.cids))
+    track.cids = {cid: track.cids.pop(announced), **track.cids}
+    for codec in track.info.codecs:
+        if codec.cid == announced:
+            codec.cid = cid
 
 
 def _connect(room: RoomCore, participant: Participant, track: Track, section: ReceivedSection) -> tuple[Track, Uplink]:

@@ -12,7 +12,19 @@ from sfu.border import Content, Kind, LayerMode
 from signaling.errors import NotFound, PreconditionFailed
 from signaling.rooms.effects import Dropped, TrackChanged
 from signaling.rooms.settings import RoomSettings
-from tests.signaling.rooms.world import AUDIO, CAMERA, HIGH, LOW, MEDIUM, MICROPHONE, SCREEN, VIDEO, Client, World
+from tests.signaling.rooms.world import (
+    AUDIO,
+    CAMERA,
+    HIGH,
+    LOW,
+    MEDIUM,
+    MICROPHONE,
+    SCREEN,
+    VIDEO,
+    Client,
+    Section,
+    World,
+)
 
 RESPONSES = rtc.RequestResponse.Reason
 SCREEN_AUDIO = models.TrackSource.SCREEN_SHARE_AUDIO
@@ -157,6 +169,32 @@ def test_the_offer_may_come_before_the_announcement(world: World) -> None:
     alice.announce("mic", AUDIO, MICROPHONE)
     assert len(world.worker.uptracks) == 1
     assert len(bob.people[alice.sid].tracks) == 1
+
+
+def test_firefox_may_call_a_track_otherwise_in_its_offer(world: World) -> None:
+    # Seen with Firefox 153: `a=msid:- {another id}`; what is offered under the announced id is that track all the same.
+    alice, bob = world.join("alice"), world.join("bob")
+    alice.announce("{page-cam}", VIDEO, CAMERA)
+    alice.announce("mic", AUDIO, MICROPHONE)
+    alice.announce("{page-second}", AUDIO, MICROPHONE)
+    alice.send_on("{offer-cam}", "video")
+    # Which is which is told by the ids that do match.
+    for cid in ("{offer-second}", "mic"):
+        alice.sections.append(Section(str(len(alice.sections)), "audio", sdp.Direction.SENDONLY, cid))
+    alice.offer()
+    world.settle()
+    tracks = tuple(alice.record.tracks.values())
+    assert [list(track.cids) for track in tracks] == [
+        ["{offer-cam}"],
+        ["mic"],
+        ["{offer-second}"],
+    ]
+    assert [codec.cid for codec in tracks[0].info.codecs] == ["{offer-cam}"]
+    assert len(world.worker.uptracks) == 3
+    assert {track.mime_type for track in bob.people[alice.sid].tracks} == {"video/VP8", "audio/opus"}
+    alice.offer()
+    world.settle()
+    assert len(world.worker.uptracks) == 3, "nothing ends or begins by the next offer"
 
 
 def test_a_parked_section_that_is_withdrawn_is_not_used(world: World) -> None:
