@@ -12,6 +12,10 @@ _LOOP_SECONDS = 4.0
 #: Of the height and width, and of the 255 levels: as much as lets libvpx keep every layer at its full frame rate.
 _SWAY, _NOISE = 0.01, 1.0
 
+#: Rows of a line of text.
+_LINE = 16
+_PAPER = 230
+
 
 def camera(width: int, height: int, fps: float, seed: int = 1) -> list[bytes]:
     """I420 frames of a textured scene that sways behind a few moving shapes, with the noise of a sensor.
@@ -44,13 +48,15 @@ def screen(width: int, height: int, fps: float, seed: int = 2) -> list[bytes]:
     chance = np.random.default_rng(seed)
     grey = b"\x80" * (width * height // 2)
     page = _text(chance, width, height)
-    long = _text(chance, width // 2, 2 * height)
+    page[:, : width // 6] = page[:, -width // 6 :] = page[: height // 8] = _PAPER
+    # As a page that is read: a column moves by a line now and then, the rest stands.
+    long = _text(chance, width // 3, 2 * height)
     count = round(_LOOP_SECONDS * fps)
     frames = []
     for index in range(count):
-        rows = (np.arange(height * 3 // 4) + index * long.shape[0] // count) % long.shape[0]
+        rows = (np.arange(height // 2) + index * _LINE) % long.shape[0]
         luma = page.copy()
-        luma[height // 8 : height // 8 + len(rows), width // 4 : width // 4 + long.shape[1]] = long[rows]
+        luma[height // 4 : height // 4 + len(rows), width // 3 : width // 3 + long.shape[1]] = long[rows]
         frames.append(luma.tobytes() + grey)
     return frames
 
@@ -79,10 +85,10 @@ def _text(chance: np.random.Generator, width: int, height: int) -> NDArray[np.ui
     """Dark marks of a letter's size in lines on white."""
     marks = chance.random((height // 4, width // 3)) < 0.45
     lines = np.arange(height // 4) % 4 != 3
-    words = chance.random((height // 16 + 1, width // 18 + 1)) < 0.8
+    words = chance.random((height // 16 + 1, width // 18 + 1)) < 0.4
     words = words.repeat(4, 0).repeat(6, 1)[: marks.shape[0], : marks.shape[1]]
-    coarse = np.where(marks & lines[:, None] & words, 40, 230).astype(np.uint8)
-    page = np.full((height, width), 230, dtype=np.uint8)
+    coarse = np.where(marks & lines[:, None] & words, 40, _PAPER).astype(np.uint8)
+    page = np.full((height, width), _PAPER, dtype=np.uint8)
     fine = coarse.repeat(4, 0).repeat(3, 1)
     page[: fine.shape[0], : fine.shape[1]] = fine
     return page

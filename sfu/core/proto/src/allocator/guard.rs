@@ -72,6 +72,19 @@ impl Guard {
         }
     }
 
+    /// When the last climb began that has neither failed nor held yet.
+    pub fn climbed_at(&self) -> Option<Instant> {
+        self.climbed.map(|(at, _)| at)
+    }
+
+    /// Tells, before a fall, when the last of all the subscriber's climbs began: who climbed before was carried until then,
+    /// and has not failed.
+    pub fn falls_with(&mut self, last: Option<Instant>) {
+        if self.climbed_at() < last {
+            self.forgive();
+        }
+    }
+
     /// The last climb did not fail, whatever follows: another layer has become the better one, and there is room for both.
     pub fn forgive(&mut self) {
         self.climbed = None;
@@ -153,6 +166,23 @@ mod tests {
         guard.changed(&config, now + SECOND, Some(Spatial(2)), Some(Spatial(1)));
         assert!(!guard.is_barred(now + SECOND, Spatial(2)));
         assert!(guard.allows(&config, now + SECOND + config.dwell, Some(Spatial(1)), Spatial(2)));
+    }
+
+    #[test]
+    fn of_those_that_go_down_together_the_last_to_climb_has_failed() {
+        let (config, now) = (GuardConfig::default(), origin());
+        let (low, high) = (Some(Spatial(0)), Some(Spatial(1)));
+        let mut guards = [Guard::default(), Guard::default()];
+        guards[0].changed(&config, now, low, high);
+        guards[1].changed(&config, now + SECOND * 4, low, high);
+        let fall = now + SECOND * 5;
+        let last = guards.iter().filter_map(Guard::climbed_at).max();
+        for guard in &mut guards {
+            guard.falls_with(last);
+            guard.changed(&config, fall, high, low);
+        }
+        assert!(!guards[0].is_barred(fall, Spatial(1)));
+        assert!(guards[1].is_barred(fall, Spatial(1)));
     }
 
     #[test]

@@ -28,7 +28,8 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 const COST_KEYFRAME: f64 = 0.25;
 const COST_SPATIAL: f64 = 0.1;
 const COST_TEMPORAL: f64 = 0.03;
-/// A layer with less than this share of the best layer's frames is worth less for it.
+/// A layer with less than this share of the best layer's frames is worth less for it. Clients' own ladders go down to just
+/// this (30, 20 and 15 frames a second), so that nothing may jump here.
 const FALLS_BEHIND: f32 = 0.5;
 /// Before anything is measured, nobody is kept waiting for the estimate: the first pictures are sent.
 const START: Duration = Duration::from_millis(1_200);
@@ -87,11 +88,25 @@ impl Engine {
             *total += audio + resent;
         }
         self.transports[slot].allotment = allotment;
+        self.blame_the_last(&entries, &decisions);
         let spare = budget.saturating_sub(used);
         for (entry, decision) in entries.iter().zip(&decisions) {
             let rung = decision.option.map(|option| &entry.rungs[option]);
             let given = rung.map(|rung| (rung.layer, rung.bps));
             self.give(now, entry.slot, given, decision.reason.as_str(), &entry.rungs, spare);
+        }
+    }
+
+    /// Of those that must go down now only who climbed last has failed: the others were carried until then.
+    fn blame_the_last(&mut self, entries: &[Entry], decisions: &[Decision]) {
+        let last = entries.iter().filter_map(|entry| self.downtracks[entry.slot].guard.climbed_at()).max();
+        for (entry, decision) in entries.iter().zip(decisions) {
+            let downtrack = &mut self.downtracks[entry.slot];
+            let then = decision.option.map(|option| entry.rungs[option].layer.spatial);
+            let now = downtrack.selector.target().map(|layer| layer.spatial);
+            if then < now {
+                downtrack.guard.falls_with(last);
+            }
         }
     }
 
@@ -330,7 +345,8 @@ impl Engine {
         if before != Some(layer) {
             let spatial = before.map(|layer| layer.spatial);
             // Encoders that fall behind make another layer the better one; that says nothing of the link.
-            if spatial > Some(layer.spatial) && reason == Reason::Best.as_str() {
+            let is_choice = reason == Reason::Best.as_str() || still_fits(rungs, before, bps + spare);
+            if spatial > Some(layer.spatial) && is_choice {
                 downtrack.guard.forgive();
             }
             // A layer that is gone, or not wished any more, is no failed climb.
@@ -364,7 +380,13 @@ impl Engine {
 fn full_fps(rungs: &[Rung], spatial: Spatial) -> f32 {
     let most = rungs.iter().map(|rung| rung.fps).fold(1.0, f32::max);
     let own = rungs.iter().filter(|rung| rung.layer.spatial == spatial).map(|rung| rung.fps).fold(0.0, f32::max);
-    if own >= most * FALLS_BEHIND { own } else { most }
+    let least = most * FALLS_BEHIND;
+    if own >= least { own } else { least * least / own.max(1.0) }
+}
+
+/// Whether the layer that was sent could go on.
+fn still_fits(rungs: &[Rung], before: Option<Layer>, room_bps: u64) -> bool {
+    rungs.iter().any(|rung| Some(rung.layer) == before && rung.bps <= room_bps)
 }
 
 /// Until the key frame of a smaller layer comes, the larger one goes on as far as it fits: at its base frame rate, or not.
@@ -386,17 +408,33 @@ mod tests {
     use super::*;
     use crate::ids::Temporal;
 
+    fn rung(spatial: u8, bps: u64, fps: f32) -> Rung {
+        Rung { layer: Layer { spatial: Spatial(spatial), temporal: Temporal(0) }, bps, pixels: 1, fps }
+    }
+
     #[test]
     fn a_layer_is_measured_by_its_own_frame_rate_unless_it_falls_behind() {
-        let rung = |spatial, fps| Rung {
-            layer: Layer { spatial: Spatial(spatial), temporal: Temporal(0) },
-            bps: 1,
-            pixels: 1,
-            fps,
-        };
-        let rungs = [rung(0, 7.0), rung(0, 14.0), rung(1, 12.0), rung(2, 5.0)];
+        let rungs = [rung(0, 1, 7.0), rung(0, 1, 14.0), rung(1, 1, 12.0), rung(2, 1, 5.0)];
         assert_eq!(full_fps(&rungs, Spatial(0)), 14.0);
         assert_eq!(full_fps(&rungs, Spatial(1)), 12.0);
-        assert_eq!(full_fps(&rungs, Spatial(2)), 14.0);
+        assert!((full_fps(&rungs, Spatial(2)) - 9.8).abs() < 0.01, "half of its worth is left");
+    }
+
+    #[test]
+    fn the_slowest_layer_of_a_clients_own_ladder_loses_little_by_a_frame_less() {
+        let share = |own: f32| own / full_fps(&[rung(0, 1, own), rung(2, 1, 30.0)], Spatial(0));
+        assert_eq!(share(15.0), 1.0);
+        assert!((0.93..1.0).contains(&share(14.6)), "{}", share(14.6));
+        assert!(share(7.5) <= 0.25, "but much by half of its frames");
+    }
+
+    #[test]
+    fn what_would_still_fit_is_left_by_choice() {
+        let rungs = [rung(0, 100, 15.0), rung(1, 400, 20.0)];
+        let before = Some(rungs[1].layer);
+        assert!(still_fits(&rungs, before, 400));
+        assert!(!still_fits(&rungs, before, 399));
+        assert!(!still_fits(&rungs[..1], before, 1_000), "nor what is not there any more");
+        assert!(!still_fits(&rungs, None, 1_000));
     }
 }
