@@ -19,7 +19,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 # The build directory stays in the tree, whatever the caller's shell says, so that `make clean` is whole.
 unexport CARGO_TARGET_DIR
 
-.PHONY: help setup serve test lint format core bench bench-full quality fuzz docs lock clean prerequisites
+.PHONY: help setup serve test lint format core bench bench-full quality quality-real fuzz docs lock clean prerequisites
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +81,9 @@ bench-full: setup $(STAMPS)/test ## All scenarios and servers (hours); writes do
 quality: $(STAMPS)/test ## Simulate calls over bad links with the real core: a table beside targets, plots (QUALITY=--docs).
 	@cargo build --quiet --release --locked --manifest-path $(CARGO_MANIFEST) -p callyard-sim
 	@$(BIN)/python -m bench.quality $(QUALITY)
+
+quality-real: setup $(STAMPS)/test ## Calls of real clients over emulated links, beside LiveKit's server; as root (LINKS=--docs).
+	@$(BIN)/python -m bench.links $(LINKS)
 
 fuzz: ## Fuzz every parser for some seconds each (FUZZ_SECONDS).
 	@bash sfu/core/fuzz/run.sh "$${FUZZ_SECONDS:-60}"
