@@ -153,7 +153,8 @@ the same link with the same seed. The queue is drop-tail, 300 ms before the rate
 A figure with a target is marked: ✓ reached, ✗ missed (the target follows).
 
 Measured on {date} on {machine}, with everything on the one machine: load average {load}, publishers at {fps} frames a
-second, the emulator's 99th percentile of lateness below {late} ms.
+second, the emulator's 99th percentile of lateness up to {late} ms; runs with less than 27 frames or more than 30 ms
+were repeated.
 """
 
 _TAIL = """\
