@@ -33,9 +33,15 @@ def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
         raise Unauthenticated(f"{_BAD}: it has expired")
     if not_before is not None and now < not_before - LEEWAY_SECONDS:
         raise Unauthenticated(f"{_BAD}: it is not valid yet")
-    issued = next((at for at in (_time(claims, "iat"), not_before) if at is not None), None)
+    # LiveKit's JavaScript SDK for servers writes `nbf: 0` and no `iat`.
+    issued = next((at for at in (_time(claims, "iat"), not_before) if at), None)
     lifetime = expires - (now if issued is None else issued)
-    return grants_of(claims, lifetime_seconds=int(max(0.0, min(lifetime, 2**31))), issued_at=issued or 0.0)
+    return grants_of(
+        claims,
+        lifetime_seconds=int(max(0.0, min(lifetime, 2**31))),
+        issued_at=issued or 0.0,
+        expires_at=expires,
+    )
 
 
 def _verified_claims(token: str, keyring: Mapping[str, str]) -> dict[str, Any]:

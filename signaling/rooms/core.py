@@ -123,7 +123,7 @@ class RoomCore:
         if self.settings.removal_revokes_tokens and not participant.grants.managed:
             cutoffs = self.record.cutoffs
             cutoffs.pop(participant.identity, None)
-            cutoffs[participant.identity] = Cutoff(before, grants)
+            cutoffs[participant.identity] = Cutoff(before, participant.grants.expires_at, grants)
             while len(cutoffs) > self.settings.cutoffs_max:
                 del cutoffs[next(iter(cutoffs))]
             self.changed.add(self.record.sid)

@@ -82,6 +82,8 @@ class Grants:
     """How long the token was made out for; refreshed ones get the same, at least ten minutes."""
     issued_at: float = field(default=0.0, compare=False)
     """Unix seconds; 0 where the token does not say."""
+    expires_at: float = field(default=0.0, compare=False)
+    """Unix seconds."""
 
     def may_publish(self, source: int) -> bool:
         if not self.can_publish:
@@ -152,7 +154,9 @@ MANAGED_SCOPE = "media"
 """`scope` of tokens that the calls system hands out: they never make a room (a stale one must not revive its call)."""
 
 
-def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int, issued_at: float = 0.0) -> Grants:
+def grants_of(
+    claims: Mapping[str, Any], *, lifetime_seconds: int, issued_at: float = 0.0, expires_at: float = 0.0
+) -> Grants:
     """Read verified claims; raises `Unauthenticated` where one has the wrong type."""
     video = claims.get("video", {})
     if not isinstance(video, Mapping):
@@ -187,6 +191,7 @@ def grants_of(claims: Mapping[str, Any], *, lifetime_seconds: int, issued_at: fl
         managed=claims.get("scope") == MANAGED_SCOPE,
         lifetime_seconds=max(600, lifetime_seconds),
         issued_at=issued_at,
+        expires_at=expires_at,
         **values,
     )
 

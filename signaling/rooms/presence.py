@@ -105,7 +105,10 @@ def check_attributes(attributes: Mapping[str, str], settings: RoomSettings) -> N
 def check_cutoff(cutoffs: Mapping[str, Cutoff], grants: Grants) -> Grants:
     """Return what a token still allows after what was decided about its bearer. Raises `Unauthenticated`."""
     cutoff = cutoffs.get(grants.identity)
-    if cutoff is None or grants.managed or grants.issued_at > cutoff.before:
+    if cutoff is None or grants.managed:
+        return grants
+    is_later = grants.issued_at > cutoff.before if grants.issued_at else grants.expires_at > cutoff.expires_by
+    if is_later:
         return grants
     if cutoff.grants is None:
         raise Unauthenticated("invalid token: it is from before this participant was removed")

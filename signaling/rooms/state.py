@@ -241,6 +241,8 @@ class Cutoff:
 
     before: float
     """Tokens issued by then, in Unix seconds."""
+    expires_by: float
+    """Of tokens that do not say when they were issued, those that expire by then: as the one in use did, or earlier."""
     grants: Grants | None
     """They allow no more than this; None: nothing."""
 

@@ -137,6 +137,12 @@ def test_what_is_signed_holds_the_same_grants_and_no_more() -> None:
     assert again.lifetime_seconds == 86_400
 
 
+def test_a_token_of_the_javascript_sdk_does_not_say_when_it_was_made_out() -> None:
+    grants = verify(token(nbf=0, exp=int(NOW) + 21_600), KEYRING, NOW)
+    assert (grants.issued_at, grants.expires_at, grants.lifetime_seconds) == (0.0, NOW + 21_600, 21_600)
+    assert verify(token(), KEYRING, NOW + 5).issued_at == NOW
+
+
 def test_a_short_token_is_refreshed_for_ten_minutes() -> None:
     grants = verify(token(exp=int(NOW) + 5), KEYRING, NOW)
     fresh = sign(grants, KEYRING, NOW)

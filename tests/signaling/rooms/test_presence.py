@@ -746,6 +746,14 @@ def test_a_token_made_out_after_the_removal_opens_the_room_again(world: World) -
         world.enter(world.client("alice", issued_at=NOW - 300))
 
 
+def test_a_token_that_does_not_say_when_it_was_made_out_is_told_by_its_expiry(world: World) -> None:
+    client = removed(world, issued_at=0.0, expires_at=NOW + 3600)
+    with pytest.raises(Unauthenticated):
+        world.enter(client)
+    fresh = world.enter(world.client("alice", issued_at=0.0, expires_at=NOW + 3601))
+    assert fresh.sid in world.room.core.participants
+
+
 def test_a_removal_may_say_which_tokens_it_revokes(world: World) -> None:
     world.join("alice", issued_at=NOW - 100)
     world.apply(world.room.remove("alice", world.now, revoked_before=NOW - 200))
