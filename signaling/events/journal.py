@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.identifiers import rfc3339
@@ -19,9 +19,12 @@ from signaling.calls.state import Push
 from signaling.store import schema
 from signaling.store.database import fetch, save, upsert
 from signaling.store.kinds import DEVICES, WEBHOOKS, milliseconds
+from signaling.store.prepared import Prepared
 
 RING_CAPABLE = ("apns_voip", "fcm", "webpush")
-_INSERT = schema.events.insert()
+_INSERT = Prepared(
+    schema.events.insert().values({name: bindparam(name) for name in ("id", "cid", "seq", "created_at", "doc")})
+)
 ALERT_CAPABLE = ("apns", "fcm", "webpush")
 
 
@@ -68,7 +71,7 @@ async def record(
     kept = [event for event in events if event.seq is not None or event.cid is None]
     if kept:
         rows = [{"id": e.id, "cid": e.cid, "seq": e.seq, "created_at": milliseconds(e.at), "doc": e} for e in kept]
-        await connection.execute(_INSERT, rows)
+        await _INSERT.run(connection, *rows)
         owed = await _owe_deliveries(connection, kept, now, new_id)
     if pushes and call_type is not None:
         owed = await _owe_pushes(connection, pushes, call_type, now, new_id) or owed

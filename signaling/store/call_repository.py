@@ -11,10 +11,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import Integer, Table, and_, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,19 +24,30 @@ from signaling.calls.state import CallState
 from signaling.store import schema
 from signaling.store.database import fetch_one, save
 from signaling.store.kinds import OF_CALL, RINGS, SESSIONS, Kind, milliseconds
+from signaling.store.prepared import Prepared
 
 CACHED_CALLS = 2_000
 _CALLS = schema.calls.c
-# Made once: each operation runs them, and putting them together takes longer than running them.
-_WHEREABOUTS = select(schema.realm.c.revision.label("realm"), _CALLS.key, _CALLS.revision).select_from(
-    schema.realm.outerjoin(schema.calls, and_(_CALLS.type == bindparam("type_"), _CALLS.id == bindparam("id_")))
+_WHEREABOUTS = Prepared(
+    select(schema.realm.c.revision.label("realm"), _CALLS.key, _CALLS.revision).select_from(
+        schema.realm.outerjoin(schema.calls, and_(_CALLS.type == bindparam("type_"), _CALLS.id == bindparam("id_")))
+    )
 )
 _CHANGED = tuple(column.name for column in _CALLS if column.name not in ("key", "type", "id", "created_at"))
-_CHANGE = (
+_INSERT = Prepared(schema.calls.insert().values({column.name: bindparam(column.name) for column in _CALLS}))
+_CHANGE = Prepared(
     update(schema.calls)
     .where(_CALLS.key == bindparam("key_"), _CALLS.revision == bindparam("revision_"))
     .values({name: bindparam(name) for name in _CHANGED})
 )
+_OF_SESSION = Prepared(select(_CALLS.type, _CALLS.id).where(_CALLS.session_id == bindparam("session_id_")))
+_DUE = Prepared(
+    select(_CALLS.type, _CALLS.id)
+    .where(_CALLS.due_at <= bindparam("now_"))
+    .order_by(_CALLS.due_at)
+    .limit(bindparam("limit_", type_=Integer()))
+)
+_NEXT_DUE = Prepared(select(_CALLS.due_at).where(_CALLS.due_at.is_not(None)).order_by(_CALLS.due_at).limit(1))
 
 
 class Stale(Exception):
@@ -56,7 +68,7 @@ class CallRepository:
 
     async def whereabouts(self, connection: AsyncConnection, type_: str, call_id: str) -> Any:
         """Return the realm's revision, and key and revision of the call, None if there is none; for `load`."""
-        return (await connection.execute(_WHEREABOUTS, {"type_": type_, "id_": call_id})).one()
+        return (await _WHEREABOUTS.rows(connection, {"type_": type_, "id_": call_id}))[0]
 
     async def whereabouts_of(self, connection: AsyncConnection, keys: Sequence[str]) -> list[Any]:
         """Return key, revision, type and id of these calls, as far as they are there, in the order of `keys`."""
@@ -154,8 +166,7 @@ class CallRepository:
             if changed:
                 await save(connection, changed, call_key=key)
             for value_id in was.keys() - is_.keys():
-                table, column = kind.table, kind.table.c[_key_column(kind)]
-                await connection.execute(delete(table).where(table.c.call_key == key, column == value_id))
+                await _removal(kind.table, _key_column(kind)).run(connection, {"key_": key, "id_": value_id})
         return Loaded(without_finished(after), revision)
 
     async def _store_call(
@@ -164,13 +175,12 @@ class CallRepository:
         row = _call_row(after, due_at, revision + 1)
         if revision == 0:
             try:
-                await connection.execute(schema.calls.insert(), row)
+                await _INSERT.run(connection, row)
             except IntegrityError:
                 raise Stale from None
             return
         place = {"key_": after.call.key, "revision_": revision}
-        written = await connection.execute(_CHANGE, {**{name: row[name] for name in _CHANGED}, **place})
-        if written.rowcount != 1:
+        if await _CHANGE.run(connection, {**{name: row[name] for name in _CHANGED}, **place}) != 1:
             raise Stale
 
     def committed(self, loaded: Loaded) -> None:
@@ -232,6 +242,11 @@ def _key_column(kind: Kind[Any]) -> str:
     return "user_id" if "user_id" in kind.key else "id"
 
 
+@cache
+def _removal(table: Table, column: str) -> Prepared:
+    return Prepared(delete(table).where(table.c.call_key == bindparam("key_"), table.c[column] == bindparam("id_")))
+
+
 def _key(kind: Kind[Any], value: Any) -> str:
     key: str = getattr(value, _key_column(kind))
     return key
@@ -270,24 +285,13 @@ def differs(before: CallState, after: CallState) -> bool:
 
 async def due_calls(connection: AsyncConnection, now: datetime, limit: int) -> list[tuple[str, str]]:
     """Return the calls whose timers are due, longest overdue first."""
-    table = schema.calls
-    rows = await connection.execute(
-        select(table.c.type, table.c.id)
-        .where(table.c.due_at <= milliseconds(now))
-        .order_by(table.c.due_at)
-        .limit(limit)
-    )
+    rows = await _DUE.rows(connection, {"now_": milliseconds(now), "limit_": limit})
     return [(row.type, row.id) for row in rows]
 
 
 async def next_due(connection: AsyncConnection) -> int | None:
-    table = schema.calls
-    value: int | None = (
-        await connection.execute(
-            select(table.c.due_at).where(table.c.due_at.is_not(None)).order_by(table.c.due_at).limit(1)
-        )
-    ).scalar()
-    return value
+    rows = await _NEXT_DUE.rows(connection)
+    return rows[0].due_at if rows else None
 
 
 async def running_calls(
@@ -305,9 +309,8 @@ async def running_calls(
 
 
 async def call_of_session(connection: AsyncConnection, session_id: str) -> tuple[str, str] | None:
-    table = schema.calls
-    row = (await connection.execute(select(table.c.type, table.c.id).where(table.c.session_id == session_id))).first()
-    return (row.type, row.id) if row else None
+    rows = await _OF_SESSION.rows(connection, {"session_id_": session_id})
+    return (rows[0].type, rows[0].id) if rows else None
 
 
 async def busy_users(connection: AsyncConnection, user_ids: list[str], except_key: str) -> frozenset[str]:

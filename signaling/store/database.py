@@ -1,21 +1,21 @@
 """The database: reads and writes as transactions, migrations at start.
 
 SQLite: write-ahead mode, and a writer takes the lock when it begins (`BEGIN IMMEDIATE`), so that no transaction fails
-half-way for having read first. What is short runs on the loop's own thread (`direct.py`), what may scan a table beside
-it. Not here: any query.
+half-way for having read first. What is short runs on the loop's own thread (`direct.py`), on one connection for reads
+and one for writes that are never given back; what may scan a table runs beside it. Not here: any query.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 from alembic import command
 from alembic.config import Config
@@ -25,12 +25,13 @@ from sqlalchemy import Connection, Delete, Table, bindparam, delete, event, sele
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from signaling.errors import Unavailable
 from signaling.store.direct import direct
 from signaling.store.durability import WalSync
 from signaling.store.kinds import OF_ENTITY, Kind
+from signaling.store.prepared import DIRECT, Prepared, as_sqlalchemy, decode, encode
 
 log = structlog.get_logger(__name__)
 
@@ -40,10 +41,6 @@ BUSY_TIMEOUT_MS = 10_000
 
 CONNECTION_TIMEOUT_SECONDS = 5.0
 """How long a request waits for one of the connections; then it is told to come back."""
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 class DatabaseAway(Unavailable):
@@ -60,23 +57,21 @@ class Database:
         common: dict[str, Any] = {
             "max_overflow": 0,
             "pool_timeout": CONNECTION_TIMEOUT_SECONDS,
-            "json_serializer": _encode,
-            "json_deserializer": msgspec.json.decode,
+            "json_serializer": encode,
+            "json_deserializer": decode,
         }
         # SQLite has one writer; queueing for it here is fair, its own busy handler is not.
         self._writer = asyncio.Semaphore(1 if self.is_sqlite else pool_size)
         self._sync: WalSync | None = None
-        self._engine = self._aside = create_async_engine(self.url, pool_size=pool_size, **common)
+        self._pool = create_async_engine(self.url, pool_size=pool_size, **common)
         file = self.url.database if self.is_sqlite else None
         if file:
             self._sync = WalSync(file)
-            self._engine = create_async_engine(
-                self.url, pool_size=pool_size, async_creator=lambda: direct(file), **common
-            )
-            event.listen(self._engine.sync_engine, "connect", _prepare_direct)
-            event.listen(self._aside.sync_engine, "connect", _prepare_sqlite)
-            for engine in (self._engine, self._aside):
-                event.listen(engine.sync_engine, "begin", _begin_sqlite)
+            self._direct = create_async_engine(self.url, pool_size=2, async_creator=lambda: direct(file), **common)
+            event.listen(self._direct.sync_engine, "connect", _prepare_direct)
+            event.listen(self._pool.sync_engine, "connect", _prepare_sqlite)
+            event.listen(self._pool.sync_engine, "begin", _begin_sqlite)
+        self._standing: dict[str, AsyncConnection] = {}
 
     async def migrate(self) -> None:
         """Bring the tables up to date; safe to run by several processes at once."""
@@ -88,56 +83,80 @@ class Database:
             await connection.run_sync(_upgrade)
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        await self._aside.dispose()
+        for connection in self._standing.values():
+            await connection.close()
+        self._standing.clear()
+        if self._sync is not None:
+            await self._direct.dispose()
+        await self._pool.dispose()
 
     @asynccontextmanager
     async def read(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
         """long: it may scan a table, so SQLite does it on another thread."""
-        async with self._connected(self._aside if long else self._engine) as connection:
+        if self._sync is not None and not long:
+            with _broken_is_away():
+                yield await self._stand("read")
+            return
+        async with self._connected() as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
         """Commit at the end, roll back if anything was raised. Returns once the commit is on the disk."""
-        async with self._writer, self._connected(self._aside if long else self._engine) as raw:
-            connection = await raw.execution_options(begin="BEGIN IMMEDIATE")
-            transaction = await self._begun(connection)
-            try:
-                yield connection
-            except BaseException:
-                await transaction.rollback()
-                raise
-            await transaction.commit()
+        direct = self._sync is not None and not long
+        async with self._writer, self._direct_transaction() if direct else self._pooled_transaction() as connection:
+            yield connection
         if self._sync is not None:
             await self._sync.wait()
 
-    async def _begun(self, connection: AsyncConnection) -> AsyncTransaction:
-        """Begin; while another process writes to the SQLite file, wait without holding up the loop."""
-        deadline = asyncio.get_running_loop().time() + BUSY_TIMEOUT_MS / 1_000
-        while True:
-            try:
-                return await connection.begin()
-            except OperationalError:
-                if not self.is_sqlite or asyncio.get_running_loop().time() > deadline:
-                    raise
-            # At random, so that two processes do not meet again.
-            await asyncio.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - no secret
+    async def _stand(self, name: str) -> AsyncConnection:
+        connection = self._standing.get(name)
+        if connection is None:
+            connection = self._standing[name] = await self._direct.connect()
+        return connection
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _direct_transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of the writing connection, begun and ended past SQLAlchemy, which would take twice as long."""
+        with _broken_is_away():
+            connection = await self._stand("write")
+            direct: sqlite3.Connection = connection.info[DIRECT]
+            await _begin(direct)
+            try:
+                yield connection
+                _say(direct, "COMMIT")
+            except BaseException:
+                if direct.in_transaction:
+                    _say(direct, "ROLLBACK")
+                raise
+
+    @asynccontextmanager
+    async def _pooled_transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connected() as raw:
+            connection = await raw.execution_options(begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
         """Raises `DatabaseAway` if there is no connection, or if it breaks."""
-        try:
+        with _broken_is_away():
             async with AsyncExitStack() as stack:
                 try:
-                    connection = await stack.enter_async_context(engine.connect())
+                    connection = await stack.enter_async_context(self._pool.connect())
                 except (OSError, SQLAlchemyError) as error:
                     raise _away(error) from error
                 yield connection
-        except DBAPIError as error:
-            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-                raise _away(error) from error
-            raise
+
+
+@contextmanager
+def _broken_is_away() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+            raise _away(error) from error
+        raise
 
 
 def _away(error: Exception) -> DatabaseAway:
@@ -158,7 +177,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     _set_pragmas(connection, f"busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
-def _prepare_direct(connection: Any, _record: Any) -> None:
+def _prepare_direct(connection: Any, record: Any) -> None:
+    record.info[DIRECT] = connection.driver_connection.direct
     # Whoever waits for a lock, or folds the log into the database, does not do it on the loop's thread.
     _set_pragmas(connection, "wal_autocheckpoint = 0", "busy_timeout = 0")
 
@@ -175,6 +195,29 @@ def _set_pragmas(connection: Any, *more: str) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _say(connection: sqlite3.Connection, what: str) -> None:
+    try:
+        connection.execute(what)
+    except sqlite3.Error as error:
+        raise as_sqlalchemy(what, error) from error
+
+
+async def _begin(connection: sqlite3.Connection) -> None:
+    """Begin to write; while another process does, wait without holding up the loop."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + BUSY_TIMEOUT_MS / 1_000
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > deadline:
+                raise as_sqlalchemy("BEGIN IMMEDIATE", error) from error
+        else:
+            return
+        # At random, so that two processes do not meet again.
+        await asyncio.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - no secret
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -216,34 +259,40 @@ async def save(connection: AsyncConnection, values: Iterable[Any], **more: Any) 
 
 
 async def upsert(connection: AsyncConnection, table: Table, rows: list[dict[str, Any]], key: list[str]) -> None:
-    await connection.execute(_upsertion(table, connection.dialect.name, tuple(rows[0]), tuple(key)), rows)
+    await _upsertion(table, connection.dialect.name, tuple(rows[0]), tuple(key)).run(connection, *rows)
 
 
 @cache
-def _upsertion(table: Table, dialect: str, names: tuple[str, ...], key: tuple[str, ...]) -> Any:
-    # Made once: SQLAlchemy takes longer to put such a statement together than SQLite to run it.
+def _upsertion(table: Table, dialect: str, names: tuple[str, ...], key: tuple[str, ...]) -> Prepared:
     insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
     insert = insert.values({name: bindparam(name) for name in names})
     changes = {name: insert.excluded[name] for name in names if name not in key and name != "call_key"}
-    return insert.on_conflict_do_update(index_elements=list(key), set_=changes)
-
-
-@cache
-def _documents(table: Table) -> Any:
-    return select(table.c.doc)
+    return Prepared(insert.on_conflict_do_update(index_elements=list(key), set_=changes))
 
 
 async def fetch(connection: AsyncConnection, kind: Kind[Any], *conditions: Any) -> list[Any]:
     """Return all entities that meet the conditions."""
-    query = _documents(kind.table)
-    rows = await connection.execute(query.where(*conditions) if conditions else query)
-    return [kind.read(doc) for (doc,) in rows]
+    if not conditions:
+        rows = await _documents(kind.table).rows(connection)
+    else:
+        rows = list(await connection.execute(select(kind.table.c.doc).where(*conditions)))
+    return [kind.read(row.doc) for row in rows]
+
+
+@cache
+def _documents(table: Table) -> Prepared:
+    return Prepared(select(table.c.doc))
 
 
 async def fetch_one(connection: AsyncConnection, kind: Kind[Any], **key: Any) -> Any:
     """Return the entity of this key, or None."""
-    rows = await fetch(connection, kind, *(kind.table.c[name] == value for name, value in key.items()))
-    return rows[0] if rows else None
+    rows = await _document(kind.table, tuple(key)).rows(connection, key)
+    return kind.read(rows[0].doc) if rows else None
+
+
+@cache
+def _document(table: Table, key: tuple[str, ...]) -> Prepared:
+    return Prepared(select(table.c.doc).where(*(table.c[name] == bindparam(name) for name in key)))
 
 
 def deletion(kind: Kind[Any], **key: Any) -> Delete:

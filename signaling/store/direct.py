@@ -26,6 +26,12 @@ class _DirectConnection(aiosqlite.Connection):
         self._connection = self._connector()
         return self
 
+    @property
+    def direct(self) -> sqlite3.Connection:
+        """The connection itself, for those who need nothing around it."""
+        assert self._connection is not None
+        return self._connection
+
     async def _execute(self, fn: Callable[..., Result], *args: Any, **more: Any) -> Result:
         return fn(*args, **more)
 

@@ -19,11 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from signaling.calls.call_types import built_in_roles, built_in_types, fresh_app
 from signaling.calls.model import App, Ban, CallType, User
 from signaling.store import schema
-from signaling.store.database import fetch, save
+from signaling.store.database import fetch, fetch_one, save
 from signaling.store.kinds import APP, BANS, CALL_TYPES, ROLES, USERS
+from signaling.store.prepared import Prepared
 
 CACHED_USERS = 50_000
-_REVISION = select(schema.realm.c.revision)
+_REVISION = Prepared(select(schema.realm.c.revision))
 
 
 class Directory:
@@ -41,7 +42,7 @@ class Directory:
     async def refresh(self, connection: AsyncConnection, revision: int | None = None) -> None:
         """Read what has changed; `revision`: the realm's, if the caller has just read it."""
         if revision is None:
-            revision = int((await connection.execute(_REVISION)).scalar_one())
+            revision = int((await _REVISION.rows(connection))[0].revision)
         self.refreshed_at = time.monotonic()
         if revision == self.revision:
             return
@@ -58,6 +59,11 @@ class Directory:
         wanted = set(ids)
         found = {user_id: self._users[user_id] for user_id in wanted & self._users.keys()}
         absent = sorted(wanted - found.keys())
+        if len(absent) == 1:
+            user = await fetch_one(connection, USERS, id=absent.pop())
+            if user is not None:
+                found[user.id] = user
+                self.remember(user)
         for start in range(0, len(absent), 500):
             for user in await fetch(connection, USERS, schema.users.c.id.in_(absent[start : start + 500])):
                 found[user.id] = user
