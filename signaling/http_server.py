@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from sfu.node import prepare_run_directory, run_directory
 from signaling import listener_keeper
@@ -33,6 +34,8 @@ _GRACE_SECONDS = 3
 
 PINGS = "websocket_pings"
 """The name in a connection's state under which the client's WebSocket pings are counted."""
+SEND_AT_ONCE = "callyard.send_at_once"
+"""The name of the ASGI extension of WebSockets that takes a whole frame as it goes on the wire: see `_WebSocket`."""
 
 
 def listen(bind: str, port: int, backlog: int) -> socket.socket:
@@ -130,10 +133,23 @@ class _WebSocket(WebSocketsSansIOProtocol):
     """
 
     async def run_asgi(self) -> None:
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[SEND_AT_ONCE] = self.send_at_once
         try:
             await super().run_asgi()
         finally:
             self.loop.call_later(_CLOSING_SECONDS, self.transport.abort)
+
+    def send_at_once(self, frame: bytes) -> bool:
+        """Write a frame without a task's turn, if it does not wait for the client; tell whether it was written.
+
+        For what goes to thousands at once: through ASGI each costs ten times as much.
+        """
+        open_ = self.handshake_complete and not self.close_sent and not self.disconnected
+        if not open_ or not self.writable.is_set() or self.conn.state is not State.OPEN or self.transport.is_closing():
+            return False
+        self.transport.write(frame)
+        return True
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()

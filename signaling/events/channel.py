@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import Event
 from signaling.calls.principal import Principal
 from signaling.calls.problems import Problem
-from signaling.calls.rights import check_reach, holding
+from signaling.calls.rights import active_ban, active_block, check_reach, holding
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import Turn
 from signaling.events.audience import audience, deciding_users, shown_to
@@ -40,9 +41,29 @@ _CHANGES_READING = (
 )
 
 
+class Frame:
+    """A text for sockets; `wire` is the whole WebSocket frame (RFC 6455 §5.2), encoded once however many get it."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    @cached_property
+    def wire(self) -> bytes:
+        size = len(self.text)
+        if size < 126:
+            return bytes((0x81, size)) + self.text
+        if size < 65_536:
+            return b"\x81\x7e" + size.to_bytes(2, "big") + self.text
+        return b"\x81\x7f" + size.to_bytes(8, "big") + self.text
+
+
 @dataclass(eq=False)
 class Socket:
-    """One connection. `outgoing` is drained by the connection's own task, `wake` tells it that there is something."""
+    """One connection. `outgoing` is drained by the connection's own task, `wake` tells it that there is something.
+
+    `transmit` writes a frame past that task, if the client keeps up, and tells whether it did; used while nothing
+    waits in `outgoing` nor is being sent from there (`sending`).
+    """
 
     connection_id: str
     principal: Principal
@@ -51,14 +72,18 @@ class Socket:
     queue_max: int
     watching: set[str] = field(default_factory=set)
     sent: dict[str, int] = field(default_factory=dict)
-    outgoing: deque[tuple[str, bytes]] = field(default_factory=deque)
+    outgoing: deque[tuple[str, Frame]] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     teams: frozenset[str] = frozenset()
     close_code: int | None = None
+    transmit: Callable[[bytes], bool] | None = None
+    sending: bool = False
 
-    def send(self, kind: str, frame: bytes) -> None:
-        """Queue a frame; a socket that is too slow loses what can be lost, else the connection."""
+    def send(self, kind: str, frame: Frame) -> None:
+        """Send a frame or queue it; a socket that is too slow loses what can be lost, else the connection."""
         if self.close_code is not None:
+            return
+        if self.transmit is not None and not self.outgoing and not self.sending and self.transmit(frame.wire):
             return
         if len(self.outgoing) >= self.queue_max:
             if kind in COALESCED:
@@ -72,7 +97,7 @@ class Socket:
         self.wake.set()
 
     def control(self, frame: dict[str, Any]) -> None:
-        self.send("control", msgspec.json.encode(frame))
+        self.send("control", Frame(msgspec.json.encode(frame)))
 
     def close(self, code: int) -> None:
         if self.close_code is None:
@@ -146,9 +171,10 @@ class Channel:
         for event in events:
             if event.type == "session.counts" and not self._counts_due(event):
                 continue
-            if deciding is None and event.type.startswith("participant."):
+            receivers = self._receivers(turn, event, online)
+            if deciding is None and receivers and event.type.startswith("participant."):
                 deciding = deciding_users(turn)
-            self._send(turn, event, self._receivers(turn, event, online), deciding or frozenset())
+            self._send(event, receivers, deciding or frozenset())
             recheck = recheck or event.type.startswith(_CHANGES_READING)
             if event.type == "call.deleted":
                 self._forget(turn.call.cid)
@@ -162,8 +188,12 @@ class Channel:
 
     def recheck(self, turn: Turn) -> None:
         """Stop watching for whoever may not read the call any more."""
+        judged: dict[Hashable, bool] = {}
         for socket in list(self._by_cid.get(turn.call.cid, ())):
-            if not may_watch(turn, socket):
+            alike = _standing(turn, socket)
+            if alike not in judged:
+                judged[alike] = may_watch(turn, socket)
+            if not judged[alike]:
                 self.unwatch(socket, turn.call.cid)
                 socket.control({"type": "unsubscribed", "cids": [turn.call.cid], "reason": "missing_capability"})
 
@@ -185,19 +215,38 @@ class Channel:
         tenants = turn.facts.app.multi_tenant_enabled
         return {socket for socket in receivers if socket.may_hear(event, tenants=tenants)}
 
-    def _send(self, turn: Turn, event: Event, receivers: set[Socket], deciding: frozenset[str]) -> None:
-        variants: dict[str, bytes] = {}
+    def _send(self, event: Event, receivers: set[Socket], deciding: frozenset[str]) -> None:
+        tails: dict[str, bytes] = {}
+        frames: dict[tuple[str, int | None], Frame] = {}
         for socket in receivers:
             variant, data = shown_to(event, socket.user_id, socket.device_id, deciding)
-            tail = variants.get(variant)
-            if tail is None:
-                tail = variants[variant] = _tail(event, data)
-            socket.send(event.type, _frame(event, socket, tail))
+            alike = (variant, _follow(event, socket))
+            frame = frames.get(alike)
+            if frame is None:
+                if variant not in tails:
+                    tails[variant] = _tail(event, data)
+                frame = frames[alike] = _frame(alike[1], tails[variant])
+            socket.send(event.type, frame)
 
     def change_teams(self, user_id: str, teams: Iterable[str]) -> None:
         """Note a user's teams: what his sockets may hear follows them."""
         for socket in self._by_user.get(user_id, ()):
             socket.teams = frozenset(teams)
+
+    def close_expired(self, now: datetime) -> float | None:
+        """Close the sockets whose token has expired; return in how many seconds to look again, None without sockets.
+
+        At most one: a token that is renewed moves the deadline.
+        """
+        if not self._by_connection:
+            return None
+        soonest = now + timedelta(seconds=1)
+        for socket in self._by_connection.values():
+            if socket.principal.expires_at <= now:
+                socket.close(CLOSE_UNAUTHENTICATED)
+            else:
+                soonest = min(soonest, socket.principal.expires_at)
+        return (soonest - now).total_seconds()
 
     def drop_user(self, user_id: str) -> None:
         """Close the sockets of a user who no longer exists."""
@@ -221,6 +270,28 @@ def may_watch(turn: Turn, socket: Socket) -> bool:
     return "call.read" in holding(own, socket.user_id, socket.principal.scope).capabilities
 
 
+def _standing(turn: Turn, socket: Socket) -> Hashable:
+    """Return all that `may_watch` depends on: who has the same may do the same."""
+    principal, user_id = socket.principal, socket.user_id or ""
+    user, member, rights = (
+        turn.facts.users.get(user_id),
+        turn.state.members.get(user_id),
+        turn.state.rights.get(user_id),
+    )
+    return (
+        principal.kind,
+        principal.acting,
+        principal.calls is None or turn.call.cid in principal.calls,
+        principal.teams,
+        principal.scope.role,
+        principal.scope.ceiling,
+        (user.role, user.teams) if user else None,
+        (member.role, member.granted, member.revoked) if member else None,
+        (rights.granted, rights.revoked) if rights else None,
+        active_ban(turn, user_id) or active_block(turn, user_id),
+    )
+
+
 def _tail(event: Event, data: Any) -> bytes:
     rest = {
         "id": event.id,
@@ -235,12 +306,17 @@ def _tail(event: Event, data: Any) -> bytes:
     return msgspec.json.encode(rest)[1:]
 
 
-def _frame(event: Event, socket: Socket, tail: bytes) -> bytes:
-    prev = b"null"
-    if event.cid is not None and event.seq is not None:
-        prev = str(socket.sent.get(event.cid, 0)).encode()
-        socket.sent[event.cid] = event.seq
-    return b'{"prev_seq":' + prev + b"," + tail
+def _follow(event: Event, socket: Socket) -> int | None:
+    """Return `prev_seq` for this socket, and note that the event is the last one it was sent."""
+    if event.cid is None or event.seq is None:
+        return None
+    prev = socket.sent.get(event.cid, 0)
+    socket.sent[event.cid] = event.seq
+    return prev
+
+
+def _frame(prev_seq: int | None, tail: bytes) -> Frame:
+    return Frame(b'{"prev_seq":' + (b"null" if prev_seq is None else b"%d" % prev_seq) + b"," + tail)
 
 
 def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
@@ -254,4 +330,4 @@ def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
         mine = socket.user_id in heard.groups | heard.meant
         if mine or (heard.watchers and turn.call.cid in socket.watching):
             _, data = shown_to(event, socket.user_id, socket.device_id, deciding)
-            socket.send(event.type, _frame(event, socket, _tail(event, data)))
+            socket.send(event.type, _frame(_follow(event, socket), _tail(event, data)))

@@ -27,8 +27,8 @@ from signaling.calls.problems import Problem
 from signaling.calls.rights import require
 from signaling.calls.state import Turn
 from signaling.errors import Refusal
-from signaling.events.channel import Socket, may_watch, replay
-from signaling.http_server import PINGS
+from signaling.events.channel import Frame, Socket, may_watch, replay
+from signaling.http_server import PINGS, SEND_AT_ONCE
 from signaling.store.kinds import milliseconds
 from signaling.store.schema import events as events_table
 
@@ -46,10 +46,11 @@ RESUME_ATTEMPTS_MAX = 5
 
 
 class EventSocket:
-    """ASGI-side of one connection: a reader, a writer, and the clock of its token."""
+    """ASGI-side of one connection: a reader and a writer."""
 
     def __init__(self, service: CallsService) -> None:
         self._service = service
+        self._expiring: asyncio.Task[None] | None = None
 
     async def __call__(self, websocket: WebSocket) -> None:
         offered = websocket.scope.get("subprotocols", [])
@@ -65,6 +66,8 @@ class EventSocket:
         except WebSocketDisconnect:
             return
         self._service.channel.add(socket)
+        if self._expiring is None:
+            self._expiring = asyncio.create_task(self._close_expired())
         try:
             await self._run(websocket, socket)
         finally:
@@ -120,24 +123,25 @@ class EventSocket:
             await websocket.close(code or 1000)
 
     async def _write(self, websocket: WebSocket, socket: Socket) -> None:
-        service = self._service
+        socket.transmit = websocket.scope["extensions"].get(SEND_AT_ONCE)
         while True:
             while socket.outgoing:
                 _, frame = socket.outgoing.popleft()
-                await websocket.send_text(frame.decode())
+                socket.sending = True
+                await websocket.send_text(frame.text.decode())
+                socket.sending = False
             if socket.close_code is not None:
                 return
             socket.wake.clear()
-            if socket.outgoing:
-                continue
-            left = (socket.principal.expires_at - service.now()).total_seconds()
-            if left <= 0:
-                socket.close(CLOSE_EXPIRED)
-                continue
-            with contextlib.suppress(TimeoutError):
-                # Looked at once a second, because a token that is renewed moves the deadline.
-                async with asyncio.timeout(min(left, 1.0)):
-                    await socket.wake.wait()
+            await socket.wake.wait()
+
+    async def _close_expired(self) -> None:
+        """Close sockets when their tokens expire, as long as there are any: one clock for all of them."""
+        wait: float | None = 0.0
+        while wait is not None:
+            await asyncio.sleep(wait)
+            wait = self._service.channel.close_expired(self._service.now())
+        self._expiring = None
 
     async def _read(self, websocket: WebSocket, socket: Socket) -> None:
         patience = 2 * self._service.settings.heartbeat_ms / 1000
@@ -155,7 +159,7 @@ class EventSocket:
                 continue
             except KeyError:
                 binary = Problem("invalid_request", "Frames are text.")
-                socket.send("control", _error(binary, self._service.new_id()).encode())
+                socket.send("control", Frame(_error(binary, self._service.new_id()).encode()))
                 continue
             now = self._service.now()
             if now - window > timedelta(seconds=1):
@@ -182,7 +186,7 @@ class EventSocket:
                 raise Problem("unprocessable", "There is no such frame.")
             await handler(socket, frame)
         except Refusal as refusal:
-            socket.send("control", _error(refusal, self._service.new_id()).encode())
+            socket.send("control", Frame(_error(refusal, self._service.new_id()).encode()))
 
     async def _renew(self, socket: Socket, frame: dict[str, Any]) -> None:
         token = frame.get("token")

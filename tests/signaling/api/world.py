@@ -278,7 +278,7 @@ class Listener:
 
     def frames(self) -> list[dict[str, Any]]:
         """Return what arrived since the last time."""
-        frames = [json.loads(frame) for _, frame in self.socket.outgoing]
+        frames = [json.loads(frame.text) for _, frame in self.socket.outgoing]
         self.socket.outgoing.clear()
         return [frame for frame in frames if frame["type"] != "hello"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from signaling.client import Event, EventStream, NotFound, Unauthenticated, Unavailable
 from signaling.client.events import Ledger
+from signaling.events.channel import Frame
 from tests.signaling.api.world import World
 from tests.signaling.client.conftest import People
 
@@ -193,7 +194,7 @@ def test_the_ledger_takes_what_has_no_number() -> None:
 async def test_what_no_server_would_say_ends_the_stream_with_an_error(world: World, served: People) -> None:
     async with served("dave").events() as events:
         socket = next(s for s in world.service.channel._by_connection.values() if s.user_id == "dave")
-        socket.send("control", b'{"type":"member.added","id":"1","cid":5,"data":"nothing"}')
+        socket.send("control", Frame(b'{"type":"member.added","id":"1","cid":5,"data":"nothing"}'))
         with pytest.raises(Unavailable) as broken:
             await asyncio.wait_for(anext(events), 10)
         assert broken.value.code == "unexpected_reply"

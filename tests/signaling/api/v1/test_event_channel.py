@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 
 from signaling.calls.settings import CallsSettings
+from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings
 from tests.signaling.api.world import World
@@ -341,7 +342,7 @@ async def test_a_slow_socket_loses_counts_first_and_then_the_connection(database
     slow = await world.listen(world.as_("alice"), "default/x")
     slow.frames()
     for _ in range(20):
-        slow.socket.send("session.counts", b"{}")
+        slow.socket.send("session.counts", Frame(b"{}"))
     assert (len(slow.socket.outgoing), slow.socket.close_code) == (16, None)
     await world.as_("alice").patch(CALL, {"custom": {"n": 0}})
     assert [kind for kind, _ in slow.socket.outgoing] == ["call.updated"]
