@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Column as TableColumn
 from sqlalchemy import ColumnElement, and_, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -66,8 +67,15 @@ async def page_of(
     return Page(items, encode("next", last) if has_next else None, encode("prev", first) if has_prev else None)
 
 
+def _never_null(expression: Any) -> bool:
+    return isinstance(expression, TableColumn) and not expression.nullable
+
+
 def _sorting(column: Column, backwards: bool) -> list[Any]:
     falling = column.descending != backwards
+    if _never_null(column.expression):
+        # Alone, so that an index gives the order and the scan stops with the page.
+        return [column.expression.desc() if falling else column.expression.asc()]
     # "Is it NULL" first: databases disagree on where NULL belongs.
     absent = column.expression.is_(None)
     if falling:
@@ -97,7 +105,8 @@ def _after(column: Column, value: Any, falling: bool) -> ColumnElement[bool]:
         return result
     if value is None:
         return false()
-    return or_(expression > value, expression.is_(None))
+    later: ColumnElement[bool] = expression > value
+    return later if _never_null(expression) else or_(later, expression.is_(None))
 
 
 def newest_first(kind: Kind[Any], id_: str = "id") -> list[Column]:
