@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from starlette.routing import BaseRoute
 
-from signaling.api.v1 import upkeep
+from signaling.api.v1 import relay, upkeep
 from signaling.api.v1.api import calls_routes
 from signaling.api.v1.media_feed import CallsFeed
 from signaling.api.v1.service import CallsService
@@ -40,6 +40,7 @@ class CallsSystem:
 
     async def start(self) -> None:
         await self.service.prepare()
+        await self.service.relay.start()
         await self.feed.reconcile()
         self.service.start()
 
@@ -86,7 +87,10 @@ def create_calls_system(
     async def look_after() -> None:
         await upkeep.loop(service)
 
-    for work in (deliver, send_push, look_after):
+    async def follow() -> None:
+        await relay.loop(service)
+
+    for work in (deliver, send_push, look_after, follow):
         service.in_background(work)
     feed = CallsFeed(service)
     timers = Timers(service, feed.catch_up)

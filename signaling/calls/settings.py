@@ -40,6 +40,13 @@ class CallsSettings(BaseModel):
     event_retention_seconds: int = Field(
         300, ge=60, le=86_400, description="How far back a socket resumes. Raise it for clients that sleep long."
     )
+    event_poll_ms: int = Field(
+        100,
+        ge=10,
+        le=10_000,
+        description="How soon event sockets hear what another process on the same database did. "
+        "Lower it for haste; each look costs the database three small queries.",
+    )
     delivery_retention_seconds: int = Field(
         604_800, ge=3_600, le=2_592_000, description="How long webhook deliveries can be looked at and sent again."
     )

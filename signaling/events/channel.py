@@ -219,6 +219,8 @@ class Channel:
         tails: dict[str, bytes] = {}
         frames: dict[tuple[str, int | None], Frame] = {}
         for socket in receivers:
+            if event.seq is not None and socket.sent.get(event.cid or "", -1) >= event.seq:
+                continue  # it began to watch after this happened in another process
             variant, data = shown_to(event, socket.user_id, socket.device_id, deciding)
             alike = (variant, _follow(event, socket))
             frame = frames.get(alike)

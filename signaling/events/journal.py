@@ -67,12 +67,11 @@ async def record(
 ) -> bool:
     """Write events and what follows from them; tell whether anything is to be sent."""
     owed = False
-    # What has no number is not replayed: counts and captions are out of date a moment later.
-    kept = [event for event in events if event.seq is not None or event.cid is None]
-    if kept:
-        rows = [{"id": e.id, "cid": e.cid, "seq": e.seq, "created_at": milliseconds(e.at), "doc": e} for e in kept]
+    if events:
+        # What has no number too: other processes find it here, though nobody is replayed it.
+        rows = [{"id": e.id, "cid": e.cid, "seq": e.seq, "created_at": milliseconds(e.at), "doc": e} for e in events]
         await _INSERT.run(connection, *rows)
-        owed = await _owe_deliveries(connection, kept, now, new_id)
+        owed = await _owe_deliveries(connection, events, now, new_id)
     if pushes and call_type is not None:
         owed = await _owe_pushes(connection, pushes, call_type, now, new_id) or owed
     return owed

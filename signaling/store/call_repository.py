@@ -56,10 +56,14 @@ class Stale(Exception):
 
 @dataclass
 class Loaded:
-    """A state and the revision at which it was read; 0: it is not stored yet."""
+    """A state and the revision at which it was read; 0: it is not stored yet.
+
+    `read_anew`: it came from the database and not from this process's own last change.
+    """
 
     state: CallState
     revision: int
+    read_anew: bool = False
 
 
 class CallRepository:
@@ -84,7 +88,7 @@ class CallRepository:
         known = self._known(type_, call_id, row)
         if known is not None:
             return known
-        loaded = Loaded((await self._read(connection, [row.key]))[row.key], row.revision)
+        loaded = Loaded((await self._read(connection, [row.key]))[row.key], row.revision, read_anew=True)
         self._remember(loaded)
         return loaded
 
@@ -99,7 +103,7 @@ class CallRepository:
             if loaded is None:
                 if row.key not in states:
                     continue  # deleted between the two reads
-                loaded = Loaded(states[row.key], row.revision)
+                loaded = Loaded(states[row.key], row.revision, read_anew=True)
                 self._remember(loaded)
             result.append(loaded)
         return result

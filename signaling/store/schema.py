@@ -184,8 +184,9 @@ push_jobs = _table(
     Index("ix_push_jobs_state_next_attempt_at", "state", "next_attempt_at"),
     Index("ix_push_jobs_device_id_created_at", "device_id", "created_at"),
 )
-events = _table(
+events = Table(
     "events",
+    metadata,
     Column("number", RowNumber, primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("cid", String(160)),
@@ -194,6 +195,8 @@ events = _table(
     _doc(),
     Index("ix_events_cid_seq", "cid", "seq"),
     Index("ix_events_created_at", "created_at"),
+    # No number twice: other processes follow the events by it.
+    sqlite_autoincrement=True,
 )
 tasks = _table("tasks", _id("id", 36), Column("status", String(16), nullable=False, index=True), _created(), _doc())
 audit = _table("audit", _id("id", 36), _created(), _doc(), Index("ix_audit_created_at_id", "created_at", "id"))

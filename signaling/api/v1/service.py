@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from signaling.api.v1.relay import Relay
 from signaling.calls.identifiers import uuid7, whole_milliseconds
 from signaling.calls.media import MediaRooms, NoMediaNode, Permission
 from signaling.calls.model import AuditEntry, Event, Participant, PushProvider, User
@@ -116,6 +117,7 @@ class CallsService:
         self.calls = CallRepository()
         self.directory = Directory()
         self.channel = Channel(settings, self.now)
+        self.relay = Relay(database)
         self.outbound = outbound
         self.deliveries_owed = asyncio.Event()
         self.push_owed = asyncio.Event()
@@ -235,7 +237,7 @@ class CallsService:
                     check_reach(turn)
                 result = operation(turn)
                 if not differs(loaded.state, turn.state) and loaded.revision and not turn.stored:
-                    await self._carry_out(turn)
+                    await self._carry_out(turn, loaded)
                     return Outcome(result, turn, created=False)
                 rooms = await self._make_rooms(turn)
                 try:
@@ -248,7 +250,7 @@ class CallsService:
                     await self._unmake(rooms)
                     raise
                 self.calls.committed(after)
-                await self._carry_out(turn)
+                await self._carry_out(turn, loaded)
                 return Outcome(result, turn, created=loaded.revision == 0)
         raise Problem("unavailable", "The call changes too fast; try again.", retry_after_ms=100)
 
@@ -266,6 +268,11 @@ class CallsService:
         if wanted.reach and loaded.revision:
             check_reach(turn)
         return view(turn)
+
+    async def look_in_turn(self, type_: str, call_id: str, view: Callable[[Turn], T]) -> T:
+        """Read a call for the system itself, while no operation of this process is on it."""
+        async with self._lock(f"{type_}:{call_id}"):
+            return await self.look(SYSTEM, type_, call_id, view, Wanted(reach=False))
 
     async def look_each(self, principal: Principal, keys: Sequence[str], view: Callable[[Turn], T]) -> list[T]:
         """Read several calls, by their rows' keys, with a few queries for all of them; checks no reach."""
@@ -293,7 +300,7 @@ class CallsService:
                 # Into the base too, so that what merely was looked up does not count as new.
                 base = loaded.state.draft()
                 await self.calls.include(connection, base, wanted.also)
-                loaded, draft = Loaded(base, loaded.revision), base.draft()
+                loaded, draft = Loaded(base, loaded.revision, loaded.read_anew), base.draft()
             facts = self._facts(await self.directory.users(connection, _people(principal, draft, wanted)))
             facts.busy = await self._busy(connection, draft, facts)
         facts.online = self.channel.online()
@@ -326,6 +333,8 @@ class CallsService:
         events = [effect for effect in turn.effects if isinstance(effect, Event)]
         pushes = [effect for effect in turn.effects if isinstance(effect, Push)]
         due = call_clock.next_due(turn)
+        # Before others can see them: this process tells its sockets itself, after the media side.
+        self.relay.told.add(event.id for event in events)
         async with self.database.write() as connection:
             after = await self.calls.store(connection, loaded, turn.state, due)
             await save(connection, turn.stored, call_key=turn.call.key)
@@ -371,12 +380,16 @@ class CallsService:
         for room in rooms:
             await self._apply(CloseRoom(room, "shutdown"))
 
-    async def _carry_out(self, turn: Turn) -> None:
+    async def _carry_out(self, turn: Turn, loaded: Loaded) -> None:
         # The media side first: nobody is told of a right before it holds, nor that one is gone before it is.
         for effect in turn.effects:
             if not isinstance(effect, Event | Push | CreateRoom):
                 await self._apply(effect)
         events = [effect for effect in turn.effects if isinstance(effect, Event)]
+        first = next((event.seq for event in events if event.seq is not None), None)
+        if first is not None and loaded.read_anew:
+            # Another process may have had the call before: what it told comes first.
+            events = [*await self.relay.missed(turn.call.cid, first), *events]
         if events:
             self.channel.publish(turn, events)
 

@@ -1,0 +1,192 @@
+"""Brings what other processes on the same database did to this one's event sockets.
+
+Events are in the database before anybody is told, so each process follows that table and tells its own sockets what
+it did not write itself. A call's events stay in order: before this process tells of a change of its own, it tells
+what others wrote of the call before (`catch_up`). What concerns all calls moves the realm's revision; then sockets
+are looked at anew. Not here: who hears what (`events/channel.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from signaling.calls.model import Event
+from signaling.calls.problems import Problem
+from signaling.calls.state import Turn
+from signaling.store import schema
+from signaling.store.database import Database, DatabaseAway
+from signaling.store.prepared import Prepared
+
+if TYPE_CHECKING:
+    from signaling.api.v1.service import CallsService
+
+log = structlog.get_logger(__name__)
+
+TOLD_MAX = 50_000
+"""Events remembered as told; a second's worth under heavy load is a tenth of it."""
+GAP_LOOKS_MAX = 600
+"""For how many looks a missing number may belong to a transaction that is still open; a minute at 10 a second."""
+GAPS_MAX = 10_000
+AT_ONCE = 1_000
+
+_EVENTS = schema.events.c
+_HEAD = Prepared(select(func.max(_EVENTS.number).label("number")))
+_SINCE = Prepared(
+    select(_EVENTS.number, _EVENTS.id, _EVENTS.cid)
+    .where(_EVENTS.number > bindparam("after"))
+    .order_by(_EVENTS.number)
+    .limit(AT_ONCE)
+)
+_OF_CALL = Prepared(
+    select(_EVENTS.id, _EVENTS.doc)
+    .where(_EVENTS.cid == bindparam("cid_"), _EVENTS.number > bindparam("after"))
+    .order_by(_EVENTS.number)
+)
+
+
+class Told:
+    """Events that this process's sockets were told, or are about to be."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, ids: Iterable[str]) -> None:
+        self._ids.update(dict.fromkeys(ids))
+        while len(self._ids) > TOLD_MAX:
+            self._ids.popitem(last=False)
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+
+class Relay:
+    """Follows the events' numbers. Databases give numbers before they commit, so a number may turn up late:
+    those that are missing are asked for again until nobody can hold them any more.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._head: int | None = None
+        self._gaps: dict[int, int] = {}
+        self.told = Told()
+
+    async def start(self) -> None:
+        """Begin behind what there is."""
+        async with self._database.read() as connection:
+            self._head = (await _HEAD.rows(connection))[0].number or 0
+
+    async def look(self, *, heard: bool) -> list[Event]:
+        """Return what other processes committed since the last look, in the order of each call.
+
+        heard: whether anybody is there to be told; if not, nothing is read.
+        """
+        if self._head is None:
+            await self.start()
+        async with self._database.read() as connection:
+            late, rows = await self._late(connection), await _SINCE.rows(connection, {"after": self._head})
+            self._advance([row.number for row in rows])
+            found = [row.id for row in (*late, *rows) if row.cid is not None and row.id not in self.told]
+            if not found or not heard:
+                return []
+            docs = await connection.execute(select(_EVENTS.doc).where(_EVENTS.id.in_(found)).order_by(_EVENTS.number))
+            self.told.add(found)
+            return [msgspec.convert(row.doc, Event) for row in docs]
+
+    async def _late(self, connection: AsyncConnection) -> list[Any]:
+        if not self._gaps:
+            return []
+        query = select(_EVENTS.number, _EVENTS.id, _EVENTS.cid).where(_EVENTS.number.in_(self._gaps))
+        late = list(await connection.execute(query.order_by(_EVENTS.number)))
+        came = {row.number for row in late}
+        self._gaps = {n: looks + 1 for n, looks in self._gaps.items() if n not in came and looks < GAP_LOOKS_MAX}
+        return late
+
+    def _advance(self, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        begin = (self._head or 0) + 1
+        if numbers[-1] - begin < GAPS_MAX:
+            self._gaps.update(dict.fromkeys(set(range(begin, numbers[-1])) - set(numbers), 0))
+        self._head = numbers[-1]
+
+    async def missed(self, cid: str, before: int) -> list[Event]:
+        """Return what others wrote of a call and `look` has not found yet, up to the number `before`."""
+        after = min(self._gaps, default=(self._head or 0) + 1) - 1
+        async with self._database.read() as connection:
+            rows = await _OF_CALL.rows(connection, {"cid_": cid, "after": after})
+        events = [msgspec.convert(row.doc, Event) for row in rows if row.id not in self.told]
+        found = [event for event in events if event.seq is None or event.seq < before]
+        self.told.add(event.id for event in found)
+        return found
+
+
+class Follower:
+    """Tells this process's sockets what others did."""
+
+    def __init__(self, service: CallsService) -> None:
+        self._service = service
+        self._realm: Any = None
+        self._revision = -1
+
+    async def look(self) -> None:
+        """Tell what happened since the last time."""
+        service = self._service
+        heard = bool(service.channel.online() or service.channel.watched())
+        events = await service.relay.look(heard=heard)
+        async with service.database.read() as connection:
+            await service.directory.refresh(connection)
+            if heard and service.directory.revision != self._revision:
+                await self._realm_changed(connection)
+        of_call: dict[str, list[Event]] = {}
+        for event in events:
+            of_call.setdefault(event.cid or "", []).append(event)
+        for cid, of_one in of_call.items():
+            await self._tell(cid, of_one)
+
+    async def _tell(self, cid: str, events: list[Event]) -> None:
+        def publish(turn: Turn) -> None:
+            self._service.channel.publish(turn, events)
+
+        type_, _, call_id = cid.partition(":")
+        try:
+            await self._service.look_in_turn(type_, call_id, publish)
+        except Problem:
+            return  # wiped meanwhile
+
+    async def _realm_changed(self, connection: AsyncConnection) -> None:
+        """Look at all sockets anew if what they may hear can have changed."""
+        service, directory = self._service, self._service.directory
+        self._revision = directory.revision
+        online = service.channel.online()
+        users = await directory.users(connection, online)
+        standing = {user_id: (u.role, u.teams, u.deleted_at is None) for user_id, u in users.items()}
+        realm = (directory.app, directory.types, directory.bans, standing)
+        if realm == self._realm:
+            return
+        self._realm = realm
+        for user_id, user in users.items():
+            if user_id in online and user.deleted_at is not None:
+                service.channel.drop_user(user_id)
+            service.channel.change_teams(user_id, user.teams)
+        await service.recheck_watchers()
+
+
+async def loop(service: CallsService) -> None:
+    """Follow the database until cancelled."""
+    follower = Follower(service)
+    while True:
+        try:
+            await follower.look()
+        except DatabaseAway:
+            pass  # it was logged; what happened meanwhile is found when it is back
+        except Exception:  # one event that cannot be told must not end it for all others
+            log.exception("relay_failed")
+        await asyncio.sleep(service.settings.event_poll_ms / 1000)
