@@ -11,6 +11,7 @@ from signaling.client import media as media_side
 from signaling.client.call_lifecycle import Lifecycle
 from signaling.client.errors import Conflict, Forbidden, VideoError
 from signaling.client.models import JoinReply, LobbyEntry, Media, Participant
+from signaling.client.transport import segment
 
 if TYPE_CHECKING:
     from livekit import rtc
@@ -100,14 +101,15 @@ class Joining(Lifecycle):
             raise _waiting(entry)
         async with self._client.events() as events:
             for _ in range(LOBBY_ROUNDS_MAX):
-                # Asked again after the socket is open: what happened before it was is in the answer.
-                data: dict[str, Any] = await self._client.transport.request("POST", self.path("/join"), body)
-                if "lobby" not in data:
-                    return data
-                current = self._lobby(data)
-                if current.id != entry.id:
+                # Looked at after the socket is open: what happened before it was is there.
+                path = self.path(f"/lobby/{segment(entry.id)}")
+                data: dict[str, Any] = await self._client.transport.request("GET", path)
+                entry = self._lobby(data)
+                if entry.state == "admitted":
+                    joined: dict[str, Any] = await self._client.transport.request("POST", self.path("/join"), body)
+                    return joined
+                if entry.state != "waiting":
                     raise _not_admitted(data)
-                entry = current
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOBBY_LOOK_SECONDS):
                         await self._decided(events, entry)

@@ -88,6 +88,14 @@ class Rights(CallBase):
         """Return who waits in the lobby."""
         return [entry async for entry in self._pages("GET", "/lobby", LobbyEntry, 100)]
 
+    async def lobby_entry(self, entry: LobbyEntry | str) -> LobbyEntry:
+        """Return an entry as it is now: one's own, also when it was denied or has expired, or any for who decides."""
+        entry_id = entry if isinstance(entry, str) else entry.id
+        self._named()
+        path = self.path(f"/lobby/{segment(entry_id)}")
+        data = await self._client.transport.request("GET", path)
+        return self._client.transport.value(data["lobby"], LobbyEntry)
+
     async def admit(self, entry: LobbyEntry | str) -> LobbyEntry:
         return await self._on_lobby(entry, "admit")
 

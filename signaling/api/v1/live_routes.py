@@ -68,6 +68,13 @@ async def get_lobby(ask: Ask) -> Reply:
     return listed(ask, entries, views.lobby)
 
 
+async def get_lobby_entry(ask: Ask) -> Reply:
+    entry_id = ask.path["entry"]
+    wanted = Wanted(also={"lobby": entry_id})
+    entry = await ask.service.look(ask.principal, *checked_cid(ask), lambda turn: lobby.read(turn, entry_id), wanted)
+    return Reply({"lobby": views.lobby(entry)})
+
+
 def _on_lobby(operation: Callable[[Turn, str], Any], path_name: str, also: bool) -> Callable[[Ask], Any]:
     async def handler(ask: Ask) -> Reply:
         await ask.body(Nothing)
@@ -139,6 +146,7 @@ ROUTES = [
     Route("DELETE", f"{_CALL}/live", stop_live, "Stop being live", capability="live.stop",
           query={"remove_viewers": "Whether those who may not be backstage leave."}),
     Route("GET", f"{_CALL}/lobby", get_lobby, "List who waits", query=_PAGE, capability="lobby.admit"),
+    Route("GET", f"{_CALL}/lobby/{{entry}}", get_lobby_entry, "Read an entry of the lobby"),
     Route("POST", f"{_CALL}/lobby/admit-all", admit_all, "Admit everybody", body=Nothing, capability="lobby.admit"),
     Route("POST", f"{_CALL}/lobby/{{entry}}/admit",
           _on_lobby(lambda t, i: lobby.resolve(t, i, "admitted"), "entry", True), "Admit somebody", body=Nothing,

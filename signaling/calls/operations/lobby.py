@@ -9,7 +9,7 @@ from signaling.calls.model import LobbyEntry
 from signaling.calls.operations import sessions
 from signaling.calls.operations.members import check_not_above_me
 from signaling.calls.problems import Problem, not_found
-from signaling.calls.rights import Holding, deciders, require
+from signaling.calls.rights import Holding, deciders, own, require
 from signaling.calls.state import Turn
 
 
@@ -47,6 +47,15 @@ def wait(turn: Turn, user_id: str, device_id: str) -> LobbyEntry:
 def waiting(turn: Turn) -> list[LobbyEntry]:
     require(turn, "lobby.admit")
     return [entry for entry in turn.state.lobby.values() if entry.state == "waiting"]
+
+
+def read(turn: Turn, entry_id: str) -> LobbyEntry:
+    """Return an entry, decided ones too, to whom it is about and to those who decide."""
+    entry = turn.state.lobby.get(entry_id)
+    mine = entry is not None and turn.actor is not None and entry.user_id == turn.actor
+    if entry is None or not (mine or "lobby.admit" in own(turn).capabilities):
+        raise not_found("lobby entry")
+    return entry
 
 
 def resolve(turn: Turn, entry_id: str, state: str) -> LobbyEntry:

@@ -324,8 +324,11 @@ async def test_the_lobby_holds_who_is_not_admitted(world: World, served: People)
         await (host.admit(entry) if entry.user_id == "dave" else host.deny_entry(entry))
     room: Any = await asyncio.wait_for(joining, 10)
     assert room.connected
-    with pytest.raises(Forbidden, match="not_admitted"):
+    with pytest.raises(Forbidden, match="not_admitted") as refused:
         await asyncio.wait_for(denied, 10)
+    entry_id = refused.value.problem["lobby"]["id"]
+    assert (await served("eve").make_call("default", "x").lobby_entry(entry_id)).state == "denied"
+    assert await host.lobby() == []  # to learn that leaves no new entry behind
 
 
 async def test_g9_other_types_keep_their_rights(people: People) -> None:

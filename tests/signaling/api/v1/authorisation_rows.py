@@ -35,6 +35,7 @@ ROWS: dict[tuple[str, str], str] = {
     ("PUT", f"{CALL}/live"): "live.start",
     ("DELETE", f"{CALL}/live"): "live.stop",
     ("GET", f"{CALL}/lobby"): "lobby.admit",
+    ("GET", f"{CALL}/lobby/{{entry}}"): "reach",
     ("POST", f"{CALL}/lobby/admit-all"): "lobby.admit",
     ("POST", f"{CALL}/lobby/{{entry}}/admit"): "lobby.admit",
     ("POST", f"{CALL}/lobby/{{entry}}/deny"): "lobby.admit",

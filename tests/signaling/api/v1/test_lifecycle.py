@@ -177,9 +177,16 @@ async def test_denied_or_forgotten_in_the_lobby(world: World) -> None:
     entry = (await world.as_("bob").post(f"{CALL}/join")).json()["lobby"]
     denied = (await world.as_("alice").post(f"{CALL}/lobby/{entry['id']}/deny")).json()["lobby"]
     assert [f["data"] for f in bob.only("lobby.denied")] == [{"lobby": denied}]
+    path = f"{CALL}/lobby/{entry['id']}"
+    # Who was away when it was decided learns it here, without asking anew.
+    assert (await world.as_("bob").get(path)).json() == {"lobby": denied}
+    assert (await world.as_("alice").get(path)).json() == {"lobby": denied}
+    assert code(await world.as_("carl").get(path)) == (404, "not_found")
+    assert code(await world.as_("bob").get(f"{CALL}/lobby/nothing")) == (404, "not_found")
     second = (await world.as_("bob").post(f"{CALL}/join")).json()["lobby"]
     assert second["id"] != entry["id"]
     await world.advance(10)
+    assert (await world.as_("bob").get(f"{CALL}/lobby/{second['id']}")).json()["lobby"]["state"] == "expired"
     assert (await world.as_("alice").get(f"{CALL}/lobby")).json()["items"] == []
     late = await world.as_("alice").post(f"{CALL}/lobby/{second['id']}/admit")
     assert (code(late), late.json()["lobby"]["state"]) == ((409, "already_resolved"), "expired")
