@@ -1,4 +1,4 @@
-"""Recordings and transcriptions of a call."""
+"""Recordings, transcriptions and captions of a call."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class Captures(CallBase):
 
     def transcriptions(self, *, limit: int = 100) -> AsyncIterator[Recording]:
         return self._pages("GET", "/transcriptions", Recording, limit)
+
+    async def send_caption(
+        self, text: str, *, language: str | None = None, final: bool = True, user_id: str | None = None
+    ) -> None:
+        """Show a line of captions. user_id: who says it, oneself if None. final: it does not change any more."""
+        body = {"text": text, "language": language, "final": final, "user_id": user_id}
+        await self._post("/captions/text", {name: value for name, value in body.items() if value is not None})
 
     async def _start_capture(self, plural: str, name: str, body: Mapping[str, Any]) -> Recording:
         data = await self._post(f"/{plural}", {key: value for key, value in body.items() if value is not None})

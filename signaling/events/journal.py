@@ -25,6 +25,8 @@ RING_CAPABLE = ("apns_voip", "fcm", "webpush")
 _INSERT = Prepared(
     schema.events.insert().values({name: bindparam(name) for name in ("id", "cid", "seq", "created_at", "doc")})
 )
+BY_NAME_ONLY = frozenset({"captions.text"})
+"""Events that an endpoint gets only if it names them: too many to come with everything."""
 ALERT_CAPABLE = ("apns", "fcm", "webpush")
 
 
@@ -50,6 +52,8 @@ def wants(webhook: Webhook, event: Event) -> bool:
     type_ = (event.cid or "").partition(":")[0]
     if webhook.call_types is not None and type_ not in webhook.call_types:
         return False
+    if event.type in BY_NAME_ONLY:
+        return event.type in webhook.events
     return any(_matches(pattern, event.type) for pattern in webhook.events)
 
 

@@ -21,6 +21,8 @@ from signaling.calls.state import Turn
 from signaling.store.kinds import CAPTURES
 from signaling.store.pages import newest_first, page_of
 
+# BCP 47, as the call's own setting takes it.
+LANGUAGE = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$"
 UserIds = Annotated[list[str], Field(max_length=MEMBERS_MAX)]
 
 
@@ -50,6 +52,15 @@ class CustomEvent(Body):
     type: str = Field(min_length=1, max_length=64)
     custom: dict[str, Any] = Field({})
     to: UserIds | None = None
+
+
+class Caption(Body):
+    """A line of captions. `final`: it does not change any more."""
+
+    text: str = Field(min_length=1, max_length=2_048)
+    language: str | None = Field(None, max_length=64, pattern=LANGUAGE)
+    final: bool = True
+    user_id: str | None = Field(None, min_length=1, max_length=256)
 
 
 class StartCapture(Body):
@@ -140,6 +151,15 @@ async def react(ask: Ask) -> Reply:
 async def send_event(ask: Ask) -> Reply:
     body = await ask.body(CustomEvent)
     return await change_call(ask, lambda turn: {"event": messages.send(turn, body.type, body.custom, body.to)})
+
+
+async def post_caption(ask: Ask) -> Reply:
+    body = await ask.body(Caption)
+
+    def operation(turn: Turn) -> dict[str, Any]:
+        return {"caption": messages.caption(turn, body.text, body.language, body.user_id, final=body.final)}
+
+    return await change_call(ask, operation)
 
 
 async def explain(ask: Ask) -> Reply:
@@ -253,6 +273,8 @@ ROUTES = [
           example={"type": "hand", "emoji": "✋"}),
     Route("POST", f"{_CALL}/events", send_event, "Send a custom event", body=CustomEvent, capability="event.send",
           example={"type": "chat", "custom": {"text": "hello"}}),
+    Route("POST", f"{_CALL}/captions/text", post_caption, "Show a line of captions", body=Caption,
+          capability="captions.send", example={"text": "Good morning.", "language": "en"}),
     Route("GET", f"{_CALL}/capabilities/explain", explain, "Say why a user may do what he may",
           query={"user": "Whose rights; the caller's if absent."}),
     *(route for feature in captures.FEATURES.values() for route in _capture_routes(feature)),

@@ -237,6 +237,7 @@ class CallsService:
                     check_reach(turn)
                 result = operation(turn)
                 if not differs(loaded.state, turn.state) and loaded.revision and not turn.stored:
+                    await self._commit_events(turn)
                     await self._carry_out(turn, loaded)
                     return Outcome(result, turn, created=False)
                 rooms = await self._make_rooms(turn)
@@ -330,20 +331,31 @@ class CallsService:
         return await busy_users(connection, [*draft.members, *facts.users], draft.call.key)
 
     async def _commit(self, loaded: Loaded, turn: Turn) -> Loaded:
-        events = [effect for effect in turn.effects if isinstance(effect, Event)]
-        pushes = [effect for effect in turn.effects if isinstance(effect, Push)]
         due = call_clock.next_due(turn)
-        # Before others can see them: this process tells its sockets itself, after the media side.
-        self.relay.told.add(event.id for event in events)
         async with self.database.write() as connection:
             after = await self.calls.store(connection, loaded, turn.state, due)
             await save(connection, turn.stored, call_key=turn.call.key)
-            owed = await record(connection, events, pushes, turn.type, turn.now, self.new_id)
+            owed = await self._record(connection, turn)
         if due is not None and (self.timers_wait_until is None or due < self.timers_wait_until):
             self.timers_changed.set()
         if owed or turn.stored:
             self.wake_senders()
         return after
+
+    async def _commit_events(self, turn: Turn) -> None:
+        """Write down what changed nothing of the call, as a line of captions does, for other processes and webhooks."""
+        if any(isinstance(effect, Event) for effect in turn.effects):
+            async with self.database.write() as connection:
+                owed = await self._record(connection, turn)
+            if owed:
+                self.wake_senders()
+
+    async def _record(self, connection: AsyncConnection, turn: Turn) -> bool:
+        events = [effect for effect in turn.effects if isinstance(effect, Event)]
+        pushes = [effect for effect in turn.effects if isinstance(effect, Push)]
+        # Before others can see them: this process tells its sockets itself, after the media side.
+        self.relay.told.add(event.id for event in events)
+        return await record(connection, events, pushes, turn.type, turn.now, self.new_id)
 
     def _lock(self, cid: str) -> asyncio.Lock:
         """One operation per call at a time: two would only make each other's commit stale."""

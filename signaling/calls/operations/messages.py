@@ -1,4 +1,4 @@
-"""Reactions and custom events: told on, never kept."""
+"""Reactions, custom events and lines of captions: told on, never kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from signaling.calls.problems import Problem
+from signaling.calls.operations import captures
+from signaling.calls.problems import Problem, unprocessable
 from signaling.calls.rights import require
 from signaling.calls.state import Turn
 
@@ -29,6 +30,27 @@ def send(turn: Turn, type_: str, custom: dict[str, Any], to: Sequence[str] | Non
     else:
         near = turn.state.members.keys() | {participant.user_id for participant in turn.state.present()}
         turn.emit("event.custom", data, "S", users=tuple(user for user in dict.fromkeys(to) if user in near))
+    return data
+
+
+def caption(turn: Turn, text: str, language: str | None, user_id: str | None, *, final: bool) -> dict[str, Any]:
+    """Show a line of what somebody in the session says; user_id: who says it, the caller if None.
+
+    language: the call's if None; null in the event where that is left to be found out.
+    """
+    require(turn, "captions.send")
+    speaker = user_id or turn.actor
+    if speaker is None:
+        raise unprocessable("/user_id", "Name who says it.")
+    captures.check_enabled(turn, captures.FEATURES["captions"])
+    if turn.state.running is None:
+        raise Problem("conflict", "The call has no running session.")
+    if not turn.state.of_user(speaker):
+        raise unprocessable("/user_id", f"{speaker!r} is not in the session.", code="unknown_user")
+    usual = turn.settings["transcription"]["language"]
+    spoken = language or (None if usual == "auto" else usual)
+    data = _checked({"user_id": speaker, "text": text, "language": spoken, "final": final})
+    turn.emit("captions.text", data, "PWS", numbered=False)
     return data
 
 

@@ -91,6 +91,8 @@ def end(turn: Turn, reason: str, left_reason: str) -> None:
     # `change_session` keeps a session that is there.
     shown = views.session_of(ended, {"cid": turn.call.cid}) if ended else None
     turn.emit("session.ended", {"session": shown}, "MPWS")
+    # Everybody has left in this very transaction, so the session's figures are final.
+    turn.emit("stats.ready", {"session": shown}, "S")
     for entry in list(turn.state.lobby.values()):
         if entry.state == "admitted":
             turn.put("lobby", entry.id, entry, state="expired")

@@ -7,10 +7,8 @@ is asked about by `admit`, and says goodbye.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -82,13 +80,6 @@ class People:
     async def close(self) -> None:
         for client in [self.server, *self._clients.values()]:
             await client.aclose()
-
-
-@pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """One database is enough here: both are proved through the API."""
-    shutil.copy(sqlite_template, tmp_path / "calls.db")
-    return f"sqlite:///{tmp_path}/calls.db"
 
 
 @pytest.fixture(autouse=True)

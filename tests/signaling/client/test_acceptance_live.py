@@ -263,3 +263,20 @@ async def test_l11_joining_and_leaving_at_once_are_told_in_order(world: World, p
     assert types.index("participant.joined") < types.index("participant.left")
     await world.advance(31)
     assert [s.end_reason async for s in call.sessions()] == ["empty"]
+
+
+async def test_captions_are_shown_and_refused(world: World, served: People) -> None:
+    call = served("host").make_call("default", "x")
+    await call.get_or_create()
+    await call.join()
+    async with served("dave").events([served("dave").make_call("default", "x")]) as events:
+        await call.send_caption("Good morning.", language="en", final=False)
+        async with asyncio.timeout(10):
+            event = await anext(event async for event in events if event.type == "captions.text")
+    assert event.data == {"user_id": "host", "text": "Good morning.", "language": "en", "final": False}
+    with pytest.raises(MissingCapability) as refused:
+        await served("dave").make_call("default", "x").send_caption("Hello.")
+    assert refused.value.capability == "captions.send"
+    await call.update(settings={"transcription": {"captions_mode": "disabled"}})
+    with pytest.raises(Conflict, match="feature_disabled"):
+        await call.send_caption("Hello.")

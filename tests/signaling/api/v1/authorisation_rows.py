@@ -71,6 +71,7 @@ ROWS: dict[tuple[str, str], str] = {
     ("DELETE", f"{CALL}/transcriptions/{{capture}}/active"): "transcription.stop",
     ("DELETE", f"{CALL}/transcriptions/{{capture}}"): "transcription.stop",
     ("POST", f"{CALL}/captions"): "captions.start",
+    ("POST", f"{CALL}/captions/text"): "captions.send",
     ("GET", f"{CALL}/captions"): "call.read",
     ("DELETE", f"{CALL}/captions/{{capture}}/active"): "captions.stop",
     ("DELETE", f"{CALL}/captions/{{capture}}"): "captions.stop",
