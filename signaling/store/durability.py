@@ -12,9 +12,14 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import struct
+from pathlib import Path
 
-LOG_MAX_BYTES = 4_194_304
-"""From this size on the log is folded into the database, as SQLite itself does by default (1 000 pages)."""
+LOG_MAX_PAGES = 4_000
+"""From so many pages on the log is folded into the database. SQLite's default is 1 000; but the same few pages are
+written again and again, and folding writes each of them once, so seldom is cheaper."""
+_HEADER = struct.Struct("=16xI76xI")
+"""Of the log's index: how many frames the log has, and how many are folded already (sqlite.org/walformat.html §2.1)."""
 
 
 class WalSync:
@@ -54,11 +59,23 @@ def _sync_log(database: str) -> None:
         return  # folded into the database, which is synced then
     try:
         os.fdatasync(file)
-        grown = os.fstat(file).st_size > LOG_MAX_BYTES
     finally:
         os.close(file)
-    if grown:
+    if _pages_to_fold(database) > LOG_MAX_PAGES:
         _fold(database)
+
+
+def _pages_to_fold(database: str) -> int:
+    # Not the log's size: the file is written anew from its beginning, and never becomes smaller.
+    try:
+        with Path(f"{database}-shm").open("rb", buffering=0) as index:
+            header = index.read(_HEADER.size)
+    except FileNotFoundError:
+        return 0  # closed meanwhile, which folds it
+    if len(header) < _HEADER.size:
+        return 0
+    frames, folded = _HEADER.unpack(header)
+    return int(frames - folded)
 
 
 def _fold(database: str) -> None:

@@ -101,3 +101,26 @@ async def test_a_write_that_fails_waits_for_nothing(database: Database, monkeypa
     async with database.read() as connection:
         assert (await connection.exec_driver_sql("SELECT count(*) FROM thing")).scalar() == 0
     await database.close()
+
+
+async def test_a_grown_log_is_folded_once_and_then_written_anew(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds: list[int] = []
+    real = durability._fold
+
+    def fold(file: str) -> None:
+        folds.append(durability._pages_to_fold(file))
+        real(file)
+
+    monkeypatch.setattr(durability, "_fold", fold)
+    monkeypatch.setattr(durability, "LOG_MAX_PAGES", 50)
+    for number in range(200):
+        await _write(database, number)
+    # One page and more a write: folded each fifty pages, though the file stays as large as it once was.
+    assert 1 <= len(folds) <= 8
+    assert all(50 < pages < 60 for pages in folds)
+    assert (tmp_path / "calls.db-wal").stat().st_size < 200 * 4_096
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM thing")).scalar() == 200
+    await database.close()
