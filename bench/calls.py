@@ -27,6 +27,7 @@ import httpx2
 import uvloop
 from starlette.applications import Starlette
 
+from signaling import collector
 from signaling.api.v1.service import Wanted
 from signaling.calls.media import MediaFeed, Permission
 from signaling.calls.operations import calls
@@ -87,6 +88,7 @@ async def serve(database: str, port: int, prepared_calls: int) -> None:
     await system.start()
     await _fill(system, prepared_calls)
     listener = listen("127.0.0.1", port, 2_048)
+    collector.settle()
     print("ready", flush=True)
     await http_server(Starlette(routes=list(system.routes)), HttpSettings()).serve(sockets=[listener])
 
@@ -295,6 +297,7 @@ def main() -> None:
     if given.serve:
         uvloop.run(serve(**json.loads(given.serve)))
         return
+    collector.settle()
     for measure in (joins, search, sockets):
         if not given.what or measure.__name__ in given.what:
             uvloop.run(measure())

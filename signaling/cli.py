@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from signaling import collector, structured_logs
 from signaling import doctor as doctor_checks
-from signaling import structured_logs
 from signaling.calls.principal import mint
 from signaling.console.invite import mint_invite
 from signaling.errors import CallyardError, SettingsError
@@ -111,7 +111,9 @@ def serve(
         listener, keeper = open_listener(settings)
         _greet(loaded, listener.getsockname()[1])
         try:
-            uvloop.run(Server(settings).run(listener))
+            server = Server(settings)
+            collector.settle()
+            uvloop.run(server.run(listener))
         finally:
             if keeper is not None:
                 keeper.dismiss()
