@@ -303,6 +303,16 @@ class PushProvider(Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class Storage(Struct, frozen=True, kw_only=True):
+    """Where captures are put; `config` has the keys too."""
+
+    name: str
+    type: str
+    config: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
 class Webhook(Struct, frozen=True, kw_only=True):
     """`secrets`: newest first; each with the instant until which it signs, None for ever."""
 

@@ -343,6 +343,12 @@ def push_provider(value: model.PushProvider) -> Json:
     return _aged(value, {"name": value.name, "type": value.type, "base_url": value.base_url, value.type: public})
 
 
+def storage(value: model.Storage) -> Json:
+    """Return a storage without its secret key: it is write-only."""
+    public = {key: item for key, item in value.config.items() if key != "secret_access_key"}
+    return _aged(value, {"name": value.name, "type": value.type, value.type: public})
+
+
 def task(value: model.Task) -> Json:
     return _aged(value, {"id": value.id, "status": value.status, "result": value.result, "error": value.error})
 

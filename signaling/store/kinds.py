@@ -78,6 +78,7 @@ FEEDBACK = Kind(schema.feedback, model.Feedback, _by("id", "session_id"))
 
 DEVICES = Kind(schema.devices, model.Device, _by("id", "user_id", "provider", "token"))
 PUSH_PROVIDERS = Kind(schema.push_providers, model.PushProvider, _by("name"))
+STORAGES = Kind(schema.storages, model.Storage, _by("name"))
 WEBHOOKS = Kind(schema.webhooks, model.Webhook, _by("id"))
 DELIVERIES = Kind(
     schema.deliveries,
@@ -107,7 +108,7 @@ OF_ENTITY: dict[type, Kind[Any]] = {
     kind.entity: kind
     for kind in (
         USERS, ROLES, CALL_TYPES, BANS, APP, MEMBERS, SESSIONS, PARTICIPANTS, RIGHTS, RINGS, REQUESTS, LOBBY, BLOCKS,
-        CAPTURES, FEEDBACK, DEVICES, PUSH_PROVIDERS, WEBHOOKS, DELIVERIES, PUSH_JOBS, TASKS, AUDIT,
+        CAPTURES, FEEDBACK, DEVICES, PUSH_PROVIDERS, STORAGES, WEBHOOKS, DELIVERIES, PUSH_JOBS, TASKS, AUDIT,
     )
 }  # fmt: skip
 

@@ -157,6 +157,7 @@ devices = _table(
     UniqueConstraint("user_id", "provider", "token"),
 )
 push_providers = _table("push_providers", _id("name"), _created(), _doc())
+storages = _table("storages", _id("name"), _created(), _doc())
 webhooks = _table("webhooks", _id("id", 36), _created(), _doc())
 webhook_positions = _table(
     "webhook_positions", _id("webhook_id", 36), _id("cid", 160), Column("seq", BigInteger, nullable=False)

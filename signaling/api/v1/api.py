@@ -20,6 +20,7 @@ from signaling.api.v1 import (
     participant_routes,
     ring_routes,
     session_routes,
+    storage_routes,
     type_routes,
     user_routes,
 )
@@ -43,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     *type_routes.ROUTES,
     *user_routes.ROUTES,
     *admin_routes.ROUTES,
+    *storage_routes.ROUTES,
 )
 
 

@@ -18,7 +18,8 @@ from signaling.calls.operations import captures, messages, moderation
 from signaling.calls.problems import not_found, unprocessable
 from signaling.calls.rights import holding, own, require
 from signaling.calls.state import Turn
-from signaling.store.kinds import CAPTURES
+from signaling.store.database import fetch_one
+from signaling.store.kinds import CAPTURES, STORAGES
 from signaling.store.pages import newest_first, page_of
 
 # BCP 47, as the call's own setting takes it.
@@ -188,11 +189,19 @@ async def explain(ask: Ask) -> Reply:
     return Reply(await ask.service.look(ask.principal, *checked_cid(ask), view, Wanted(users=[user_id])))
 
 
+async def _check_storage(ask: Ask, name: str) -> None:
+    async with ask.service.database.read() as connection:
+        if await fetch_one(connection, STORAGES, name=name) is None:
+            raise unprocessable("/storage", f"There is no storage {name!r}.")
+
+
 def _capture_routes(feature: captures.Feature) -> list[Route]:
     async def start(ask: Ask) -> Reply:
         body = await ask.body(StartCapture)
         if body.kind is not None and body.kind not in feature.kinds:
             raise unprocessable("/kind", f"kind is one of {', '.join(feature.kinds)}.")
+        if body.storage is not None:
+            await _check_storage(ask, body.storage)
 
         def operation(turn: Turn) -> dict[str, Any]:
             return {feature.name: views.capture(captures.start(turn, feature, body.kind, body.layout))}
