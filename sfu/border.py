@@ -178,6 +178,7 @@ class AddUptrack(Command, frozen=True, kw_only=True, tag="add_uptrack"):
     ssrcs: tuple[SsrcSpec, ...] = ()
     layers: tuple[LayerSpec, ...] = ()
     muted: bool = False
+    encrypted: bool = False
 
 
 class UpdateUptrack(Command, frozen=True, kw_only=True, tag="update_uptrack"):

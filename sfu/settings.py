@@ -282,6 +282,15 @@ class EngineSettings(BaseModel):
             description="Longest wait after a layer that failed. Lower it for links that get better suddenly.",
         ),
     ] = 60.0
+    loudest_microphones: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="Microphones that everybody in a room hears at once: the loudest; smaller rooms hear all. "
+            "Raise it for choirs; each one more costs every subscriber some 40 kbit/s and 50 packets a second.",
+        ),
+    ] = 50
     max_segment_padding: Annotated[
         int,
         Field(

@@ -331,6 +331,7 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
             ssrcs=section.ssrcs,
             layers=tuple(_layer_spec(layer) for layer in layers) if track.kind is Kind.VIDEO else (),
             muted=track.info.muted,
+            encrypted=track.info.encryption != models.Encryption.NONE,
         )
     )
     return track, uplink

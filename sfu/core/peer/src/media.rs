@@ -137,6 +137,7 @@ impl Source {
                 })
                 .collect(),
             muted: false,
+            encrypted: false,
         }
     }
 

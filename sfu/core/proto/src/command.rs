@@ -203,6 +203,9 @@ pub struct UptrackSpec {
     /// Declared layers, lowest first; may be empty for audio.
     pub layers: Vec<LayerSpec>,
     pub muted: bool,
+    /// Payloads are encrypted end to end: none can be made here.
+    #[serde(default)]
+    pub encrypted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

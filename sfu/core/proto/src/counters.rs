@@ -62,11 +62,13 @@ pub enum Withheld {
     Paused,
     /// It could not be sealed.
     Unprotected,
+    /// Of a microphone that is not among the loudest.
+    NotLoudest,
 }
 
 impl Withheld {
-    pub const ALL: [Withheld; 5] =
-        [Self::NoCodec, Self::NotConnected, Self::NotSelected, Self::Paused, Self::Unprotected];
+    pub const ALL: [Withheld; 6] =
+        [Self::NoCodec, Self::NotConnected, Self::NotSelected, Self::Paused, Self::Unprotected, Self::NotLoudest];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +77,7 @@ impl Withheld {
             Self::NotSelected => "not_selected",
             Self::Paused => "paused",
             Self::Unprotected => "unprotected",
+            Self::NotLoudest => "not_loudest",
         }
     }
 }

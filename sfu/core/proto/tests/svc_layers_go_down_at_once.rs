@@ -112,6 +112,7 @@ fn svc_layers_go_down_at_once_and_need_no_key_frame() {
         ssrcs: vec![SsrcSpec { ssrc: Ssrc(1_000), rtx_ssrc: None, rid: None }],
         layers: (0..3).map(layer).collect(),
         muted: false,
+        encrypted: false,
     }));
     world.apply(Command::AddDowntrack(DowntrackSpec {
         downtrack: DowntrackId(11),

@@ -64,6 +64,7 @@ struct EngineConfig {
     layer_reversal_seconds: f64,
     layer_backoff_min_seconds: f64,
     layer_backoff_max_seconds: f64,
+    loudest_microphones: usize,
     max_segment_padding: u8,
     max_segments: usize,
     ice_disconnected_after_seconds: f64,
@@ -124,6 +125,7 @@ impl WorkerConfig {
                 backoff_min: seconds(engine.layer_backoff_min_seconds),
                 backoff_max: seconds(engine.layer_backoff_max_seconds),
             },
+            loudest_microphones: engine.loudest_microphones,
             max_segment_padding: engine.max_segment_padding,
             max_segments: engine.max_segments,
             ice: IceConfig {

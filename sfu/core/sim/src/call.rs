@@ -329,6 +329,7 @@ impl Call {
                 ssrcs: if is_simulcast { Vec::new() } else { vec![ssrc] },
                 layers: layers.collect(),
                 muted: false,
+                encrypted: false,
             }
         });
         let audios = self.microphones.iter().map(|microphone| UptrackSpec {
@@ -344,6 +345,7 @@ impl Call {
             ssrcs: vec![SsrcSpec { ssrc: Ssrc(microphone.voice.ssrc), rtx_ssrc: None, rid: None }],
             layers: Vec::new(),
             muted: false,
+            encrypted: false,
         });
         for spec in videos.chain(audios).collect::<Vec<_>>() {
             self.apply(Command::AddUptrack(spec));

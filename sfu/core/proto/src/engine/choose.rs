@@ -27,6 +27,7 @@ impl Engine {
             self.forget_waiting(slot);
         } else if downtrack.kind == MediaKind::Audio {
             downtrack.selector.set_target(Some(Layer { spatial: Spatial(0), temporal: TOP_TEMPORAL }));
+            self.favour(slot);
         }
         if self.downtracks[slot].kind == MediaKind::Video {
             self.allot(now, transport);
@@ -52,6 +53,10 @@ impl Engine {
     pub(super) fn update_uptrack(&mut self, now: Instant, slot: usize, muted: bool, layers: Option<Vec<LayerSpec>>) {
         let uptrack = &mut self.uptracks[slot];
         uptrack.muted = muted;
+        if muted {
+            self.leave_loudest(slot);
+        }
+        let uptrack = &mut self.uptracks[slot];
         if let Some(layers) = layers {
             uptrack.declared = layers;
         }

@@ -81,6 +81,8 @@ pub(super) struct Downtrack {
     /// By the uptrack's codec index.
     pub sent_as: Vec<Option<SentAs>>,
     pub want: Want,
+    /// The last wish was for this microphone before others.
+    pub was_favoured: bool,
     pub selector: Selector,
     pub munger: Munger,
     pub sent: SentHistory,
@@ -138,6 +140,7 @@ impl Downtrack {
             extensions: ExtensionIds::new(&spec.extensions),
             sent_as: Vec::new(),
             want: spec.want.clone(),
+            was_favoured: false,
             selector: Selector::new(uptrack.kind),
             munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32(), window),
             sent: SentHistory::new(window),
@@ -190,6 +193,12 @@ impl Downtrack {
         self.source = None;
         self.waiting = 0;
         self.guard = Guard::default();
+    }
+
+    /// A microphone that its subscriber wants to hear before others, however loud those are.
+    #[inline]
+    pub fn is_favoured(&self) -> bool {
+        self.want.priority > 0
     }
 
     /// Less is sent than the subscriber's wish allows.

@@ -40,6 +40,8 @@ pub(super) struct Pending {
     /// Resolved against the structure of the packet's stream.
     pub descriptor: Option<Descriptor>,
     pub carried: Carried,
+    /// Otherwise only those who asked for this track before others get it.
+    pub is_for_all: bool,
     /// RTP padding that makes the packet as long as its frame's others.
     pub padding: u8,
     pub received: Instant,
@@ -178,6 +180,10 @@ impl Engine {
         while let Some(index) = at {
             let packet = &self.pending[index];
             at = packet.next;
+            if !packet.is_for_all && !downtrack.is_favoured() {
+                self.counters.withheld[Withheld::NotLoudest as usize] += 1;
+                continue;
+            }
             let Some(sent_as) = downtrack.sent_as.get(packet.codec).copied().flatten() else {
                 downtrack.reason = "no_codec";
                 self.counters.withheld[Withheld::NoCodec as usize] += 1;

@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::audible::Audience;
 use super::forward::Pending;
 use super::up::PtUse;
 use super::write::Carried;
@@ -131,7 +132,7 @@ impl Engine {
         slot: usize,
         arrival: Arrival,
         index: usize,
-        datagram: &Datagram<'_>,
+        datagram: &mut Datagram<'_>,
     ) -> Result<(), DropReason> {
         let Arrival { encoding: encoding_index, codec: codec_index, seq, is_rtx, range } = arrival;
         let start = range.start;
@@ -200,9 +201,15 @@ impl Engine {
             self.room(room).speakers.observe(now, id, AudioLevel::read(&[level]).map_or(127, |l| l.level_dbov));
         }
         let (timestamp, marker) = (header.timestamp, header.marker);
-        let payload = start + header.header_len..start + header.header_len + payload.len();
+        let mut payload = start + header.header_len..start + header.header_len + payload.len();
         if is_news {
             self.announce_media(now, slot);
+        }
+        let audience = self.audience(now, slot, seq, carried.audio_level, &mut datagram.payload[payload.clone()]);
+        match audience {
+            Audience::All | Audience::Favoured => {}
+            Audience::Farewell { bytes } => payload.end = payload.start + bytes,
+            Audience::Nobody => return Ok(()),
         }
         self.push_pending(
             slot,
@@ -218,6 +225,7 @@ impl Engine {
                 meta,
                 descriptor,
                 carried,
+                is_for_all: audience != Audience::Favoured,
                 padding: 0,
                 received: datagram.received,
             },
@@ -249,6 +257,7 @@ impl Engine {
                     for downtrack in downtracks {
                         self.forget_waiting(downtrack);
                         self.downtracks[downtrack].selector.restart();
+                        self.downtracks[downtrack].source = None;
                     }
                 }
             }

@@ -10,6 +10,7 @@ use super::{Engine, work};
 use crate::command::MediaKind;
 use crate::event::{Event, PathProtocol, TransportState};
 use crate::ids::RoomId;
+use crate::registers::loudest::Loudest;
 use crate::registers::speaker::Speakers;
 use crate::sctp::SctpEvent;
 use crate::srtp::Profile;
@@ -19,6 +20,7 @@ use crate::transport::{Note, StreamUse};
 pub(super) struct Room {
     pub transports: Vec<usize>,
     pub speakers: Speakers,
+    pub loudest: Loudest,
 }
 
 impl Engine {
@@ -187,6 +189,7 @@ impl Engine {
         for downtrack in self.uptracks[slot].downtracks.clone() {
             self.remove_downtrack(now, downtrack);
         }
+        self.leave_loudest(slot);
         let uptrack = self.uptracks.remove(slot);
         self.uptrack_slots.remove(&uptrack.id);
         self.counters.uptracks = self.uptracks.len() as u64;
@@ -230,6 +233,11 @@ impl Engine {
     }
 
     pub(super) fn room(&mut self, id: RoomId) -> &mut Room {
-        self.rooms.entry(id).or_insert_with(|| Room { transports: Vec::new(), speakers: Speakers::default() })
+        let loudest = || Loudest::new(self.config.loudest_microphones);
+        self.rooms.entry(id).or_insert_with(|| Room {
+            transports: Vec::new(),
+            speakers: Speakers::default(),
+            loudest: loudest(),
+        })
     }
 }

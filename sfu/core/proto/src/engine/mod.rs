@@ -5,6 +5,7 @@
 //! A panic in one transport's input closes that transport and nothing else.
 
 mod allot;
+mod audible;
 mod choose;
 mod commands;
 mod data;

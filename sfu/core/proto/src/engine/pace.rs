@@ -68,7 +68,7 @@ impl Engine {
         self.transports.get(slot).is_some_and(|transport| !transport.pacer.is_idle())
     }
 
-    fn send_waiting(&mut self, now: Instant, slot: usize, waiting: &Waiting) {
+    pub(super) fn send_waiting(&mut self, now: Instant, slot: usize, waiting: &Waiting) {
         let unit = &waiting.unit;
         let Some(downtrack) = self.downtracks.get_mut(waiting.downtrack) else { return };
         downtrack.waiting = downtrack.waiting.saturating_sub(1);
@@ -103,8 +103,12 @@ impl Engine {
             kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
         }
         self.arena.commit(path, len);
-        remember(now, downtrack, transport, unit, &rewrite, (len, waiting.bytes as usize), Flow::Video);
-        self.counters.down.video.add(len);
+        let (flow, traffic) = match downtrack.kind {
+            MediaKind::Audio => (Flow::Audio, &mut self.counters.down.audio),
+            MediaKind::Video => (Flow::Video, &mut self.counters.down.video),
+        };
+        traffic.add(len);
+        remember(now, downtrack, transport, unit, &rewrite, (len, waiting.bytes as usize), flow);
         if has_switched {
             self.tell_switch(waiting.downtrack);
         }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::audible::Gate;
 use super::commands::{Refusal, refuse};
 use crate::codec::Codec;
 use crate::codec::dd::Structure;
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
 use crate::registers::layers::Layers;
+use crate::registers::loudest::Voice;
 use crate::registers::uptrack::{History, KeyframeRequest, NackRegister, ReceiveStats};
 
 /// More codecs than any description offers for one section.
@@ -94,6 +96,12 @@ pub(super) struct Uptrack {
     pub layers: Layers,
     pub declared: Vec<LayerSpec>,
     pub muted: bool,
+    pub encrypted: bool,
+    /// Of a microphone: what it sounds like, and whether it is heard.
+    pub voice: Voice,
+    pub gate: Gate,
+    /// Some subscriber may have asked for it before others.
+    pub has_favoured: bool,
     pub downtracks: Vec<usize>,
     /// Codec of the last packet.
     pub current_codec: Option<usize>,
@@ -183,6 +191,10 @@ impl Uptrack {
             codecs: spec.codecs.into_iter().map(UpCodec::new).collect(),
             encodings,
             muted: spec.muted,
+            encrypted: spec.encrypted,
+            voice: Voice::default(),
+            gate: Gate::default(),
+            has_favoured: false,
             downtracks: Vec::new(),
             current_codec: None,
             announced: None,

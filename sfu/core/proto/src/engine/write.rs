@@ -79,7 +79,8 @@ pub(super) fn number(
     has_switched: &mut bool,
 ) -> Option<Rewrite> {
     let previous = downtrack.source.replace(unit.encoding);
-    if unit.switched || previous != Some(unit.encoding) || downtrack.last_codec != Some(unit.codec) {
+    let is_same_source = previous == Some(unit.encoding) && downtrack.last_codec == Some(unit.codec);
+    if unit.switched || !is_same_source {
         downtrack.munger.switch_source();
         downtrack.last_codec = Some(unit.codec);
         downtrack.reason = "forwarding";
@@ -87,6 +88,10 @@ pub(super) fn number(
     }
     let (last_sent, offset) = (downtrack.last_sent, downtrack.munger.timestamp_offset());
     let align = || {
+        if is_same_source {
+            // After a pause: its clock went on.
+            return Alignment::Known(unit.timestamp.wrapping_add(offset));
+        }
         let before = previous.and_then(|e| uptrack.encodings.get(e)).and_then(|e| e.clock);
         let after = uptrack.encodings[unit.encoding].clock;
         match before.zip(after) {

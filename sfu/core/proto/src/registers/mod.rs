@@ -4,5 +4,6 @@
 
 pub(crate) mod data_track;
 pub(crate) mod layers;
+pub(crate) mod loudest;
 pub(crate) mod speaker;
 pub(crate) mod uptrack;
