@@ -175,6 +175,12 @@ impl Client {
         [check, self.dtls_wait, sctp, feedback, ask, self.next_report].into_iter().flatten().min()
     }
 
+    /// Receiver reports from now on, or none any more.
+    pub fn report_every(&mut self, now: Instant, interval: Option<Duration>) {
+        self.report_interval = interval;
+        self.next_report = interval.map(|interval| now + interval);
+    }
+
     /// Checks again at once, as a client does whose path or credentials changed.
     pub fn check_now(&mut self, now: Instant) {
         self.next_check = now;

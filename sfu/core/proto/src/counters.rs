@@ -182,6 +182,8 @@ pub struct Counters {
     /// Probe clusters sent.
     pub probes: u64,
     pub allocations: u64,
+    /// Times that a circuit breaker (RFC 8083) has tripped by a receiver report.
+    pub breaker_trips: u64,
     /// Downtracks paused for want of bandwidth so far.
     pub bandwidth_pauses: u64,
 }

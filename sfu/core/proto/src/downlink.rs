@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bwe::{Arrival, BweConfig, Estimator, Limit, ProbeCluster, Sent};
+use crate::breaker::{Breaker, Trip};
+use crate::bwe::{Arrival, BweConfig, Estimator, ProbeCluster, Sent};
 use crate::rtcp::TwccFeedback;
 
 /// IPv4 and UDP headers: what the link carries besides the datagram.
@@ -67,6 +68,7 @@ pub struct Downlink {
     arrivals: Vec<Arrival>,
     received: u64,
     lost: u64,
+    breaker: Breaker,
     meters: [Meter; 4],
     metered: Option<Instant>,
 }
@@ -83,6 +85,7 @@ impl Downlink {
             arrivals: Vec::new(),
             received: 0,
             lost: 0,
+            breaker: Breaker::default(),
             meters: [Meter::default(); 4],
             metered: None,
         }
@@ -110,8 +113,36 @@ impl Downlink {
 
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
     pub fn estimate_bps(&self) -> Option<u64> {
-        let estimator = self.estimator.as_ref()?;
-        matches!(self.source, Source::Promised | Source::Feedback | Source::Remb).then(|| estimator.estimate_bps())
+        let estimate = self.estimator.as_ref().filter(|_| self.is_estimated()).map(|e| e.estimate_bps());
+        match (estimate, self.bound()) {
+            (Some(estimate), Some((bound, _))) => Some(estimate.min(bound)),
+            (estimate, bound) => estimate.or(bound.map(|(bps, _)| bps)),
+        }
+    }
+
+    fn is_estimated(&self) -> bool {
+        matches!(self.source, Source::Promised | Source::Feedback | Source::Remb)
+    }
+
+    /// Who reports transport-wide has the estimator; for others the breaker stands in.
+    fn bound(&self) -> Option<(u64, Trip)> {
+        self.breaker.bound(self.config.min_bps).filter(|_| self.source != Source::Feedback)
+    }
+
+    /// Receiver reports say that less must be sent.
+    pub fn trip(&mut self, now: Instant, trip: Trip) {
+        if self.source != Source::Feedback {
+            self.breaker.trip(now, trip, self.sent_bps());
+        }
+    }
+
+    /// A receiver report has come.
+    pub fn reported(&mut self, now: Instant) {
+        self.breaker.reported(now);
+    }
+
+    fn sent_bps(&self) -> u64 {
+        self.meters.iter().map(|meter| meter.bps).sum::<f64>() as u64
     }
 
     pub fn estimator(&self) -> Option<&Estimator> {
@@ -123,12 +154,20 @@ impl Downlink {
         self.estimator.as_ref().is_none_or(|e| e.is_proven())
     }
 
-    pub fn limit(&self) -> Option<Limit> {
-        self.estimate_bps().and(self.estimator.as_ref()).map(|e| e.limit())
+    /// Why no more may be sent than the estimate.
+    pub fn limit(&self) -> Option<&'static str> {
+        let estimator = self.estimator.as_ref().filter(|_| self.is_estimated());
+        match (estimator, self.bound()) {
+            (Some(estimator), Some((bound, _))) if estimator.estimate_bps() <= bound => {
+                Some(estimator.limit().as_str())
+            }
+            (_, Some((_, trip))) => Some(trip.as_str()),
+            (estimator, None) => estimator.map(|e| e.limit().as_str()),
+        }
     }
 
     pub fn is_overusing(&self) -> bool {
-        self.estimate_bps().is_some() && self.estimator.as_ref().is_some_and(|e| e.is_congested())
+        self.is_estimated() && self.estimator.as_ref().is_some_and(|e| e.is_congested())
     }
 
     /// The number of the next packet; it goes into its header.
@@ -208,6 +247,7 @@ impl Downlink {
             let elapsed = now.saturating_duration_since(before);
             self.meters.iter_mut().for_each(|meter| meter.tick(elapsed));
         }
+        self.breaker.tick(now, self.sent_bps());
         if self.source == Source::Promised
             && self.first_numbered.is_some_and(|at| now.saturating_duration_since(at) > patience)
         {
@@ -335,7 +375,7 @@ mod tests {
     fn remb_serves_those_who_report_nothing_else() {
         let mut downlink = Downlink::new(BweConfig::default());
         downlink.remb(now(), 700_000);
-        assert_eq!((downlink.estimate_bps(), downlink.limit()), (Some(700_000), Some(Limit::Remb)));
+        assert_eq!((downlink.estimate_bps(), downlink.limit()), (Some(700_000), Some("remb")));
     }
 
     /// A receiver that sends REMB alone, after the deployed receive-side control: 0.85 of what arrives where that is too

@@ -180,7 +180,8 @@ pub struct TransportStats {
     pub packets_down: u64,
     /// Send-side estimate; 0 before there is one, and while nothing limits what is sent.
     pub estimate_bps: u64,
-    /// What limits the estimate: `start`, `growth`, `delay`, `loss`, `probe`, `trust`, `remb`, `silence`; empty without one.
+    /// What limits the estimate: `start`, `growth`, `delay`, `loss`, `probe`, `trust`, `remb`, `silence`; a circuit
+    /// breaker's `media_timeout`, `report_timeout`, `tcp_throughput`, `unusable`; empty without one.
     pub estimate_limit: String,
     /// What the client confirmed lately.
     pub acknowledged_bps: u64,

@@ -5,6 +5,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod allocator;
+pub mod breaker;
 pub mod bwe;
 pub mod codec;
 pub mod command;

@@ -41,6 +41,7 @@ pub(crate) struct CountersView {
     probes: u64,
     allocations: u64,
     bandwidth_pauses: u64,
+    breaker_trips: u64,
 }
 
 #[derive(Serialize)]
@@ -111,6 +112,7 @@ impl From<&Counters> for CountersView {
             probes: counters.probes,
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
+            breaker_trips: counters.breaker_trips,
         }
     }
 }

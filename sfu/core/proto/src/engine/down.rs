@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::up::Uptrack;
 use crate::allocator::guard::Guard;
+use crate::breaker::Watch;
 use crate::codec::Codec;
 use crate::command::{CodecSpec, DowntrackSpec, MediaKind, Want};
 use crate::downtrack::{AUDIO_WINDOW, Munger, Selector, SentHistory, VIDEO_WINDOW};
@@ -112,6 +113,8 @@ pub(super) struct Downtrack {
     pub nacks: u64,
     pub plis: u64,
     pub reported: Reported,
+    /// Reads the reports for the circuit breaker.
+    pub watch: Watch,
     /// Only where the subscriber may ask again and has no RTX.
     pub kept: Option<KeptDatagrams>,
     /// Encoding of the last packet sent.
@@ -164,6 +167,7 @@ impl Downtrack {
             nacks: 0,
             plis: 0,
             reported: Reported::default(),
+            watch: Watch::default(),
             kept: None,
             source: None,
             spec,

@@ -9,6 +9,7 @@ use super::Engine;
 use super::down::SentAs;
 use super::up::SenderClock;
 use super::write::{Desk, Kept, write_kept};
+use crate::breaker;
 use crate::command::MediaKind;
 use crate::downlink::Flow;
 use crate::downtrack::SentPacket;
@@ -129,6 +130,20 @@ impl Engine {
         let rate = downtrack.last_codec.and_then(|c| downtrack.sent_as[c]).map_or(90_000, |s| s.clock_rate);
         downtrack.reported.jitter_ms = block.jitter as f32 * 1_000.0 / rate as f32;
         downtrack.reported.at = Some(now);
+        let report = breaker::Report {
+            at: now,
+            highest_seq: block.highest_seq,
+            cumulative_lost: block.cumulative_lost,
+            packets: downtrack.packets,
+            bytes: downtrack.bytes,
+        };
+        let tripped = downtrack.watch.report(report, self.transports[slot].rtt.smoothed());
+        self.transports[slot].downlink.reported(now);
+        if let Some(trip) = tripped.filter(|_| self.config.congestion_control) {
+            self.transports[slot].downlink.trip(now, trip);
+            self.counters.breaker_trips += 1;
+            self.estimate_changed(now, slot);
+        }
     }
 
     /// A number that a subscriber misses: sent again now, or as soon as the pacer lets it, if it is still of use to him.

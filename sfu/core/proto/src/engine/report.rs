@@ -150,7 +150,7 @@ impl Engine {
             packets_up: transport.packets_up,
             packets_down: transport.packets_down,
             estimate_bps: downlink.estimate_bps().unwrap_or(0),
-            estimate_limit: downlink.limit().map_or("", |limit| limit.as_str()).to_owned(),
+            estimate_limit: downlink.limit().unwrap_or_default().to_owned(),
             acknowledged_bps: downlink.estimator().and_then(|e| e.acknowledged_bps()).unwrap_or(0),
             allocated_bps: transport.allotment.used_bps,
             wanted_bps: transport.allotment.total_bps,
