@@ -88,6 +88,8 @@ class RoomCore:
     """RPC made by the server and not answered yet: request id → identity that was called."""
     speaking: dict[str, float] = field(default_factory=dict)
     """Participants who were told as active speakers, and their last level."""
+    backups_asked: set[str] = field(default_factory=set)
+    """Tracks whose publishers were just asked for a further codec."""
     waiting: dict[str, Participant] = field(default_factory=dict)
     """Who has come, connected or gone and was not told yet: in large rooms that is told together."""
     permitted: dict[str, dict[str, frozenset[str] | None]] = field(default_factory=dict)

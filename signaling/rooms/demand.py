@@ -53,14 +53,15 @@ def _qualities(track: Track, uplink: Uplink) -> list[rtc.SubscribedQuality]:
 
 
 def backup_wanted(room: RoomCore, participant: Participant, track: Track) -> bool:
-    """A subscriber takes none of the track's codecs: ask for one that was announced. False if there is none."""
-    if track.backup_asked:
-        return True
+    """A subscriber takes none of the track's codecs: ask for one that was announced. False if there is none left."""
     used = {uplink.mime.lower() for uplink in track.uplinks}
+    if track.backup_asked and track.backup_asked.lower() not in used:
+        return True
     spare = [codec.mime_type for codec in track.info.codecs if codec.mime_type and codec.mime_type.lower() not in used]
     if not spare:
         return False
     track.backup_asked = spare[0]
+    room.backups_asked.add(track.sid)
     room.touch(participant)
     tell_demand(room, participant, track)
     return True

@@ -564,7 +564,8 @@ def _reordered(heard: ReceivedSection, lines: Sequence[Codec]) -> ReceivedSectio
 
 
 def _carries(agreed: sdp.Agreed, want: Wanted) -> bool:
-    return bool(sdp.matching(agreed.codecs, want.codecs))
+    codecs: tuple[CodecSpec, ...] = sdp.matching(agreed.codecs, want.codecs)
+    return any(not want.mime or codec.mime.lower() == want.mime.lower() for codec in codecs)
 
 
 def _send_parameters(mid: str, agreed: sdp.Agreed, want: Wanted) -> SendParameters:

@@ -393,6 +393,7 @@ def media_arrived(room: RoomCore, event: border.UptrackMedia) -> None:
         uplink.mime = event.mime
         _note_codec(track, uplink)
         room.announce(participant)
+        subscribing.codec_seen(room, track, uplink)
     if is_new:
         room.touch(participant)
 

@@ -103,10 +103,12 @@ class Room:
         """Raises a `Refusal`; `JoinParameters` were checked by `presence.check`."""
         presence.check_place(self.core, parameters.grants, now)
         presence.join(self.core, session, parameters, now)
+        self._await_backups(now)
         return self._effects()
 
     def resume(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
         presence.resume(self.core, session, parameters, self._cache, now)
+        self._await_backups(now)
         participant, permission = self.core.by_session.get(session), parameters.grants.permission()
         # Whoever admitted him to a managed room may have changed his rights; other tokens may be older than what holds.
         if participant is not None and parameters.grants.managed and permission != participant.grants.permission():
@@ -119,7 +121,14 @@ class Room:
         if participant is not None:
             presence.answer_held(self.core, participant)
             self._handle(participant, request, now)
+            self._await_backups(now)
         return self._effects()
+
+    def _await_backups(self, now: Moment) -> None:
+        """Publishers were asked for a further codec: it has to come in time."""
+        core = self.core
+        while core.backups_asked:
+            core.timers.set(("backup", core.backups_asked.pop()), now.seconds + core.settings.backup_codec_seconds)
 
     def signal_closed(self, session: SessionId, now: Moment) -> list[Effect]:
         presence.signal_closed(self.core, session, now)
@@ -269,6 +278,8 @@ class Room:
                     core.room_changed()
                 case "updates":
                     core.tell_waiting()
+                case "backup":
+                    subscribing.backup_overdue(core, sid)
                 case "rpc":
                     if core.server_calls.pop(sid, None) is not None:
                         core.out.append(RpcEnded(sid, "", "response timeout"))

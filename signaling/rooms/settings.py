@@ -116,6 +116,13 @@ class RoomSettings(BaseModel):
         description="Removals and changed permissions that one room remembers for that; the oldest gives way. Raise it "
         "for rooms with much moderation.",
     )
+    backup_codec_seconds: float = Field(
+        10.0,
+        ge=1,
+        le=120,
+        description="How long a publisher may take to send a further codec for those who do not take the first; then "
+        "they are told that they cannot have the track. Raise it for slow publishers.",
+    )
     token_refresh_seconds: int = Field(
         300, ge=10, le=3_600, description="How often connected clients get a fresh token to come back with."
     )

@@ -111,7 +111,7 @@ def _by_name(permissions: rtc.SubscriptionPermission) -> dict[str, frozenset[str
 
 
 def _subscribe(room: RoomCore, subscriber: Participant, publisher: Participant, track: Track) -> None:
-    uplink = track.uplinks[0]
+    uplink = track.uplinks[-1 if _is_for_all(track) else 0]
     is_video = track.kind is Kind.VIDEO
     subscription = Subscription(
         track_sid=track.sid,
@@ -205,10 +205,20 @@ def wanted(room: RoomCore, subscriber: Participant) -> tuple[Wanted, ...]:
             codecs=subscription.codecs,
             ssrc=subscription.ssrc,
             rtx_ssrc=subscription.rtx_ssrc,
+            mime=_mime(room, subscription),
         )
         for subscription in subscriber.subscriptions.values()
         if not subscription.is_refused
     )
+
+
+def _mime(room: RoomCore, subscription: Subscription) -> str:
+    """The video codec that comes, as its publisher announced it or as it was seen; "" before."""
+    found = room.by_uptrack.get(subscription.uptrack)
+    if found is None or subscription.kind is not Kind.VIDEO:
+        return ""
+    _, track, uplink = found
+    return uplink.mime if uplink.has_media or track.cids.get(uplink.section.cid) else ""
 
 
 def negotiate(room: RoomCore, subscriber: Participant) -> None:
@@ -402,18 +412,57 @@ def _fall_back(room: RoomCore, subscriber: Participant, subscription: Subscripti
         return
     subscription.is_refused = True
     if not demand.backup_wanted(room, publisher, track):
-        error = models.SubscriptionError.SE_CODEC_UNSUPPORTED
-        reply = rtc.SubscriptionResponse(track_sid=track.sid, err=error)
-        room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
+        _tell_unsupported(room, subscriber, track)
+
+
+def _tell_unsupported(room: RoomCore, subscriber: Participant, track: Track) -> None:
+    error = models.SubscriptionError.SE_CODEC_UNSUPPORTED
+    reply = rtc.SubscriptionResponse(track_sid=track.sid, err=error)
+    room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
+
+
+def backup_overdue(room: RoomCore, track_sid: str) -> None:
+    """The publisher did not send the codec that it was asked for: those who wait for it are told. It may still come."""
+    found = room.by_track.get(track_sid)
+    if found is None:
+        return
+    for subscriber in room.participants.values():
+        subscription = subscriber.subscriptions.get(track_sid)
+        if subscription is not None and subscription.is_refused:
+            _tell_unsupported(room, subscriber, found[1])
 
 
 def codec_added(room: RoomCore, track: Track, uplink: Uplink) -> None:
-    """A further codec of a track has come: it is for those who could not take the others."""
+    """A further codec of a track has come: for those who cannot take the others, or for all if its publisher wants."""
+    is_for_all = _is_for_all(track)
     for subscriber in room.participants.values():
         subscription = subscriber.subscriptions.get(track.sid)
-        if subscription is not None and subscription.is_refused:
+        if subscription is not None and (subscription.is_refused or is_for_all):
             _move(room, subscription, uplink)
             negotiate(room, subscriber)
+
+
+def codec_seen(room: RoomCore, track: Track, uplink: Uplink) -> None:
+    """Media of another codec has come than was announced: some take it now, others do not any more."""
+    for subscriber in room.participants.values():
+        subscription = subscriber.subscriptions.get(track.sid)
+        if subscription is None or subscription.uptrack != uplink.uptrack or subscription.kind is not Kind.VIDEO:
+            continue
+        if subscription.is_refused:
+            subscription.refused.discard(uplink.uptrack)
+            _move(room, subscription, uplink)
+            negotiate(room, subscriber)
+        elif subscription.sent is not None and not any(
+            codec.mime.lower() == uplink.mime.lower() for codec in subscription.sent.codecs
+        ):
+            _renew(room, subscription)
+            _fall_back(room, subscriber, subscription)
+            negotiate(room, subscriber)
+
+
+def _is_for_all(track: Track) -> bool:
+    """The publisher wants to send one codec only: once somebody needs the backup, everybody gets it."""
+    return track.info.backup_codec_policy == models.BackupCodecPolicy.REGRESSION
 
 
 def _move(room: RoomCore, subscription: Subscription, uplink: Uplink) -> None:

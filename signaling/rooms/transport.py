@@ -42,6 +42,8 @@ class Wanted:
     codecs: tuple[CodecSpec, ...]
     ssrc: int
     rtx_ssrc: int | None = None
+    mime: str = ""
+    """The codec that comes, where it is known: who does not take it is not served by the others of its section."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,35 @@ async def test_each_codec_arrives_in_its_layers(
     await bob.shows("alice", CAMERA, "red", "blue")
 
 
+@MODES
+@pytest.mark.parametrize(("codec", "mime"), [("av1", "video/AV1"), ("vp9", "video/VP9")])
+async def test_who_cannot_decode_a_codec_gets_the_backup_and_the_others_keep_it(
+    tabs: Tabs, single: bool, codec: str, mime: str
+) -> None:
+    alice = await tabs.join("alice", single=single, dynacast=True)
+    bob = await tabs.join("bob", single=single, without_decoder=codec)
+    carol = await tabs.join("carol", single=single)
+    backup = {"codec": "vp8", "encoding": {"maxBitrate": 400_000, "maxFramerate": 10}}
+    await alice.call("publishPicture", "red", "blue", 640, 360, 10, camera(videoCodec=codec, backupCodec=backup))
+    await carol.shows("alice", CAMERA, "red", "blue", seconds=30)
+    await bob.shows("alice", CAMERA, "red", "blue", seconds=30)
+    assert (await bob.call("stats", "alice", CAMERA))["mime"] == "video/VP8"
+    assert (await carol.call("stats", "alice", CAMERA))["mime"] == mime
+    assert "trackSubscriptionFailed" not in await bob.call("events")
+
+
+@MODES
+async def test_who_cannot_decode_the_only_codec_is_told(tabs: Tabs, single: bool) -> None:
+    alice = await tabs.join("alice", single=single, dynacast=True)
+    bob = await tabs.join("bob", single=single, without_decoder="av1")
+    carol = await tabs.join("carol", single=single)
+    await alice.call("publishPicture", "red", "blue", 640, 360, 10, camera(videoCodec="av1"))
+    await carol.shows("alice", CAMERA, "red", "blue", seconds=30)
+    await bob.event("trackSubscriptionFailed")
+    ((sid, identity, reason),) = await bob.call("given", "trackSubscriptionFailed")
+    assert (sid[:3], identity, reason) == ("TR_", "alice", 1), "SE_CODEC_UNSUPPORTED"
+
+
 async def narrower(tab: Tab, width: int) -> None:
     await tab.page.wait_for_function(
         "([width]) => { const now = window.e2e.width('alice', 'camera'); return now > 0 && now < width; }",

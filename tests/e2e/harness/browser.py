@@ -106,8 +106,10 @@ class Tabs:
     async def join(
         self, identity: str, *, single: bool = True, url: str | None = None, token: str | None = None, **options: Any
     ) -> Tab:
-        """`options`: of the client's Room, `connect` among them for those of its `connect`."""
+        """`options`: of the client's Room; `connect` are those of its `connect`, `without_decoder` a codec it lacks."""
         tab = await self.open(identity)
+        if lacking := options.pop("without_decoder", None):
+            await tab.call("withoutDecoder", lacking)
         token = token or self._server.token(self._room, identity, can_update_own_metadata=True)
         connect = options.pop("connect", {})
         await tab.call("join", url or self._server.ws_url, token, {"singlePeerConnection": single, **options}, connect)

@@ -90,6 +90,23 @@
         return { message: String(error.message), status: error.status ?? null, reason: error.reason ?? null };
       }
     },
+    // As a browser that has no decoder for it, from the next join on.
+    withoutDecoder(name) {
+      const kept = RTCRtpReceiver.getCapabilities('video').codecs
+        .filter(({ mimeType }) => mimeType.toLowerCase() !== `video/${name}`);
+      for (const method of ['createOffer', 'createAnswer']) {
+        const original = RTCPeerConnection.prototype[method];
+        RTCPeerConnection.prototype[method] = function (...given) {
+          for (const transceiver of this.getTransceivers()) {
+            if (transceiver.receiver.track.kind === 'video' && !transceiver.sender.track) {
+              transceiver.setCodecPreferences(kept);
+            }
+          }
+          return original.apply(this, given);
+        };
+      }
+      return true;
+    },
     leave: () => room.disconnect(),
     events: () => told.map(([name]) => name),
     told: (name, count) => told.filter(([event]) => event === name).length >= count,

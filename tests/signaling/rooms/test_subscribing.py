@@ -13,6 +13,7 @@ from tests.signaling.rooms.world import HIGH, LOW, MEDIUM, SCREEN, Client, World
 
 ERRORS = models.SubscriptionError
 STREAM = rtc.StreamState
+_SIMULCAST = models.BackupCodecPolicy.SIMULCAST
 
 
 @pytest.fixture
@@ -342,6 +343,94 @@ def test_a_backup_codec_is_asked_for_when_somebody_needs_it_and_then_sent(world:
     (copy,) = world.worker.downtracks.values()
     assert copy.codecs[0].mime == "video/VP8"
     assert world.worker.uptracks[copy.uptrack].codecs[0].mime == "video/VP8"
+    world.wait(60)
+    assert not bob.heard("subscription_response")
+
+
+def _without_av1(world: World) -> Client:
+    client = world.client("bob", single=False)
+    client.codecs = ("VP8",)
+    world.enter(client)
+    world.connect(client)
+    return client
+
+
+def _publish_av1(alice: Client, *backups: str, policy: models.BackupCodecPolicy = _SIMULCAST) -> str:
+    codecs = [rtc.SimulcastCodec(codec="av1", cid="cam"), *(rtc.SimulcastCodec(codec=codec) for codec in backups)]
+    layers = ((HIGH, 640, 360),)
+    return alice.publish_video(codec="av1", layers=layers, simulcast_codecs=codecs, backup_codec_policy=policy).sid
+
+
+def _send_backup(alice: Client, sid: str, codec: str) -> None:
+    cid = f"cam-{codec}"
+    alice.announce(
+        cid,
+        models.TrackType.VIDEO,
+        models.TrackSource.CAMERA,
+        sid=sid,
+        simulcast_codecs=[rtc.SimulcastCodec(codec=codec, cid=cid)],
+    )
+    alice.send_on(cid, "video", codecs=(codec.upper(),))
+
+
+def test_what_a_section_could_carry_does_not_serve_who_cannot_take_what_it_carries(world: World) -> None:
+    """As browsers publish: every codec they know stands in the section, the one they send first."""
+    alice, bob = world.join("alice"), _without_av1(world)
+    alice.announce(
+        "cam",
+        models.TrackType.VIDEO,
+        models.TrackSource.CAMERA,
+        simulcast_codecs=[rtc.SimulcastCodec(codec="av1", cid="cam")],
+    )
+    alice.send_on("cam", "video", codecs=("AV1", "VP8"))
+    (response,) = bob.heard("subscription_response")
+    assert response.err == ERRORS.SE_CODEC_UNSUPPORTED
+    assert not world.worker.downtracks
+    # The publisher sends another one after all.
+    (uptrack,) = world.worker.uptracks
+    world.event(border.UptrackMedia(uptrack=uptrack, mime="video/VP8", layers=(0,)))
+    (copy,) = world.worker.downtracks.values()
+    assert copy.codecs[0].mime == "video/VP8"
+    world.event(border.UptrackMedia(uptrack=uptrack, mime="video/AV1", layers=(0,)))
+    assert not world.worker.downtracks
+    assert len(bob.heard("subscription_response")) == 2
+
+
+def test_who_waits_for_a_backup_codec_that_does_not_come_is_told_and_gets_it_if_it_comes_late(world: World) -> None:
+    alice, bob = world.join("alice"), _without_av1(world)
+    sid = _publish_av1(alice, "vp8")
+    world.wait(9)
+    assert not bob.heard("subscription_response")
+    world.wait(2)
+    (response,) = bob.heard("subscription_response")
+    assert (response.track_sid, response.err) == (sid, ERRORS.SE_CODEC_UNSUPPORTED)
+    _send_backup(alice, sid, "vp8")
+    (copy,) = world.worker.downtracks.values()
+    assert copy.codecs[0].mime == "video/VP8"
+
+
+def test_a_second_backup_is_asked_for_when_the_first_does_not_serve_either(world: World) -> None:
+    alice, bob = world.join("alice"), _without_av1(world)
+    sid = _publish_av1(alice, "h264", "vp8")
+    _send_backup(alice, sid, "h264")
+    assert not world.worker.downtracks
+    asked = alice.heard("subscribed_quality_update")[-1]
+    assert [one.codec for one in asked.subscribed_codecs] == ["av1", "h264", "vp8"]
+    _send_backup(alice, sid, "vp8")
+    (copy,) = world.worker.downtracks.values()
+    assert copy.codecs[0].mime == "video/VP8"
+    assert not bob.heard("subscription_response")
+
+
+def test_with_regression_all_go_over_to_the_backup_and_the_first_codec_is_not_asked_for_any_more(world: World) -> None:
+    alice, carol, bob = world.join("alice"), world.join("carol"), _without_av1(world)
+    sid = _publish_av1(alice, "vp8", policy=models.BackupCodecPolicy.REGRESSION)
+    assert [copy.codecs[0].mime for copy in world.worker.downtracks.values()] == ["video/AV1"]
+    _send_backup(alice, sid, "vp8")
+    dave = world.join("dave")
+    copies = {number: copy.codecs[0].mime for number, copy in world.worker.downtracks.items()}
+    numbers = {client.record.subscriptions[sid].downtrack for client in (bob, carol, dave)}
+    assert copies == dict.fromkeys(numbers, "video/VP8")
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
