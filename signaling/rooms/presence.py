@@ -291,6 +291,9 @@ def _tell_missed(room: RoomCore, participant: Participant) -> None:
             # Before his own record: a client that finds itself muted there takes it for an error.
             message = rtc.MuteTrackRequest(sid=track.sid, muted=True)
             room.send(participant, rtc.SignalResponse(mute=message))
+    present = room.visible_to(participant)
+    # Clients keep people by identity: news of a former one of that identity would be taken for the one who is here.
+    identities = {info.identity for info in present} | {participant.identity}
     gone = [
         models.ParticipantInfo(
             sid=one.sid,
@@ -300,9 +303,9 @@ def _tell_missed(room: RoomCore, participant: Participant) -> None:
             disconnect_reason=models.DisconnectReason.Name(one.reason),
         )
         for one in room.record.departed
-        if participant.protocol >= HEARS_DISCONNECTED
+        if participant.protocol >= HEARS_DISCONNECTED and one.identity not in identities
     ]
-    seen = {info.sid: info for info in gone} | {info.sid: info for info in room.visible_to(participant)}
+    seen = {info.sid: info for info in (*gone, *present)}
     everybody = [*seen.values(), room.told(participant)]
     room.send(participant, rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=everybody)))
     room.send(participant, rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))

@@ -134,6 +134,18 @@ async def test_each_way_to_reconnect_brings_the_call_back(tabs: Tabs, single: bo
 
 
 @MODES
+async def test_who_resumes_keeps_one_who_came_back_afresh_before(tabs: Tabs, single: bool) -> None:
+    alice, bob = await pair(tabs, single)
+    await publish_all(alice, bob)
+    await alice.call("simulate", "full-reconnect")
+    await alice.event("reconnected", seconds=40)
+    await flows(alice, bob)
+    await bob.call("simulate", "signal-reconnect")
+    await bob.event("reconnected", seconds=40)
+    await flows(alice, bob)
+
+
+@MODES
 async def test_tcp_may_be_asked_for(tabs: Tabs, single: bool) -> None:
     alice, bob = await pair(tabs, single)
     await publish_all(alice, bob)

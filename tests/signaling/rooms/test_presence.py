@@ -719,6 +719,26 @@ def test_a_resume_can_be_made_to_fail_once(world: World) -> None:
     assert alice.session is not None
 
 
+def test_who_resumes_is_not_told_that_one_left_who_is_here_afresh(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    again = world.join("alice")
+    world.lose_signal(bob)
+    bob.forget()
+    world.resume(bob)
+    told = [info for update in bob.heard("update") for info in update.participants]
+    assert alice.sid not in {info.sid for info in told}
+    assert set(bob.people) == {again.sid, bob.sid}
+
+
+def test_who_missed_that_somebody_came_afresh_believes_it_after_a_resume(world: World) -> None:
+    world.join("alice")
+    bob = world.join("bob")
+    world.lose_signal(bob)
+    again = world.join("alice")
+    world.resume(bob)
+    assert set(bob.people) == {again.sid, bob.sid}
+
+
 # --- tokens from before ---------------------------------------------------------------------------------------------
 
 NOW = UNIX_MS / 1000

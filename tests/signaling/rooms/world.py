@@ -361,10 +361,13 @@ class Client:
         known = self.people.get(info.sid)
         if known is not None and known.version > info.version:
             return
+        for other in [one for one in self.people.values() if one.identity == info.identity]:
+            # As in the SDKs, which keep people by identity: who left is gone whatever his sid, a newcomer replaces him.
+            if info.identity != self.identity and (info.state == STATES.DISCONNECTED or other.sid != info.sid):
+                del self.people[other.sid]
+                self.speaking.discard(other.sid)
+                self.refused -= {track.sid for track in other.tracks}
         if info.state == STATES.DISCONNECTED:
-            self.people.pop(info.sid, None)
-            self.speaking.discard(info.sid)
-            self.refused -= {track.sid for track in known.tracks} if known is not None else set()
             return
         if known is not None:
             self.refused -= {track.sid for track in known.tracks} - {track.sid for track in info.tracks}
