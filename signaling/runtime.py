@@ -100,6 +100,8 @@ class Hosted:
     room: Room
     worker: WorkerHandle | None
     timer: asyncio.TimerHandle | None = None
+    timer_at: float | None = None
+    """What `timer` waits for."""
     lazy_timer: asyncio.TimerHandle | None = None
     count: int = 0
     versions: dict[str, int] = field(default_factory=dict)
@@ -551,12 +553,12 @@ class Rooms:
 
     def _schedule(self, hosted: Hosted) -> None:
         deadline = hosted.room.deadline()
-        timer = hosted.timer
-        if timer is not None:
-            if deadline is not None and timer.when() == deadline and not timer.cancelled():
+        if hosted.timer is not None:
+            # The timer itself is not asked: one that is due already has no time in uvloop.
+            if hosted.timer_at == deadline:
                 return
-            timer.cancel()
-        hosted.timer = None
+            hosted.timer.cancel()
+        hosted.timer, hosted.timer_at = None, deadline
         if deadline is not None:
             hosted.timer = asyncio.get_running_loop().call_at(deadline, self._timeout, hosted)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvloop
 from livekit.protocol import models, rtc
 from livekit.protocol import room as api
 from livekit.protocol.webhook import WebhookEvent
@@ -325,6 +326,23 @@ async def test_a_room_ends_by_its_own_time() -> None:
     edge.rooms.create("lobby", empty_timeout_seconds=1)
     await until(lambda: not edge.rooms.hosted)
     assert [event.event for event in edge.events] == ["room_started", "room_finished"]
+
+
+def test_a_timer_that_is_late_already_is_set_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only uvloop's timers of this kind do not know their time.
+    async def late_then_early() -> None:
+        edge = await Edge.start()
+        await edge.join()
+        hosted, now = edge.hosted(), asyncio.get_running_loop().time()
+        timers = []
+        for deadline in (now - 1, now - 1, now - 2, now + 100):
+            monkeypatch.setattr(hosted.room, "deadline", lambda at=deadline: at)
+            edge.rooms._schedule(hosted)
+            timers.append(hosted.timer)
+        assert timers[0] is timers[1]
+        assert len(set(map(id, timers))) == 3
+
+    uvloop.run(late_then_early())
 
 
 # --- admission ------------------------------------------------------------------------------------------------------
