@@ -18,6 +18,7 @@ from bench.links.publisher import Reading
 from bench.links.scenarios import Scenario
 from bench.links.viewer import Video
 
+LEAST_FPS, MOST_LATE_MS = 27, 30
 _BIN = 0.1
 #: A climb taken back within this time is a reversal.
 _REVERSAL_SECONDS = 10.0
@@ -54,6 +55,11 @@ class Metrics(msgspec.Struct):
     load_average: float
     falls: int
     rises: int
+
+    @property
+    def machine_kept_up(self) -> bool:
+        """False: slower publishers or a later emulator than this say more of the machine than of the server."""
+        return self.published_fps >= LEAST_FPS and self.late_p99_ms <= MOST_LATE_MS
 
 
 class TrackSeries(msgspec.Struct):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench.links.figures import Metrics, median
+from bench.links.figures import LEAST_FPS, MOST_LATE_MS, Metrics, median
 from bench.links.scenarios import SCENARIOS, Scenario
 from bench.machine import Machine
 from bench.quality.figures import Column
@@ -78,6 +78,8 @@ class Row:
 
 
 def rows(runs: list[Result]) -> Iterator[Row]:
+    """Of runs in which the machine kept up."""
+    runs = [run for run in runs if run.metrics.machine_kept_up]
     servers = list(dict.fromkeys(run.server for run in runs))
     for scenario in SCENARIOS:
         for server in servers:
@@ -89,8 +91,9 @@ def rows(runs: list[Result]) -> Iterator[Row]:
 
 
 def typical(runs: list[Result], scenario: str, server: str) -> Result | None:
-    """The run with the median utility."""
-    own = sorted((r for r in runs if (r.scenario, r.server) == (scenario, server)), key=lambda r: r.metrics.utility)
+    """The run with the median utility, of those that count."""
+    own = [r for r in runs if (r.scenario, r.server) == (scenario, server) and r.metrics.machine_kept_up]
+    own.sort(key=lambda r: r.metrics.utility)
     return own[(len(own) - 1) // 2] if own else None
 
 
@@ -111,17 +114,17 @@ def terminal(runs: list[Result]) -> str:
 
 
 def markdown(runs: list[Result]) -> str:
-    lines = ["| link and call | server | " + " | ".join(column.title for column in COLUMNS) + " |"]
-    lines.append("|---" * (len(COLUMNS) + 2) + "|")
+    lines = ["| link and call | server | runs | " + " | ".join(column.title for column in COLUMNS) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
     for row in rows(runs):
         cells = " | ".join(row.cell(column) for column in COLUMNS)
-        lines.append(f"| {row.scenario.title} | {row.server} | {cells} |")
+        lines.append(f"| {row.scenario.title} | {row.server} | {row.seeds} | {cells} |")
     return "\n".join(lines)
 
 
 def page(results: Results, plots: list[tuple[str, str]]) -> str:
     """`plots`: (title, file) of the pictures in it."""
-    runs = results.runs
+    runs = [run for run in results.runs if run.metrics.machine_kept_up]
     seeds = sorted({run.seed for run in runs})
     fps = [run.metrics.published_fps for run in runs]
     loads = [run.metrics.load_average for run in runs]
@@ -130,6 +133,9 @@ def page(results: Results, plots: list[tuple[str, str]]) -> str:
         machine=f"{results.machine.cpu}, {results.machine.cores} cores, Linux {results.machine.kernel}",
         date=results.date,
         fps=f"{min(fps):.0f} – {max(fps):.0f}",
+        left_out=len(results.runs) - len(runs),
+        least_fps=LEAST_FPS,
+        most_late=MOST_LATE_MS,
         late=f"{max(run.metrics.late_p99_ms for run in runs):.0f}",
         load=f"{min(loads):.0f} – {max(loads):.0f}",
     )
@@ -140,7 +146,8 @@ def page(results: Results, plots: list[tuple[str, str]]) -> str:
 _HEAD = """\
 # Quality with real clients
 
-Written by `python -m bench.links --docs`; do not edit. Medians of {seeds} seeds, from `quality-real.json` beside it.
+Written by `python -m bench.links --docs`; do not edit. Medians of up to {seeds} seeds, from `quality-real.json` beside
+this page.
 
 Real clients over a link that is known to the packet: the emulator (`bench/links/emulator.py`) moves every packet
 between two network namespaces. On one side the server and its publishers, on the other the viewer. Publishers are the
@@ -152,9 +159,10 @@ the same link with the same seed. The queue is drop-tail, 300 ms before the rate
 
 A figure with a target is marked: ✓ reached, ✗ missed (the target follows).
 
-Measured on {date} on {machine}, with everything on the one machine: load average {load}, publishers at {fps} frames a
-second, the emulator's 99th percentile of lateness up to {late} ms; runs with less than 27 frames or more than 30 ms
-were repeated.
+Measured on {date} on {machine}, with everything on the one machine
+and others at work on it: load average {load}, publishers at {fps} frames a second, the emulator's 99th percentile of
+lateness up to {late} ms. Runs in which publishers made less than {least_fps} frames a second or the emulator was later
+than {most_late} ms say more of the machine than of the server; {left_out} were left out.
 """
 
 _TAIL = """\

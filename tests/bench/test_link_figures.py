@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from bench.links import page
 from bench.links.call import Call
@@ -125,10 +126,13 @@ def test_medians_stand_beside_their_targets() -> None:
     scenario = next(s for s in SCENARIOS if s.name == "steady")
     view = View(SCENARIO, call(pictures((0.6, SECONDS, 360)), packets((0.0, SECONDS, 6e5))))
     good = view.metrics()
+    assert good.machine_kept_up
     poor = View(SCENARIO, call(pictures((0.6, SECONDS, 180)), packets((0.0, SECONDS, 2e5)))).metrics()
     runs = [Result("steady", "A server", seed, metrics) for seed, metrics in enumerate((good, good, poor))]
     runs += [Result("steady", "Another", seed, metrics) for seed, metrics in enumerate((poor, poor, good))]
     table = page.markdown(runs)
-    assert f"| {scenario.title} | A server | 1.00 ✓ |" in table
-    assert f"| {scenario.title} | Another | 0.50 ✗ (≥ 0.92) |" in table
+    assert f"| {scenario.title} | A server | 3 | 1.00 ✓ |" in table
+    assert f"| {scenario.title} | Another | 3 | 0.50 ✗ (≥ 0.92) |" in table
     assert "1.00 ✓" in page.terminal(runs)
+    late = [Result("steady", "Another", 3, replaced(good, late_p99_ms=31.0))]
+    assert page.markdown(runs + late) == table, "the machine's faults are nobody's figures"
