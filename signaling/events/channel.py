@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from signaling.calls.identifiers import rfc3339
-from signaling.calls.model import Event
+from signaling.calls.model import Event, User
 from signaling.calls.principal import Principal
 from signaling.calls.problems import Problem
 from signaling.calls.rights import active_ban, active_block, check_reach, holding
@@ -62,7 +62,7 @@ class Socket:
     """One connection. `outgoing` is drained by the connection's own task, `wake` tells it that there is something.
 
     `transmit` writes a frame past that task, if the client keeps up, and tells whether it did; used while nothing
-    waits in `outgoing` nor is being sent from there (`sending`).
+    waits in `outgoing` nor is being sent from there (`sending`). `user`: as he is now, None for who has no account.
     """
 
     connection_id: str
@@ -74,7 +74,7 @@ class Socket:
     sent: dict[str, int] = field(default_factory=dict)
     outgoing: deque[tuple[str, Frame]] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    teams: frozenset[str] = frozenset()
+    user: User | None = None
     close_code: int | None = None
     transmit: Callable[[bytes], bool] | None = None
     sending: bool = False
@@ -111,7 +111,9 @@ class Socket:
             return False
         if not tenants or self.principal.is_server or self.principal.kind == "anonymous":
             return True
-        teams = self.teams if self.principal.teams is None else self.teams & self.principal.teams
+        teams = frozenset(self.user.teams if self.user else ())
+        if self.principal.teams is not None:
+            teams &= self.principal.teams
         return event.team in teams if event.team is not None else not teams
 
 
@@ -230,10 +232,10 @@ class Channel:
                 frame = frames[alike] = _frame(alike[1], tails[variant])
             socket.send(event.type, frame)
 
-    def change_teams(self, user_id: str, teams: Iterable[str]) -> None:
-        """Note a user's teams: what his sockets may hear follows them."""
-        for socket in self._by_user.get(user_id, ()):
-            socket.teams = frozenset(teams)
+    def change_user(self, user: User) -> None:
+        """Note what a user is now: what his sockets may hear follows his role and teams."""
+        for socket in self._by_user.get(user.id, ()):
+            socket.user = user
 
     def close_expired(self, now: datetime) -> float | None:
         """Close the sockets whose token has expired; return in how many seconds to look again, None without sockets.
@@ -262,7 +264,9 @@ class Channel:
 
 def may_watch(turn: Turn, socket: Socket) -> bool:
     """Tell whether a socket's user may read the call."""
-    own = Turn(socket.principal, turn.now, turn.new_id, turn.facts, turn.state)
+    # Who merely watches is not among the people that were loaded with the call.
+    facts = turn.facts if socket.user is None else replace(turn.facts, users={socket.user.id: socket.user})
+    own = Turn(socket.principal, turn.now, turn.new_id, facts, turn.state)
     if socket.principal.is_server:
         return turn.call.deleted_at is None
     try:
@@ -275,11 +279,7 @@ def may_watch(turn: Turn, socket: Socket) -> bool:
 def _standing(turn: Turn, socket: Socket) -> Hashable:
     """Return all that `may_watch` depends on: who has the same may do the same."""
     principal, user_id = socket.principal, socket.user_id or ""
-    user, member, rights = (
-        turn.facts.users.get(user_id),
-        turn.state.members.get(user_id),
-        turn.state.rights.get(user_id),
-    )
+    user, member, rights = socket.user, turn.state.members.get(user_id), turn.state.rights.get(user_id)
     return (
         principal.kind,
         principal.acting,

@@ -175,7 +175,7 @@ class Follower:
         for user_id, user in users.items():
             if user_id in online and user.deleted_at is not None:
                 service.channel.drop_user(user_id)
-            service.channel.change_teams(user_id, user.teams)
+            service.channel.change_user(user)
         await service.recheck_watchers()
 
 

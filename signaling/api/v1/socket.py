@@ -92,7 +92,7 @@ class EventSocket:
         """Return the socket of a client who is authenticated, with its greeting in the queue."""
         queue_max, user = self._service.settings.socket_queue_max, self._service.directory.known_user(principal.user_id)
         socket = Socket(self._service.new_id(), principal, principal.user_id, device_id, queue_max)
-        socket.teams = frozenset(user.teams if user else ())
+        socket.user = user
         socket.control(self._hello(socket))
         return socket
 

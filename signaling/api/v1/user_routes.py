@@ -103,7 +103,7 @@ async def _write_user(ask: Ask, user_id: str, body: PutUser, *, replace: bool) -
         await save(connection, [user])
         before = views.user(known) if known else None
         await service.note(connection, ask.principal, "user.write", user_id, before, views.user(user))
-    service.channel.change_teams(user_id, user.teams)
+    service.channel.change_user(user)
     if known is not None and (known.role != user.role or known.teams != user.teams):
         await service.refresh_running("role_changed", user_id=user_id)
         await service.recheck_watchers()

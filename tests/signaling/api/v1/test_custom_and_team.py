@@ -105,6 +105,21 @@ async def test_a_37_who_leaves_the_team_hears_and_sees_no_more(world: World) -> 
     assert (joined["session"]["id"], "rudi:phone") in [removed[:2] for removed in world.media.removed]
 
 
+async def test_who_merely_watches_goes_on_watching(world: World) -> None:
+    await multi_tenant(world, rosa=["red"], rudi=["red"])
+    await world.users("chief", role="admin", teams=["red"])
+    await world.call("default/x", by="rosa")
+    rudi, chief = [await world.listen(world.as_(name), "default/x") for name in ("rudi", "chief")]
+    await world.as_("rosa").patch("/calls/default/x", {"custom": {"n": 1}})
+    for listener in (rudi, chief):
+        assert listener.types() == ["call.updated"]
+    # What his role takes from rudi, the app admin's gives him still.
+    await world.server.patch("/call-types/default/grants", {"user": {"remove": ["call.read"]}})
+    assert [frame["type"] for frame in rudi.frames()] == ["unsubscribed"]
+    await world.as_("rosa").patch("/calls/default/x", {"custom": {"n": 2}})
+    assert (rudi.types(), chief.types()) == ([], ["call.updated"])
+
+
 async def test_a_37_a_token_narrows_the_teams(world: World) -> None:
     await multi_tenant(world, rosa=["red", "blue"])
     await world.call("default/x", by="rosa", team="red")
