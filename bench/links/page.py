@@ -154,8 +154,8 @@ between two network namespaces. On one side the server and its publishers, on th
 official Python SDK (libwebrtc), encoding moving pictures to VP8 simulcast of 720p30, 360p20 and 180p15, which is the
 SDK's own ladder, at about 1.9, 0.49 and 0.165 Mbit/s on the wire with three temporal layers, Opus of 74 kbit/s on the
 wire without RED, a 1080p5 share of up to 0.8 Mbit/s. The viewer is the same SDK, or headless Chromium with the official
-JavaScript client where it says so. Nobody has settings: both servers run with their defaults, one after the other on
-the same link with the same seed. The queue is drop-tail, 300 ms before the rate, 20 ms of delay each way.
+JavaScript client where it says so. Both servers run with their defaults, never at once, on the same links with the same
+seeds. The queue is drop-tail, 300 ms before the rate, 20 ms of delay each way.
 
 A figure with a target is marked: ✓ reached, ✗ missed (the target follows).
 
