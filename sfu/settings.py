@@ -137,6 +137,24 @@ class EngineSettings(BaseModel):
             "publisher's cost.",
         ),
     ] = 1.0
+    first_picture_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=10,
+            description="The same where a subscriber waits for his first picture. Chromium answers no two requests "
+            "within 0.3 s.",
+        ),
+    ] = 0.3
+    first_picture_burst: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000,
+            description="Requests for first pictures beyond one each `keyframe_interval_seconds`; earned back one "
+            "each. Raise it for long storms of joins, at the publisher's cost.",
+        ),
+    ] = 10
     demand_dwell_seconds: Annotated[
         float,
         Field(

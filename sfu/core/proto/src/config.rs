@@ -42,6 +42,10 @@ pub struct Config {
     pub history_packets: usize,
     /// Least time between two key-frame requests to one stream. Lower it for faster joins, at the publisher's cost.
     pub keyframe_interval: Duration,
+    /// The same where a subscriber waits for his first picture. libwebrtc answers no two requests within 300 ms.
+    pub first_picture_interval: Duration,
+    /// Requests for first pictures beyond one each `keyframe_interval`. Raise it for long storms of joins.
+    pub first_picture_burst: u32,
     /// How long a lower demand must last before the publisher is told (dynacast).
     pub demand_dwell: Duration,
     /// Time without packets after which a layer counts as not sent.
@@ -99,6 +103,8 @@ impl Default for Config {
             lossy_buffer_bytes: 128 * 1024,
             history_packets: 512,
             keyframe_interval: Duration::from_millis(1_000),
+            first_picture_interval: Duration::from_millis(300),
+            first_picture_burst: 10,
             demand_dwell: Duration::from_secs(3),
             layer_timeout: Duration::from_millis(1_500),
             quality_interval: Duration::from_secs(5),

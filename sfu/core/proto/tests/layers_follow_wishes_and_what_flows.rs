@@ -216,6 +216,29 @@ fn key_frame_requests_are_throttled_however_many_ask() {
 }
 
 #[test]
+fn who_joins_after_others_does_not_wait_a_second_for_the_first_picture() {
+    let mut world = World::new(6);
+    for _ in 0..13 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let before = world.engine.counters().feedback_out.pli;
+    for client in 1..13 {
+        subscribe(&mut world, client, &camera, 10 + client as u64, 5_000, Want::default());
+        play(&mut world, &mut [&mut camera], Duration::from_millis(100));
+    }
+    let asked = world.engine.counters().feedback_out.pli - before;
+    assert!((4..=5).contains(&asked), "{asked} requests in 1.2 s for 12 who came");
+    play(&mut world, &mut [&mut camera], Duration::from_millis(400));
+    for client in 1..13 {
+        assert!(world.clients[client].of(5_000).count() > 0, "client {client} has no picture");
+    }
+}
+
+#[test]
 fn one_rooms_tracks_stay_in_the_room() {
     let mut world = World::new(7);
     world.add_client(DtlsRole::Server, LinkConfig::default());

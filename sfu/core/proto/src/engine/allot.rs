@@ -370,7 +370,8 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get(slot) else { return };
         let is_up = self.transports.get(downtrack.transport).is_some_and(|t| t.may_send());
         if is_up && let Some(stream) = downtrack.selector.waits_for_keyframe(mode == LayerMode::Svc) {
-            self.request_keyframe(now, uptrack, stream);
+            let is_first = downtrack.packets == 0;
+            self.request_keyframe(now, uptrack, stream, is_first);
         }
     }
 }

@@ -253,9 +253,10 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
         downtrack.plis += 1;
         let uptrack = downtrack.uptrack;
+        let is_first = downtrack.packets == 0;
         let spatial = downtrack.selector.target().map(|layer| layer.spatial);
         if let Some(spatial) = spatial {
-            self.request_keyframe(now, uptrack, spatial);
+            self.request_keyframe(now, uptrack, spatial, is_first);
         }
     }
 
@@ -265,29 +266,40 @@ impl Engine {
             self.downtracks.get(d).is_some_and(|d| d.source == Some(index) && d.selector.current().is_some())
         });
         if watched {
-            self.request_keyframe(now, uptrack, Spatial(index as u8));
+            self.request_keyframe(now, uptrack, Spatial(index as u8), false);
         }
     }
 
     pub(super) fn request_all_keyframes(&mut self, now: Instant, uptrack: usize) {
         for index in 0..self.uptracks[uptrack].encodings.len() {
-            self.request_keyframe(now, uptrack, Spatial(index as u8));
+            self.request_keyframe(now, uptrack, Spatial(index as u8), false);
         }
     }
 
     /// Asks the publisher for a key frame of the stream that carries `spatial`; the register says whether it may be asked now.
-    pub(super) fn request_keyframe(&mut self, now: Instant, uptrack_slot: usize, spatial: Spatial) {
+    ///
+    /// `is_first`: somebody waits for his first picture.
+    pub(super) fn request_keyframe(&mut self, now: Instant, uptrack_slot: usize, spatial: Spatial, is_first: bool) {
         let Some(uptrack) = self.uptracks.get_mut(uptrack_slot) else { return };
         if uptrack.kind != MediaKind::Video {
             return;
         }
         let index = usize::from(spatial.0).min(uptrack.encodings.len() - 1);
-        if uptrack.encodings[index].keyframes.request(now) {
-            self.send_keyframe_request(now, uptrack_slot, index);
+        // Whoever is alone has made the earlier requests himself, and is not held up by others'.
+        let is_first = is_first && uptrack.downtracks.len() > 1;
+        let keyframes = &mut uptrack.encodings[index].keyframes;
+        let (is_now, hurries) = (keyframes.request(now, is_first), keyframes.hurries());
+        if is_now {
+            self.send_keyframe_request(uptrack_slot, index);
+        } else if let Some(at) = hurries {
+            if !self.first_pictures.contains(&(uptrack_slot, index)) {
+                self.first_pictures.push((uptrack_slot, index));
+            }
+            self.wake_for_keyframe(at);
         }
     }
 
-    pub(super) fn send_keyframe_request(&mut self, _now: Instant, uptrack_slot: usize, index: usize) {
+    pub(super) fn send_keyframe_request(&mut self, uptrack_slot: usize, index: usize) {
         let Some(uptrack) = self.uptracks.get_mut(uptrack_slot) else { return };
         let codec = uptrack.feedback_codec();
         let (has_pli, has_fir) = codec.map_or((true, false), |c| (c.has_pli, c.has_fir));

@@ -178,6 +178,7 @@ impl Engine {
         if self.transports.is_empty() {
             self.next_tick = None;
             self.next_fine_tick = None;
+            self.next_keyframe = None;
             self.next_beat = None;
         }
     }

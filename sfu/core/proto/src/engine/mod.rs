@@ -81,6 +81,9 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     next_tick: Option<Instant>,
     next_fine_tick: Option<Instant>,
+    /// Streams, by uptrack and encoding, whose key frame a first picture waits for; and when to ask the next of them.
+    first_pictures: Vec<(usize, usize)>,
+    next_keyframe: Option<Instant>,
     next_beat: Option<Instant>,
     /// Transports whose pacer holds something.
     paced: Vec<usize>,
@@ -136,6 +139,8 @@ impl Engine {
             timers: BinaryHeap::new(),
             next_tick: None,
             next_fine_tick: None,
+            first_pictures: Vec::new(),
+            next_keyframe: None,
             next_beat: None,
             paced: Vec::new(),
             events: VecDeque::new(),
@@ -191,6 +196,10 @@ impl Engine {
             self.next_fine_tick = None;
             self.guarded(now, |engine| engine.fine_tick(now));
         }
+        if self.next_keyframe.is_some_and(|at| at <= now) {
+            self.next_keyframe = None;
+            self.guarded(now, |engine| engine.keyframe_tick(now));
+        }
         if self.next_tick.is_some_and(|at| at <= now) {
             self.next_tick = Some(now + tick::TICK);
             self.guarded(now, |engine| engine.tick(now));
@@ -199,7 +208,7 @@ impl Engine {
 
     pub fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        [timer, self.next_tick, self.next_fine_tick, self.next_beat].into_iter().flatten().min()
+        [timer, self.next_tick, self.next_fine_tick, self.next_keyframe, self.next_beat].into_iter().flatten().min()
     }
 
     pub fn transmits(&self) -> &TransmitArena {

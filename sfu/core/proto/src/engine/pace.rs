@@ -131,7 +131,7 @@ impl Engine {
         downtrack.reason = "queue";
         let (uptrack, target) = (downtrack.uptrack, downtrack.selector.target());
         if let Some(target) = target {
-            self.request_keyframe(now, uptrack, target.spatial);
+            self.request_keyframe(now, uptrack, target.spatial, false);
         }
     }
 

@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use crate::command::MediaKind;
 use crate::event::{Event, TransportState};
 use crate::ids::Ssrc;
 use crate::rtcp::{CompoundWriter, ReportBlock, SenderInfo};
@@ -184,12 +183,10 @@ impl Engine {
     }
 
     fn tick_uptrack(&mut self, now: Instant, slot: usize) {
-        let Some(uptrack) = self.uptracks.get_mut(slot) else { return };
-        if uptrack.kind == MediaKind::Video {
-            let due: Vec<usize> =
-                (0..uptrack.encodings.len()).filter(|&i| uptrack.encodings[i].keyframes.poll(now)).collect();
-            for index in due {
-                self.send_keyframe_request(now, slot, index);
+        let encodings = self.uptracks.get(slot).map_or(0, |uptrack| uptrack.encodings.len());
+        for index in 0..encodings {
+            if self.uptracks[slot].encodings[index].keyframes.poll(now) {
+                self.send_keyframe_request(slot, index);
             }
         }
         self.announce_media(now, slot);
@@ -210,6 +207,26 @@ impl Engine {
         for downtrack in self.uptracks[slot].downtracks.clone() {
             self.retarget(now, downtrack);
         }
+    }
+
+    /// Asks publishers for the key frames that first pictures wait for.
+    pub(super) fn keyframe_tick(&mut self, now: Instant) {
+        let mut waiting = std::mem::take(&mut self.first_pictures);
+        waiting.retain(|&(slot, index)| {
+            let encoding = self.uptracks.get_mut(slot).and_then(|uptrack| uptrack.encodings.get_mut(index));
+            let Some(encoding) = encoding else { return false };
+            match encoding.keyframes.hurries() {
+                Some(at) if at > now => self.wake_for_keyframe(at),
+                Some(_) if encoding.keyframes.poll(now) => self.send_keyframe_request(slot, index),
+                _ => {}
+            }
+            self.uptracks[slot].encodings[index].keyframes.hurries().is_some()
+        });
+        self.first_pictures = waiting;
+    }
+
+    pub(super) fn wake_for_keyframe(&mut self, at: Instant) {
+        self.next_keyframe = Some(self.next_keyframe.map_or(at, |next| next.min(at)));
     }
 
     /// Asks publishers for what is missing.

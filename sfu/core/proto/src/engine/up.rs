@@ -14,7 +14,7 @@ use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
 use crate::registers::layers::Layers;
 use crate::registers::loudest::Voice;
-use crate::registers::uptrack::{History, KeyframeRequest, NackRegister, ReceiveStats};
+use crate::registers::uptrack::{History, KeyframePace, KeyframeRequest, NackRegister, ReceiveStats};
 
 /// More codecs than any description offers for one section.
 const MAX_CODECS: usize = 32;
@@ -261,7 +261,11 @@ impl Encoding {
             stats: ReceiveStats::new(clock_rate),
             nacks: NackRegister::new(),
             history: History::new(packets),
-            keyframes: KeyframeRequest::new(config.keyframe_interval),
+            keyframes: KeyframeRequest::new(KeyframePace {
+                interval: config.keyframe_interval,
+                first_picture: config.first_picture_interval,
+                burst: config.first_picture_burst,
+            }),
             clock: None,
             structure: None,
             fir_seq: 0,

@@ -268,12 +268,29 @@ impl History {
     }
 }
 
+/// How often one stream may be asked for key frames.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyframePace {
+    /// Between two requests.
+    pub interval: Duration,
+    /// The same, where somebody waits for his first picture.
+    pub first_picture: Duration,
+    /// So many requests for first pictures beyond one an `interval`; they are earned back one an `interval`.
+    pub burst: u32,
+}
+
 /// Throttle of key-frame requests to one stream: the first at once, later ones gathered; none where one comes by itself.
 #[derive(Debug)]
 pub struct KeyframeRequest {
-    interval: Duration,
+    pace: KeyframePace,
     last: Option<Instant>,
     is_wanted: bool,
+    /// By somebody who sees nothing yet.
+    is_first_picture: bool,
+    /// What is wanted was asked for.
+    is_asked: bool,
+    /// All requests so far, one an interval, last until then.
+    spent_until: Option<Instant>,
     /// The last key frame, and how long after its predecessor it came by itself.
     seen: Option<Instant>,
     period: Option<Duration>,
@@ -287,27 +304,58 @@ const NATURAL_WAIT: Duration = Duration::from_millis(300);
 const PERIOD_SLACK: Duration = Duration::from_millis(100);
 
 impl KeyframeRequest {
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, last: None, is_wanted: false, seen: None, period: None, awaited: None }
+    pub fn new(pace: KeyframePace) -> Self {
+        Self {
+            pace,
+            last: None,
+            is_wanted: false,
+            is_first_picture: false,
+            is_asked: false,
+            spent_until: None,
+            seen: None,
+            period: None,
+            awaited: None,
+        }
     }
 
     /// Whether to ask the publisher now; otherwise [`Self::poll`] says when.
-    pub fn request(&mut self, now: Instant) -> bool {
+    pub fn request(&mut self, now: Instant, is_first_picture: bool) -> bool {
         if !self.is_wanted {
             self.is_wanted = true;
             let next = self.seen.zip(self.period).map(|(seen, period)| seen + period);
             self.awaited =
                 next.filter(|at| *at + PERIOD_SLACK > now && *at < now + NATURAL_WAIT).map(|at| at + PERIOD_SLACK);
         }
+        self.is_first_picture |= is_first_picture;
         self.poll(now)
     }
 
+    /// When to ask on behalf of somebody who waits for his first picture; for all others it is enough to poll now and then.
+    pub fn hurries(&self) -> Option<Instant> {
+        self.due().filter(|_| self.is_wanted && self.is_first_picture && !self.is_asked)
+    }
+
+    /// From when on the publisher may be asked; `None`: at once.
+    fn due(&self) -> Option<Instant> {
+        let KeyframePace { interval, first_picture, burst } = self.pace;
+        let allowed = self.last.map(|last| {
+            // What was asked for may be on its way: it is not asked for again any sooner.
+            if !self.is_first_picture || self.is_asked {
+                return last + interval;
+            }
+            let earned = self.spent_until.and_then(|at| at.checked_sub(interval * burst));
+            earned.map_or(last, |at| at.max(last)).max(last + first_picture).min(last + interval)
+        });
+        allowed.max(self.awaited)
+    }
+
     pub fn poll(&mut self, now: Instant) -> bool {
-        let is_early = self.last.is_some_and(|at| now.saturating_duration_since(at) < self.interval);
-        if !self.is_wanted || is_early || self.awaited.is_some_and(|at| now < at) {
+        if !self.is_wanted || self.due().is_some_and(|at| now < at) {
             return false;
         }
         self.last = Some(now);
+        self.spent_until = Some(self.spent_until.map_or(now, |at| at.max(now)) + self.pace.interval);
+        self.is_asked = true;
         self.awaited = None;
         true
     }
@@ -316,8 +364,10 @@ impl KeyframeRequest {
         let was_asked = self.is_wanted && self.awaited.is_none();
         let since = self.seen.replace(now).map(|at| now.saturating_duration_since(at));
         // Two unasked ones in a row make a period; one that was asked for breaks the count.
-        self.period = since.filter(|since| !was_asked && *since > self.interval);
+        self.period = since.filter(|since| !was_asked && *since > self.pace.interval);
         self.is_wanted = false;
+        self.is_first_picture = false;
+        self.is_asked = false;
         self.awaited = None;
     }
 }
@@ -401,22 +451,68 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut request = KeyframeRequest::new(Duration::from_secs(1));
-        assert!(request.request(at(0)));
+        let mut request = KeyframeRequest::new(PACE);
+        assert!(request.request(at(0), false));
         request.on_keyframe(at(100));
         for ms in [2_100, 4_100, 6_100] {
             request.on_keyframe(at(ms));
         }
-        assert!(!request.request(at(7_900)), "one comes at 8 100");
-        assert!(!request.request(at(8_100)));
+        assert!(!request.request(at(7_900), false), "one comes at 8 100");
+        assert!(!request.request(at(8_100), false));
         request.on_keyframe(at(8_110));
-        assert!(request.request(at(8_500)), "the next one is far");
+        assert!(request.request(at(8_500), false), "the next one is far");
         request.on_keyframe(at(8_600));
         assert!(!request.poll(at(20_000)));
-        assert!(request.request(at(10_090)), "an asked one breaks the period");
+        assert!(request.request(at(10_090), false), "an asked one breaks the period");
         request.on_keyframe(at(10_200));
         request.on_keyframe(at(12_200));
-        assert!(!request.request(at(14_000)));
+        assert!(!request.request(at(14_000), false));
         assert!(request.poll(at(14_301)), "it did not come");
+    }
+    const PACE: KeyframePace =
+        KeyframePace { interval: Duration::from_secs(1), first_picture: Duration::from_millis(300), burst: 4 };
+
+    /// Times in milliseconds at which requests leave, when somebody wants a key frame every 20 ms and each comes 50 ms after.
+    fn asked(first_picture: bool, during: std::ops::Range<u64>) -> Vec<u64> {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let mut request = KeyframeRequest::new(PACE);
+        let (mut asked, mut coming) = (Vec::new(), None);
+        for ms in (during.start..during.end).step_by(10) {
+            let now = start + Duration::from_millis(ms);
+            if coming == Some(ms) {
+                request.on_keyframe(now);
+            }
+            let wants = ms % 20 == 0;
+            if wants && request.request(now, first_picture) || request.poll(now) {
+                asked.push(ms);
+                coming = Some(ms + 50);
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn first_pictures_hurry_for_a_while_and_everything_else_keeps_the_interval() {
+        assert_eq!(asked(false, 0..3_500), [0, 1_000, 2_000, 3_000]);
+        let hurried = asked(true, 0..30_000);
+        assert_eq!(hurried[..5], [0, 300, 600, 900, 1_200], "everybody is waited for together");
+        assert!(hurried.windows(2).all(|pair| pair[1] - pair[0] >= 300));
+        assert!(hurried.len() <= 30 + 1 + PACE.burst as usize, "in the long run one an interval: {hurried:?}");
+        assert!(hurried.windows(2).all(|pair| pair[1] - pair[0] <= 1_020), "and never less");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_asked_for_again_before_the_interval_is_over() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut request = KeyframeRequest::new(PACE);
+        assert!(request.request(at(0), true));
+        assert!(!request.request(at(400), true), "it may be on its way");
+        assert!(!request.poll(at(990)) && request.poll(at(1_000)));
+        request.on_keyframe(at(1_050));
+        assert!(!request.request(at(1_060), true), "another one, who came after it");
+        assert_eq!(request.hurries(), Some(at(1_300)));
     }
 }
