@@ -132,8 +132,9 @@ fn everybody_who_speaks_in_turn_is_heard_from_the_first_syllable() {
 fn never_more_than_so_many_however_many_speak() {
     let link = LinkConfig { delay: Duration::from_millis(20), loss: 0.03, ..LinkConfig::default() };
     let mut meeting = Meeting::new(11, &link, None);
-    meeting.run(Duration::from_secs(2), |person| 0x80 | (20 + 5 * person as u8));
-    meeting.run(Duration::from_secs(2), |person| 0x80 | (50 - 5 * person as u8));
+    // Each louder than the next by more than the margin: whoever comes first where a packet is lost gives way in time.
+    meeting.run(Duration::from_secs(3), |person| 0x80 | (20 + 7 * person as u8));
+    meeting.run(Duration::from_secs(2), |person| 0x80 | (55 - 7 * person as u8));
     for listener in 0..PEOPLE {
         let mut by_time: Vec<(Instant, usize)> = (0..PEOPLE)
             .filter(|s| *s != listener)
