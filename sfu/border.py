@@ -195,6 +195,13 @@ class RequestKeyframe(Command, frozen=True, kw_only=True, tag="request_keyframe"
     uptrack: int
 
 
+class BoundDownlink(Command, frozen=True, kw_only=True, tag="bound_downlink"):
+    """Send the transport's client no more than `max_bps`; None: what its link carries."""
+
+    transport: int
+    max_bps: int | None = None
+
+
 class AddDowntrack(Command, frozen=True, kw_only=True, tag="add_downtrack"):
     downtrack: int
     uptrack: int
@@ -442,6 +449,7 @@ AnyCommand: TypeAlias = (
     | UpdateUptrack
     | RemoveUptrack
     | RequestKeyframe
+    | BoundDownlink
     | AddDowntrack
     | SetDowntrack
     | SwitchDowntrack

@@ -181,6 +181,12 @@ class Room:
             case "switch_candidate_protocol":
                 if scenario.switch_candidate_protocol != rtc.CandidateProtocol.UDP:
                     core.record.prefers_tcp.add(participant.identity)
+            case "subscriber_bandwidth":
+                bound = border.BoundDownlink(
+                    transport=participant.receiving.transport,
+                    max_bps=min(scenario.subscriber_bandwidth, _BPS_MAX) if scenario.subscriber_bandwidth > 0 else None,
+                )
+                core.command(bound)
             case "disconnect_signal_on_resume" | "disconnect_signal_on_resume_no_messages":
                 participant.fail_resume = True
             case _:
@@ -395,6 +401,7 @@ class Room:
 
 
 _RPC_TIMEOUT_MS = 10_000
+_BPS_MAX = 2**40
 
 _RULES: dict[str, Callable[[RoomCore, Participant, Any], None]] = {
     "add_track": publishing.add_track,

@@ -706,6 +706,15 @@ def test_a_switch_to_tcp_holds_for_the_next_connection_of_that_identity(world: W
     assert protocols(world.join("alice")) == {"udp", "tcp"}
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_subscriber_s_bandwidth_can_be_bounded_and_let_go(world: World, single: bool) -> None:
+    alice = world.join("alice", single=single)
+    for said, bound in ((300_000, 300_000), (2**62, 2**40), (0, None), (-1, None)):
+        alice.say(simulate=rtc.SimulateScenario(subscriber_bandwidth=said))
+        told = border.BoundDownlink(transport=alice.record.receiving.transport, max_bps=bound)
+        assert world.worker.log[-1] == told
+
+
 def test_a_resume_can_be_made_to_fail_once(world: World) -> None:
     alice = world.join("alice")
     alice.say(simulate=rtc.SimulateScenario(disconnect_signal_on_resume=True))

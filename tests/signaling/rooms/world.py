@@ -135,6 +135,8 @@ class FakeWorker:
                 handles = [h for (_, to), h in self.data_downtracks.items() if to == transport]
                 assert handle not in handles
                 self.data_downtracks[number, transport] = handle
+            case border.BoundDownlink(transport=transport):
+                assert transport in self.transports
             case border.RemoveDataDowntrack(data_uptrack=number, transport=transport):
                 self.data_downtracks.pop((number, transport), None)
             case _:

@@ -66,6 +66,12 @@ pub enum Command {
         uptrack: UptrackId,
     },
 
+    /// Sends the transport's client no more than that, whatever its link carries; `None`: what it carries.
+    BoundDownlink {
+        transport: TransportId,
+        max_bps: Option<u64>,
+    },
+
     /// Starts forwarding `uptrack` to `transport` as soon as both are up; video starts at a key frame.
     AddDowntrack(DowntrackSpec),
     /// What the subscriber wants to see from now on.

@@ -60,6 +60,8 @@ pub struct Downlink {
     config: BweConfig,
     estimator: Option<Box<Estimator>>,
     source: Source,
+    /// Set from outside.
+    most_bps: Option<u64>,
     next_number: u64,
     /// When the first packet left that feedback must speak of.
     first_numbered: Option<Instant>,
@@ -79,6 +81,7 @@ impl Downlink {
             config,
             estimator: None,
             source: Source::None,
+            most_bps: None,
             next_number: 0,
             first_numbered: None,
             reference: None,
@@ -111,13 +114,15 @@ impl Downlink {
         }
     }
 
+    /// Sends no more than that from now on; `None`: what the link carries.
+    pub fn send_at_most(&mut self, max_bps: Option<u64>) {
+        self.most_bps = max_bps;
+    }
+
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
     pub fn estimate_bps(&self) -> Option<u64> {
         let estimate = self.estimator.as_ref().filter(|_| self.is_estimated()).map(|e| e.estimate_bps());
-        match (estimate, self.bound()) {
-            (Some(estimate), Some((bound, _))) => Some(estimate.min(bound)),
-            (estimate, bound) => estimate.or(bound.map(|(bps, _)| bps)),
-        }
+        [estimate, self.bound().map(|(bps, _)| bps), self.most_bps].into_iter().flatten().min()
     }
 
     fn is_estimated(&self) -> bool {
@@ -263,7 +268,9 @@ impl Downlink {
 
     /// Says what could be used, and whether a probe can be sent; the cluster that should leave now, if any.
     pub fn want(&mut self, now: Instant, next_bps: u64, total_bps: u64, can_probe: bool) -> Option<ProbeCluster> {
-        self.estimate_bps()?;
+        if self.estimate_bps()? >= self.most_bps.unwrap_or(u64::MAX) {
+            return None;
+        }
         let estimator = self.estimator.as_mut()?;
         estimator.want(now, next_bps, total_bps);
         let cluster = estimator.poll_probe(now)?;
@@ -369,6 +376,20 @@ mod tests {
         assert_eq!(downlink.received, 70_000);
         let acked = downlink.estimator().and_then(|e| e.acknowledged_bps()).unwrap();
         assert!((5_000_000..6_500_000).contains(&acked), "{acked}");
+    }
+
+    #[test]
+    fn a_bound_holds_whatever_is_known_of_the_link() {
+        let mut downlink = Downlink::new(BweConfig::default());
+        downlink.send_at_most(Some(100_000));
+        assert_eq!(downlink.estimate_bps(), Some(100_000));
+        downlink.remb(now(), 700_000);
+        assert_eq!(downlink.estimate_bps(), Some(100_000));
+        assert_eq!(downlink.want(now(), 900_000, 900_000, true), None, "nothing to be learned");
+        downlink.send_at_most(Some(900_000));
+        assert_eq!(downlink.estimate_bps(), Some(700_000));
+        downlink.send_at_most(None);
+        assert_eq!(downlink.estimate_bps(), Some(700_000));
     }
 
     #[test]

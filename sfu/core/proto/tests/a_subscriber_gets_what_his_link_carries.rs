@@ -258,3 +258,20 @@ fn the_link_is_never_flooded() {
         assert!(worst > 0.2, "{worst}");
     }
 }
+
+#[test]
+fn a_bound_from_outside_holds_until_it_is_taken_off() {
+    let mut call = Call::new(9, LinkConfig::default(), one_camera());
+    call.run(SECOND * 4);
+    let transport = World::transport(VIEWER);
+    call.world.apply(Command::BoundDownlink { transport, max_bps: Some(300_000) });
+    call.run(SECOND * 2);
+    let then = call.world.now;
+    call.run(SECOND * 5);
+    assert_eq!(call.layers(0, then), [0]);
+    call.world.apply(Command::BoundDownlink { transport, max_bps: None });
+    call.run(SECOND * 8);
+    let then = call.world.now;
+    call.run(SECOND * 4);
+    assert_eq!(call.layers(0, then), [2]);
+}

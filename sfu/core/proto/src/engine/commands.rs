@@ -68,6 +68,12 @@ impl Engine {
                 self.request_all_keyframes(now, slot);
                 Ok(())
             }
+            Command::BoundDownlink { transport, max_bps } => {
+                let slot = self.transport_slot(transport)?;
+                self.transports[slot].downlink.send_at_most(max_bps);
+                self.estimate_changed(now, slot);
+                Ok(())
+            }
             Command::AddDowntrack(spec) => self.add_downtrack(now, spec),
             Command::SetDowntrack { downtrack, want } => {
                 let slot = self.downtrack_slot(downtrack)?;
@@ -326,6 +332,7 @@ fn name_and_subject(command: &Command) -> (&'static str, u64) {
         Command::UpdateUptrack { uptrack, .. } => ("update_uptrack", uptrack.0),
         Command::RemoveUptrack { uptrack } => ("remove_uptrack", uptrack.0),
         Command::RequestKeyframe { uptrack } => ("request_keyframe", uptrack.0),
+        Command::BoundDownlink { transport, .. } => ("bound_downlink", transport.0),
         Command::AddDowntrack(spec) => ("add_downtrack", spec.downtrack.0),
         Command::SetDowntrack { downtrack, .. } => ("set_downtrack", downtrack.0),
         Command::SwitchDowntrack { downtrack, .. } => ("switch_downtrack", downtrack.0),
