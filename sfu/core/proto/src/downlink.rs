@@ -3,6 +3,7 @@
 //! Holds the bandwidth estimator and says how much may be sent, or that nothing limits it. It does not choose layers
 //! (`engine::allot`) nor hold packets back (`pacer`).
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::breaker::{Breaker, Trip};
@@ -173,6 +174,16 @@ impl Downlink {
 
     pub fn is_overusing(&self) -> bool {
         self.is_estimated() && self.estimator.as_ref().is_some_and(|e| e.is_congested())
+    }
+
+    /// While nothing that can wait should be sent: see [`Estimator::hold`].
+    pub fn hold(&self) -> Option<Range<Instant>> {
+        self.estimator.as_ref().filter(|_| self.source == Source::Feedback)?.hold()
+    }
+
+    /// Nothing yet has shown where the link ends: the estimate is still being climbed to.
+    pub fn is_climbing(&self) -> bool {
+        self.estimator.as_ref().is_some_and(|e| e.is_climbing())
     }
 
     /// The number of the next packet; it goes into its header.

@@ -5,11 +5,12 @@
 //! the uptrack's history, taken before it is numbered, so that what is dropped here leaves no gap. It moves no bytes.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::bwe::ProbeCluster;
 use crate::codec::PacketMeta;
-use crate::ids::SeqNo;
+use crate::ids::{SeqNo, Spatial};
 
 /// How often what waits is looked at.
 pub const BEAT: Duration = Duration::from_millis(5);
@@ -71,6 +72,8 @@ struct Probing {
 pub struct Pacer {
     /// `None`: nothing is known that would limit.
     rate_bps: Option<u64>,
+    /// Only sound leaves meanwhile.
+    hold: Option<Range<Instant>>,
     credit_bytes: f64,
     credited: Option<Instant>,
     /// By rising finish.
@@ -92,13 +95,18 @@ impl Pacer {
         self.rate_bps = rate_bps;
     }
 
+    /// Sets the time within which nothing but sound may leave, whatever the rate.
+    pub fn set_hold(&mut self, hold: Option<Range<Instant>>) {
+        self.hold = hold;
+    }
+
     /// Whether video may leave now; the packets of one frame after its first may overdraw the credit by a burst.
     #[inline]
     pub fn admits(&mut self, now: Instant, continues: bool) -> bool {
         if self.rate_bps.is_none() {
             return self.waiting.is_empty();
         }
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() || self.is_held(now) {
             return false;
         }
         self.credit(now);
@@ -134,7 +142,9 @@ impl Pacer {
     pub fn release(&mut self, now: Instant) -> Option<Waiting> {
         self.credit(now);
         let (_, front) = self.waiting.front()?;
-        if front.bytes > 0 && self.rate_bps.is_some() && self.credit_bytes <= 0.0 {
+        // A probe is spent on what waits; the credit that it overdraws is paid back after it.
+        let may_leave = self.rate_bps.is_none() || self.credit_bytes > 0.0 || self.probe_wants(now).is_some();
+        if front.bytes > 0 && (!may_leave || self.is_held(now)) {
             return None;
         }
         let (finish, waiting) = self.waiting.pop_front()?;
@@ -162,7 +172,9 @@ impl Pacer {
                 self.resends.pop_front();
                 continue;
             }
-            return if self.admits(now, false) { self.resends.pop_front() } else { None };
+            let may_leave = self.admits(now, false)
+                || self.waiting.is_empty() && !self.is_held(now) && self.probe_wants(now).is_some();
+            return if may_leave { self.resends.pop_front() } else { None };
         }
         None
     }
@@ -198,6 +210,27 @@ impl Pacer {
             }
         }
         self.resends.clear();
+        left_out
+    }
+
+    /// Leaves out what waits of a stream's spatial layers above `spatial`, and ends its pictures below them.
+    pub fn lower(&mut self, downtrack: usize, spatial: Spatial) -> usize {
+        let mut left_out = 0;
+        let mut has_begun = false;
+        for (_, waiting) in self.waiting.iter_mut().filter(|(_, w)| w.downtrack == downtrack && w.bytes > 0) {
+            let meta = waiting.unit.meta;
+            // A picture of which something has left must be whole.
+            has_begun |= meta.start_of_frame && meta.spatial == Spatial(0);
+            if !has_begun {
+                continue;
+            }
+            if meta.spatial > spatial {
+                self.waiting_bytes -= u64::from(waiting.bytes);
+                waiting.bytes = 0;
+                left_out += 1;
+            }
+            waiting.unit.marker |= meta.spatial == spatial && meta.end_of_frame;
+        }
         left_out
     }
 
@@ -248,15 +281,31 @@ impl Pacer {
     pub fn padding(&mut self, now: Instant) -> Option<usize> {
         let probing = self.probing?;
         let cluster = probing.cluster;
+        if self.is_held(now) {
+            self.probing = None;
+            return None;
+        }
         if probing.sent_bytes >= u64::from(cluster.min_bytes) && probing.sent_packets >= cluster.min_packets {
             self.probing = None;
             return None;
         }
+        self.probe_wants(now)
+    }
+
+    /// Size of the next packet of a cluster that is not whole, if it is due.
+    fn probe_wants(&self, now: Instant) -> Option<usize> {
+        let probing = self.probing?;
+        let cluster = probing.cluster;
         let elapsed = now.saturating_duration_since(probing.began).as_secs_f64();
         let packet = f64::from(cluster.packet_bytes());
         // One packet ahead, so that the first leaves at once.
         let due = elapsed * cluster.bitrate_bps as f64 / 8.0 + packet;
         (due >= probing.sent_bytes as f64 + packet || probing.sent_packets == 0).then_some(packet as usize)
+    }
+
+    #[inline]
+    fn is_held(&self, now: Instant) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.contains(&now))
     }
 
     fn burst(&self) -> f64 {
@@ -277,7 +326,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Spatial, Temporal};
+    use crate::ids::Temporal;
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
     fn origin() -> Instant {

@@ -77,6 +77,15 @@ impl SendHistory {
         }
     }
 
+    /// When the first packet left of those that are newer than `number` and were not told of yet.
+    pub(super) fn left_after(&self, number: u64) -> Option<Instant> {
+        let from = usize::try_from((number + 1).saturating_sub(self.first)).ok()?;
+        self.packets.range(from.min(self.packets.len())..).find_map(|place| match place {
+            Place::Waiting(sent) => Some(sent.at),
+            _ => None,
+        })
+    }
+
     /// What `arrival` says that was not known yet.
     pub(super) fn take(&mut self, arrival: &Arrival) -> Option<Answer> {
         let index = usize::try_from(arrival.number.checked_sub(self.first)?).ok()?;

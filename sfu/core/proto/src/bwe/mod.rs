@@ -6,6 +6,7 @@
 //! Prose and the origin of each constant: `docs/concepts/bandwidth-estimation.md`.
 
 mod acknowledged;
+mod answers;
 mod delay;
 mod history;
 mod loss;
@@ -13,12 +14,14 @@ mod probe;
 mod rate_control;
 mod trial;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 pub use history::{Arrival, Sent};
 pub use probe::ProbeCluster;
 
 use acknowledged::AcknowledgedBitrate;
+use answers::Answers;
 use delay::{DelaySignal, Usage};
 use history::{Answer, SendHistory};
 use loss::LossControl;
@@ -110,6 +113,9 @@ pub struct Estimator {
     /// Packets sent until then meet the queue that a probe has left.
     shadow_until: Option<Instant>,
     carried: Carried,
+    answers: Answers,
+    /// When the rate last fell for a queue.
+    lowered: Option<Instant>,
     /// Where the last probe that found the link full has met its end.
     end_bps: Option<u64>,
     /// That probe has said less than the estimate.
@@ -153,6 +159,8 @@ const FULL_QUEUE: Duration = Duration::from_millis(100);
 const SURGES: u32 = 3;
 const RISE: Duration = Duration::from_millis(8);
 const SURGE_QUEUE: Duration = Duration::from_millis(80);
+/// Answers that have been late for so long are no jitter.
+const LATE: Duration = Duration::from_millis(50);
 /// A failed probe of twice the link's rate and 20 ms has left the link's queue by then.
 const SHADOW: Duration = Duration::from_millis(60);
 /// So much of a queue is a full link, whoever filled it.
@@ -183,6 +191,8 @@ impl Estimator {
             is_proven: false,
             shadow_until: None,
             carried: Carried::default(),
+            answers: Answers::default(),
+            lowered: None,
             end_bps: None,
             is_doubted: false,
         }
@@ -212,6 +222,11 @@ impl Estimator {
         self.overusing() && self.standing_queue() > REAL_QUEUE
     }
 
+    /// While nothing that can wait should be sent: answers are late, and more would only queue.
+    pub fn hold(&self) -> Option<Range<Instant>> {
+        self.answers.hold()
+    }
+
     /// How full the link's queue is: delay above the smallest of the last half minute.
     pub fn standing_queue(&self) -> Duration {
         self.delay.standing_queue()
@@ -220,6 +235,11 @@ impl Estimator {
     /// False while the estimate is a first guess.
     pub fn is_proven(&self) -> bool {
         self.is_proven
+    }
+
+    /// False from the first probe on that has met the link's end, or the first queue.
+    pub fn is_climbing(&self) -> bool {
+        self.prober.is_climbing() && self.end_bps.is_none()
     }
 
     /// True once anything was reported to have arrived.
@@ -249,30 +269,32 @@ impl Estimator {
 
     /// Takes one transport-wide feedback message. Reports on numbers never sent are ignored (a lying receiver).
     pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) {
-        let mut newly_received = false;
+        let mut newest = None;
         for arrival in arrivals {
             match self.history.take(arrival) {
                 Some(Answer::Received(sent)) => {
                     let Some(received) = arrival.received else { continue };
-                    newly_received = true;
+                    newest = newest.max(Some(sent.number));
                     self.acknowledged.add(received, sent.bytes);
                     if sent.shadowed {
                         self.delay.pass_over(sent.at, received);
                     } else {
                         self.delay.add(sent.at, received);
                     }
-                    self.loss.received(now, sent.bytes);
+                    if self.is_news(&sent) {
+                        self.loss.received(now, sent.bytes);
+                    }
                     self.prober.received(&sent, received);
                 }
                 Some(Answer::Late) => self.loss.found(),
-                Some(Answer::Lost(sent)) => self.loss.lost(now, sent.bytes),
+                Some(Answer::Lost(sent)) if self.is_news(&sent) => self.loss.lost(now, sent.bytes),
+                Some(Answer::Lost(_)) => {}
                 None => continue,
             }
             self.prober.answered(arrival.number);
         }
-        if !newly_received {
-            return;
-        }
+        let Some(newest) = newest else { return };
+        self.answers.told(now, self.history.left_after(newest));
         let queue = self.standing_queue();
         if queue > self.last_queue + RISE {
             (self.rising, self.last_queue) = (self.rising + 1, queue);
@@ -408,6 +430,7 @@ impl Estimator {
         let rate = self.rate.update(now, usage, proven, self.rtt);
         if rate < before {
             limit = Limit::Delay;
+            self.lowered = Some(now);
             self.carried.forget();
             self.prober.failed(now);
         }
@@ -429,12 +452,21 @@ impl Estimator {
         self.set(result, limit);
     }
 
+    /// What was lost before the rate fell was paid for by its fall.
+    fn is_news(&self, sent: &Sent) -> bool {
+        self.lowered.is_none_or(|at| sent.at >= at)
+    }
+
     fn usage(&self, now: Instant) -> Usage {
         let in_shadow = self.shadow_until.is_some_and(|until| now < until + SHADOW + self.rtt);
         let is_full = in_shadow && self.delay.standing_queue() > MAX_SHADOW_QUEUE;
         // A link that became much narrower fills its queue faster than a trend is seen; a burst of jitter falls as it came.
         let is_surging = self.rising >= SURGES && self.standing_queue() > SURGE_QUEUE && !in_shadow;
-        if is_full || is_surging { Usage::Over } else { self.delay.usage() }
+        // What is held back does not make the queue grow any more; that it had to be says enough.
+        let is_late = self.answers.late_since().is_some_and(|at| now.saturating_duration_since(at) >= LATE)
+            && self.standing_queue() > REAL_QUEUE
+            && !in_shadow;
+        if is_full || is_surging || is_late { Usage::Over } else { self.delay.usage() }
     }
 
     fn set(&mut self, bitrate_bps: u64, limit: Limit) {

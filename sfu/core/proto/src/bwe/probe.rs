@@ -41,7 +41,7 @@ const FULL: f64 = 0.9;
 /// The first wait of a clean link, and after each failure twice as long.
 const INTERVAL_MIN: Duration = Duration::from_millis(400);
 /// Short enough that a link that has become wide is noticed within seconds.
-const INTERVAL_MAX: Duration = Duration::from_secs(2);
+const INTERVAL_MAX: Duration = Duration::from_millis(1_500);
 /// Feedback on a cluster that has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -160,6 +160,11 @@ impl Prober {
         let cluster = self.waiting.take()?;
         self.running = Some(Running::new(cluster, now + PATIENCE));
         Some(cluster)
+    }
+
+    /// Nothing has failed since the last success.
+    pub(super) fn is_climbing(&self) -> bool {
+        self.is_climbing
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

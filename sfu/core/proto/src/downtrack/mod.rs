@@ -8,4 +8,4 @@ pub mod sent;
 
 pub use munger::{Alignment, Munger, PayloadPatch, Rewrite};
 pub use selector::{Layer, Packet, Reason, Selector, Verdict};
-pub use sent::{AUDIO_WINDOW, Refused, SentHistory, SentPacket, VIDEO_WINDOW};
+pub use sent::{AUDIO_WINDOW, Refused, SentHistory, SentPacket, Use, VIDEO_WINDOW};

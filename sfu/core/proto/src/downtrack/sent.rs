@@ -37,6 +37,8 @@ pub struct SentPacket {
     pub frame_number_offset: u16,
     /// Index of the uptrack's codec.
     pub codec: u8,
+    /// Within its stream.
+    pub spatial: Spatial,
     pub temporal: Temporal,
 }
 
@@ -55,6 +57,7 @@ struct Entry {
     tl0: u8,
     tl0_offset: u8,
     encoding: u8,
+    spatial: u8,
     codec: u8,
     flags: u8,
     /// Times asked for.
@@ -85,6 +88,7 @@ impl Entry {
             tl0: tl0.unwrap_or_default(),
             tl0_offset: tl0_offset.unwrap_or_default(),
             encoding: packet.encoding.0,
+            spatial: packet.spatial.0,
             codec: packet.codec,
             flags: IS_USED
                 | flag(packet.marker, HAS_MARKER)
@@ -116,9 +120,19 @@ impl Entry {
             },
             frame_number_offset: self.frame_number_offset,
             codec: self.codec,
+            spatial: Spatial(self.spatial),
             temporal: Temporal(self.flags >> TEMPORAL_SHIFT),
         }
     }
+}
+
+/// What a packet that is sent again is still good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    Shown,
+    /// It would not be shown, but nothing that follows can be without it.
+    Missed,
+    None,
 }
 
 /// Why a NACK was not answered; labels the metric.
@@ -130,12 +144,15 @@ pub enum Refused {
     TooSoon,
     TooOften,
     OverBudget,
-    /// Of a layer that the subscriber is not sent any more.
+    /// Of a layer that the subscriber is not sent any more, or from before his last key frame.
     Useless,
+    /// Of a layer that he is not sent any more, and yet nothing can be shown without it: only a key frame helps.
+    Broken,
 }
 
 impl Refused {
-    pub const ALL: [Refused; 5] = [Self::Unknown, Self::TooSoon, Self::TooOften, Self::OverBudget, Self::Useless];
+    pub const ALL: [Refused; 6] =
+        [Self::Unknown, Self::TooSoon, Self::TooOften, Self::OverBudget, Self::Useless, Self::Broken];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -144,6 +161,7 @@ impl Refused {
             Refused::TooOften => "too_often",
             Refused::OverBudget => "over_budget",
             Refused::Useless => "useless",
+            Refused::Broken => "broken",
         }
     }
 }
@@ -153,6 +171,8 @@ pub struct SentHistory {
     /// A power of two; grows up to the window as long as what would be overwritten is younger than [`KEPT_TICKS`].
     entries: Vec<Entry>,
     highest: Option<SeqNo>,
+    /// First packet of the last key frame, and its timestamp.
+    key: Option<(SeqNo, u32)>,
     first_asked: Option<Instant>,
     budget_bytes: f64,
 }
@@ -164,6 +184,7 @@ impl SentHistory {
             window: window.next_power_of_two(),
             entries: Vec::new(),
             highest: None,
+            key: None,
             first_asked: None,
             budget_bytes: BURST_BYTES,
         }
@@ -202,6 +223,13 @@ impl SentHistory {
         highest.checked_sub(u64::from((highest as u16).wrapping_sub(seq)))
     }
 
+    /// A key frame begins with `seq`, or another unit of the same frame: nothing before it is worth repairing.
+    pub fn begin_anew(&mut self, seq: SeqNo, timestamp: u32) {
+        if self.key.is_none_or(|(_, of)| of != timestamp) {
+            self.key = Some((seq, timestamp));
+        }
+    }
+
     /// The packet that was sent under `seq`.
     pub fn get(&self, seq: u16) -> Option<SentPacket> {
         let extended = self.extended(seq)?;
@@ -210,19 +238,24 @@ impl SentHistory {
 
     /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again.
     ///
-    /// `is_useful`: whether it can still be shown to him.
+    /// `use_of`: whether it can still be shown to him.
     pub fn ask(
         &mut self,
         now: Instant,
         seq: u16,
         rtt: Duration,
-        is_useful: impl FnOnce(&SentPacket) -> bool,
+        use_of: impl FnOnce(&SentPacket) -> Use,
     ) -> Result<SentPacket, Refused> {
         let extended = self.extended(seq).ok_or(Refused::Unknown)?;
         let entry = *self.entry(extended).ok_or(Refused::Unknown)?;
         let packet = entry.packet(extended);
-        if !is_useful(&packet) {
+        if self.key.is_some_and(|(key, _)| packet.seq < key) {
             return Err(Refused::Useless);
+        }
+        match use_of(&packet) {
+            Use::None => return Err(Refused::Useless),
+            Use::Missed => return Err(Refused::Broken),
+            Use::Shown => {}
         }
         if entry.times >= MAX_TIMES {
             return Err(Refused::TooOften);
@@ -277,6 +310,7 @@ mod tests {
             patch: PayloadPatch::default(),
             frame_number_offset: 0,
             codec: 0,
+            spatial: Spatial(0),
             temporal: Temporal(0),
         }
     }
@@ -292,10 +326,10 @@ mod tests {
         for seq in 65_500..65_600 {
             sent.push(packet(seq), 1200);
         }
-        assert_eq!(sent.ask(now, 65_530, rtt, |_| true).unwrap().source, SeqNo(66_530));
-        assert_eq!(sent.ask(now, 20, rtt, |_| true).unwrap().source, SeqNo(65_556 + 1000));
-        assert_eq!(sent.ask(now, 65_499, rtt, |_| true), Err(Refused::Unknown));
-        assert_eq!(sent.ask(now, 64, rtt, |_| true), Err(Refused::Unknown), "not sent yet");
+        assert_eq!(sent.ask(now, 65_530, rtt, |_| Use::Shown).unwrap().source, SeqNo(66_530));
+        assert_eq!(sent.ask(now, 20, rtt, |_| Use::Shown).unwrap().source, SeqNo(65_556 + 1000));
+        assert_eq!(sent.ask(now, 65_499, rtt, |_| Use::Shown), Err(Refused::Unknown));
+        assert_eq!(sent.ask(now, 64, rtt, |_| Use::Shown), Err(Refused::Unknown), "not sent yet");
     }
 
     #[test]
@@ -313,6 +347,7 @@ mod tests {
             patch,
             frame_number_offset: 65_000,
             codec: 3,
+            spatial: Spatial(3),
             temporal: Temporal(7),
             ..packet(1 << 33)
         };
@@ -343,20 +378,32 @@ mod tests {
         let (mut sent, mut now, rtt) = (SentHistory::new(VIDEO_WINDOW), origin(), Duration::from_millis(50));
         sent.push(packet(1), 1200);
         for times in 1..=MAX_TIMES {
-            assert!(sent.ask(now, 1, rtt, |_| true).is_ok());
+            assert!(sent.ask(now, 1, rtt, |_| Use::Shown).is_ok());
             let refused = if times < MAX_TIMES { Refused::TooSoon } else { Refused::TooOften };
-            assert_eq!(sent.ask(now + rtt / 2, 1, rtt, |_| true), Err(refused));
+            assert_eq!(sent.ask(now + rtt / 2, 1, rtt, |_| Use::Shown), Err(refused));
             now += rtt;
         }
-        assert_eq!(sent.ask(now, 1, rtt, |_| true), Err(Refused::TooOften));
+        assert_eq!(sent.ask(now, 1, rtt, |_| Use::Shown), Err(Refused::TooOften));
         sent.push(packet(2), 1200);
         sent.spend(70_000);
-        assert_eq!(sent.ask(now, 2, rtt, |_| true), Err(Refused::OverBudget));
+        assert_eq!(sent.ask(now, 2, rtt, |_| Use::Shown), Err(Refused::OverBudget));
         for seq in 3..100 {
             sent.push(packet(seq), 1200);
         }
-        assert!(sent.ask(now, 2, rtt, |_| true).is_ok(), "the stream earns its repairs");
+        assert!(sent.ask(now, 2, rtt, |_| Use::Shown).is_ok(), "the stream earns its repairs");
         sent.push(SentPacket { temporal: Temporal(2), ..packet(200) }, 1200);
-        assert_eq!(sent.ask(now, 200, rtt, |_| true), Err(Refused::OverBudget), "the base comes first");
+        assert_eq!(sent.ask(now, 200, rtt, |_| Use::Shown), Err(Refused::OverBudget), "the base comes first");
+    }
+
+    #[test]
+    fn nothing_is_repaired_that_a_key_frame_or_a_lower_layer_has_made_useless() {
+        let (mut sent, now, rtt) = (SentHistory::new(VIDEO_WINDOW), origin(), Duration::from_millis(50));
+        (1..=4).for_each(|seq| sent.push(packet(seq), 1200));
+        assert_eq!(sent.ask(now, 1, rtt, |_| Use::Missed), Err(Refused::Broken));
+        assert_eq!(sent.ask(now, 1, rtt, |_| Use::None), Err(Refused::Useless));
+        sent.begin_anew(SeqNo(3), 3_000);
+        sent.begin_anew(SeqNo(4), 3_000);
+        assert_eq!(sent.ask(now, 2, rtt, |_| Use::Missed), Err(Refused::Useless));
+        assert!(sent.ask(now, 3, rtt, |_| Use::Shown).is_ok(), "a slice of the key frame itself");
     }
 }

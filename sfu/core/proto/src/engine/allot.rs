@@ -31,6 +31,11 @@ const COST_TEMPORAL: f64 = 0.03;
 /// A layer with less than this share of the best layer's frames is worth less for it. Clients' own ladders go down to just
 /// this (30, 20 and 15 frames a second), so that nothing may jump here.
 const FALLS_BEHIND: f32 = 0.5;
+/// A climb that asked for too much leaves an estimate somewhat below it; one below this share of what was sent is another
+/// link, and no climb has failed.
+const NARROWED: f64 = 0.65;
+/// If the climb was too much, that would have shown by then.
+const HELD: Duration = Duration::from_secs(2);
 /// Before anything is measured, nobody is kept waiting for the estimate: the first pictures are sent.
 const START: Duration = Duration::from_millis(1_200);
 /// One voice, until it is measured.
@@ -52,7 +57,7 @@ impl Engine {
     pub(super) fn allot(&mut self, now: Instant, slot: usize) {
         let Some(transport) = self.transports.get(slot) else { return };
         let estimate = transport.downlink.estimate_bps();
-        let began = transport.allotment.began;
+        let Allotment { began, used_bps: used_before, .. } = transport.allotment;
         self.set_pace(now, slot);
         self.counters.allocations += 1;
         let (entries, candidates) = self.candidates(now, slot, estimate.is_some());
@@ -75,7 +80,7 @@ impl Engine {
         let audio = self.audio_reserve(slot);
         let resent = transport.downlink.bitrate_bps(Flow::Resent).min(estimate / RESENT_SHARE);
         let mut budget = estimate.saturating_sub(audio + resent);
-        let is_start = !transport.downlink.is_proven()
+        let is_start = transport.downlink.is_climbing()
             && allotment.began.is_none_or(|at| now.saturating_duration_since(at) < START);
         if is_start {
             let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
@@ -90,7 +95,13 @@ impl Engine {
         self.transports[slot].allotment = allotment;
         self.blame_the_last(&entries, &decisions);
         let spare = budget.saturating_sub(used);
+        let has_narrowed = (estimate as f64) < NARROWED * used_before as f64;
         for (entry, decision) in entries.iter().zip(&decisions) {
+            let guard = &mut self.downtracks[entry.slot].guard;
+            let had_held = guard.climbed_at().is_some_and(|at| now.saturating_duration_since(at) >= HELD);
+            if has_narrowed && had_held {
+                guard.forgive();
+            }
             let rung = decision.option.map(|option| &entry.rungs[option]);
             let given = rung.map(|rung| (rung.layer, rung.bps));
             self.give(now, entry.slot, given, decision.reason.as_str(), &entry.rungs, spare);
@@ -141,6 +152,7 @@ impl Engine {
         if let Some(transport) = self.transports.get_mut(slot) {
             let estimate = transport.downlink.estimate_bps();
             transport.pacer.set_rate(now, estimate.map(|bps| (bps as f64 * factor) as u64));
+            transport.pacer.set_hold(transport.downlink.hold());
         }
     }
 
@@ -226,7 +238,7 @@ impl Engine {
             let margin = match current_bps {
                 _ if current == Some(index) => MARGIN_STAY,
                 Some(bps) if rung.bps > bps => MARGIN_UP,
-                None if downtrack.paused.is_some() => MARGIN_RESUME,
+                None if downtrack.paused.is_some() && downtrack.has_started => MARGIN_RESUME,
                 _ => 1.0,
             };
             let is_new = target.is_none_or(|target| target.spatial != rung.layer.spatial);
@@ -254,7 +266,9 @@ impl Engine {
             (0, Content::Screen) => 255,
             (0, Content::Camera) => 1,
         };
-        let rests = downtrack.paused.is_some_and(|at| now.saturating_duration_since(at) < MIN_PAUSE);
+        // Who has seen nothing yet does not see anything come and go.
+        let rests =
+            downtrack.has_started && downtrack.paused.is_some_and(|at| now.saturating_duration_since(at) < MIN_PAUSE);
         Candidate {
             downtrack: downtrack.id,
             priority: priority.saturating_mul(2).saturating_add(u32::from(is_speaking)),
@@ -354,6 +368,11 @@ impl Engine {
                 downtrack.guard.changed(&self.config.guard, now, spatial, Some(layer.spatial));
             }
             downtrack.selector.set_target(Some(layer));
+            if mode == LayerMode::Svc && spatial > Some(layer.spatial) {
+                let transport = self.transports.get_mut(downtrack.transport);
+                let dropped = transport.map_or(0, |transport| transport.pacer.lower(slot, layer.spatial));
+                self.counters.pacer_dropped += dropped as u64;
+            }
             if mode == LayerMode::Simulcast && !reason.is_empty() {
                 step_down(downtrack, layer.spatial, bps + spare, rungs);
             }

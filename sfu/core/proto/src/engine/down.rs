@@ -100,6 +100,8 @@ pub(super) struct Downtrack {
     pub waiting: usize,
     pub waiting_since: Option<Instant>,
     pub has_started: bool,
+    /// Its picture stands until a key frame, which was asked for.
+    pub is_broken: bool,
     pub mid_left: u32,
     pub active: Option<bool>,
     pub reason: &'static str,
@@ -155,6 +157,7 @@ impl Downtrack {
             waiting: 0,
             waiting_since: None,
             has_started: false,
+            is_broken: false,
             mid_left: MID_PACKETS,
             active: None,
             reason: "waiting",

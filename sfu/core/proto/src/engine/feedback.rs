@@ -12,9 +12,9 @@ use super::write::{Desk, Kept, write_kept};
 use crate::breaker;
 use crate::command::MediaKind;
 use crate::downlink::Flow;
-use crate::downtrack::SentPacket;
+use crate::downtrack::{Refused, SentPacket, Use};
 use crate::drop_reason::DropReason;
-use crate::ids::{Spatial, Ssrc};
+use crate::ids::{Spatial, Ssrc, Temporal};
 use crate::pacer::Resend;
 use crate::registers::uptrack::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
@@ -159,16 +159,29 @@ impl Engine {
         let current = downtrack.selector.current();
         let is_single = downtrack.kind != MediaKind::Video;
         let is_paused = downtrack.paused.is_some();
-        let is_useful = |sent: &SentPacket| {
+        // What an SVC stream is being lowered to is as good as sent.
+        let spatial = current.zip(downtrack.selector.target()).map(|(now, then)| now.spatial.min(then.spatial));
+        let use_of = |sent: &SentPacket| {
             // Of a layer that was left since, it would only be thrown away; on a full link the base matters alone.
-            is_single
-                || !is_paused
-                    && current.is_none_or(|c| sent.temporal <= c.temporal)
-                    && (downtrack.source == Some(usize::from(sent.encoding.0)))
+            let is_left = is_paused
+                || current.is_some_and(|c| sent.temporal > c.temporal)
+                || downtrack.source != Some(usize::from(sent.encoding.0));
+            match is_single {
+                true => Use::Shown,
+                false if is_left => Use::None,
+                false if spatial.is_none_or(|spatial| sent.spatial <= spatial) => Use::Shown,
+                // Receivers decode a picture whole, and the next ones of the base layer upon it.
+                false if sent.temporal == Temporal(0) => Use::Missed,
+                false => Use::None,
+            }
         };
-        let asked = downtrack.sent.ask(now, seq, pause, is_useful);
+        let asked = downtrack.sent.ask(now, seq, pause, use_of);
         if let Err(refused) = asked {
             self.counters.nacks_refused[refused as usize] += 1;
+            if refused == Refused::Broken && !std::mem::replace(&mut downtrack.is_broken, true) {
+                let uptrack = downtrack.uptrack;
+                self.request_keyframe(now, uptrack, Spatial(0));
+            }
             return;
         }
         let resend = Resend { downtrack: index, seq, asked: now };

@@ -139,8 +139,15 @@ pub(super) fn remember(
         patch: rewrite.patch,
         frame_number_offset: rewrite.frame_number_offset,
         codec: unit.codec as u8,
+        spatial: unit.meta.spatial,
         temporal: unit.meta.temporal,
     };
+    // A descriptor's payload may be encrypted: what it seems to be says nothing.
+    let is_key = flow == Flow::Video && unit.frame_number.is_none() && unit.meta.keyframe;
+    if is_key && unit.meta.start_of_frame && unit.meta.spatial == Spatial(0) {
+        downtrack.sent.begin_anew(rewrite.seq, rewrite.timestamp);
+        downtrack.is_broken = false;
+    }
     downtrack.sent.push(sent, len);
     downtrack.mid_left = downtrack.mid_left.saturating_sub(1);
     downtrack.packets += 1;

@@ -1,0 +1,138 @@
+//! How long answers take. A link that has suddenly become narrow keeps them waiting before any trend can be seen.
+//!
+//! What was sent and not yet told of grows by all that is sent meanwhile; so it is held back from the moment at which an
+//! answer is later than any was lately, until answers come as they used to. That bounds the queue of a step down by the
+//! time it takes to notice one, and empties it before more is put in. It says when to hold; the pacer does.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Later than the latest of the last seconds by so much: the jitter of a good link stays below it.
+const SLACK: Duration = Duration::from_millis(25);
+/// What is usual is the latest answer of some such spans; the newest two do not count, or a rise would become usual as it comes.
+const SPAN: Duration = Duration::from_millis(500);
+const SPANS: usize = 6;
+/// Nothing is unusual before that.
+const LEARNING: Duration = Duration::from_millis(1_500);
+/// If answers stay late for so long, somebody else keeps the queue full, or this is how the link is now.
+const PATIENCE: Duration = Duration::from_millis(600);
+/// Without any answer for so long, it is the way back that has lost some: what was sent may well have arrived.
+const SILENCE: Duration = Duration::from_millis(150);
+
+#[derive(Default)]
+pub(super) struct Answers {
+    /// How long after it was sent something was told of, at the latest, by span, the newest first.
+    latest: [Duration; SPANS],
+    span_began: Option<Instant>,
+    began: Option<Instant>,
+    /// When the first packet left of those that nothing was told of yet.
+    unanswered: Option<Instant>,
+    /// Since when answers are late.
+    late_since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Answers {
+    /// An answer has come; `unanswered`: when the first packet left that it does not speak of.
+    pub(super) fn told(&mut self, now: Instant, unanswered: Option<Instant>) {
+        let began = *self.began.get_or_insert(now);
+        self.last = Some(now);
+        let waited = self.unanswered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let usual = self.usual();
+        self.unanswered = unanswered;
+        let is_late = unanswered.is_some_and(|at| now.saturating_duration_since(at) > usual);
+        if is_late && now.saturating_duration_since(began) >= LEARNING {
+            self.late_since.get_or_insert(now - waited.saturating_sub(usual));
+        } else {
+            self.late_since = None;
+        }
+        if self.late_since.is_none_or(|since| now.saturating_duration_since(since) > PATIENCE) {
+            if self.late_since.take().is_some() {
+                self.latest = [waited; SPANS];
+            }
+            self.learn(now, waited);
+        }
+    }
+
+    /// Nothing that can wait should be sent within this time.
+    pub(super) fn hold(&self) -> Option<Range<Instant>> {
+        let from = (self.unanswered? + self.usual()).max(self.began? + LEARNING);
+        Some(from..(self.late_since.unwrap_or(from) + PATIENCE).min(self.last? + SILENCE))
+    }
+
+    /// Since when answers have been late that still are.
+    pub(super) fn late_since(&self) -> Option<Instant> {
+        self.late_since
+    }
+
+    fn usual(&self) -> Duration {
+        self.latest[2..].iter().copied().max().unwrap_or_default() + SLACK
+    }
+
+    fn learn(&mut self, now: Instant, waited: Duration) {
+        let since = *self.span_began.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SPAN {
+            self.latest.rotate_right(1);
+            (self.latest[0], self.span_began) = (Duration::ZERO, Some(now));
+        }
+        self.latest[0] = self.latest[0].max(waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    /// Two seconds of answers every 50 ms, each to all that was sent up to 40 ms before it.
+    fn usual(start: Instant) -> (Answers, Instant) {
+        let (mut answers, mut now) = (Answers::default(), start);
+        for _ in 0..40 {
+            now += 50 * MS;
+            answers.told(now, Some(now - 40 * MS));
+            assert!(!answers.hold().is_some_and(|hold| hold.contains(&now)));
+        }
+        (answers, now)
+    }
+
+    #[test]
+    fn what_is_late_is_waited_for_and_no_longer_than_it_is_late() {
+        let (mut answers, now) = usual(origin());
+        let hold = answers.hold().unwrap();
+        assert_eq!(hold, now + 75 * MS..now + 150 * MS, "the unanswered has waited 40 of 90 + 25 ms");
+        // The link has become narrow: of 110 ms only 20 were answered.
+        answers.told(now + 110 * MS, Some(now - 30 * MS));
+        assert_eq!(answers.late_since(), Some(now + 75 * MS));
+        assert!(answers.hold().unwrap().contains(&(now + 110 * MS)));
+        // The queue is empty.
+        answers.told(now + 300 * MS, Some(now + 260 * MS));
+        assert_eq!(answers.late_since(), None);
+        assert!(!answers.hold().unwrap().contains(&(now + 310 * MS)));
+    }
+
+    #[test]
+    fn a_link_that_stays_late_is_not_waited_for() {
+        let (mut answers, start) = usual(origin());
+        let late = |now: Instant| Some(now - 200 * MS);
+        let mut held = 0;
+        for step in 1..40 {
+            let now = start + 50 * MS * step;
+            answers.told(now, late(now));
+            held += u32::from(answers.hold().unwrap().contains(&now));
+        }
+        assert!((10..14).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn who_sends_nothing_waits_for_nothing() {
+        let (mut answers, now) = usual(origin());
+        answers.told(now + 50 * MS, None);
+        assert_eq!(answers.hold(), None);
+    }
+}
