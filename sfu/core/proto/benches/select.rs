@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use callyard_proto::codec::{Codec, PacketMeta};
 use callyard_proto::command::MediaKind;
-use callyard_proto::downtrack::{Alignment, Layer, Munger, Packet, Selector, Verdict};
+use callyard_proto::downtrack::{AUDIO_WINDOW, Alignment, Layer, Munger, Packet, Selector, VIDEO_WINDOW, Verdict};
 use callyard_proto::ids::{SeqNo, Spatial, Temporal};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -68,10 +68,11 @@ fn opus() -> Vec<Step> {
 }
 
 fn subscribers(kind: MediaKind, layer: Layer) -> Vec<(Selector, Munger)> {
+    let window = if kind == MediaKind::Video { VIDEO_WINDOW } else { AUDIO_WINDOW };
     let subscriber = |seed: u16| {
         let mut selector = Selector::new(kind);
         selector.set_target(Some(layer));
-        (selector, Munger::new(seed, u32::from(seed) * 77))
+        (selector, Munger::new(seed, u32::from(seed) * 77, window))
     };
     (0..SUBSCRIBERS as u16).map(subscriber).collect()
 }
