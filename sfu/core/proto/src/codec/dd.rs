@@ -7,6 +7,8 @@
 pub const MAX_DECODE_TARGETS: usize = 32;
 const MAX_TEMPLATES: usize = 64;
 const MAX_FDIFFS: usize = 64;
+/// References of one frame that are kept: no codec has more (AV1 specification §5.9.2: `REFS_PER_FRAME` is 7).
+const KEPT_FDIFFS: usize = 8;
 
 /// What a frame is to a decode target (A.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +35,13 @@ struct Template {
     spatial: u8,
     temporal: u8,
     indications: Vec<Indication>,
+    /// How many frames back those are that it refers to.
+    fdiffs: Fdiffs,
     chain_fdiffs: Vec<u8>,
 }
+
+/// Distances to the frames that one refers to; 0 where there is none.
+type Fdiffs = [u16; KEPT_FDIFFS];
 
 /// The template dependency structure: valid from the key frame that carries it until the next one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +85,7 @@ pub struct Descriptor {
     /// Which decode targets the sender still feeds, where it said so.
     pub active: Option<u32>,
     indications: [Indication; MAX_DECODE_TARGETS],
+    fdiffs: Fdiffs,
     chain_fdiffs: [u8; MAX_DECODE_TARGETS],
 }
 
@@ -116,12 +124,18 @@ impl Descriptor {
             *place =
                 if custom_indications { Indication::from_bits(bits.read(2)?) } else { template.indications[target] };
         }
+        let mut fdiffs = template.fdiffs;
         if custom_fdiffs {
-            for _ in 0..MAX_FDIFFS {
-                match bits.read(2)? {
-                    0 => break,
-                    size => bits.read(4 * size)?,
-                };
+            fdiffs = Fdiffs::default();
+            for index in 0..MAX_FDIFFS {
+                let size = bits.read(2)?;
+                if size == 0 {
+                    break;
+                }
+                let fdiff = bits.read(4 * size)? as u16 + 1;
+                if let Some(place) = fdiffs.get_mut(index) {
+                    *place = fdiff;
+                }
             }
         }
         let mut chain_fdiffs = [0; MAX_DECODE_TARGETS];
@@ -137,8 +151,14 @@ impl Descriptor {
             structure,
             active,
             indications,
+            fdiffs,
             chain_fdiffs,
         })
+    }
+
+    /// Numbers of the frames that this one refers to. Only a frame's first packet is sure to tell.
+    pub fn references(&self) -> impl Iterator<Item = u16> {
+        self.fdiffs.iter().filter(|back| **back > 0).map(|back| self.frame_number.wrapping_sub(*back))
     }
 
     pub fn indication(&self, target: usize) -> Indication {
@@ -186,12 +206,16 @@ fn read_structure(bits: &mut Bits<'_>) -> Option<Structure> {
     for &(spatial, temporal) in &layers {
         let indications =
             (0..target_count).map(|_| bits.read(2).map(Indication::from_bits)).collect::<Option<Vec<_>>>()?;
-        templates.push(Template { spatial, temporal, indications, chain_fdiffs: Vec::new() });
+        let fdiffs = Fdiffs::default();
+        templates.push(Template { spatial, temporal, indications, fdiffs, chain_fdiffs: Vec::new() });
     }
-    for _ in &layers {
+    for template in &mut templates {
         let mut count = 0;
         while bits.flag()? {
-            bits.read(4)?;
+            let fdiff = bits.read(4)? as u16 + 1;
+            if let Some(place) = template.fdiffs.get_mut(count) {
+                *place = fdiff;
+            }
             count += 1;
             if count > MAX_FDIFFS {
                 return None;

@@ -195,8 +195,12 @@ impl Munger {
         let extended = self.extend_picture(id);
         match self.pictures.forward(extended) {
             Place::At { output, .. } => Some((id, output as u16 & id.mask())),
-            // Older than the window: the packet is lost for the decoder anyway.
-            Place::None => Some((id, id.value)),
+            // Its lower layers were left out, which this one does not need; or it is older than the window, and lost for
+            // the decoder anyway.
+            Place::None => {
+                let output = self.pictures.take_back(extended).map_or(id.value, |output| output as u16 & id.mask());
+                Some((id, output))
+            }
         }
     }
 
@@ -248,6 +252,23 @@ mod tests {
 
     fn elapsed() -> Alignment {
         Alignment::Elapsed(3000)
+    }
+
+    #[test]
+    fn a_picture_whose_lower_layer_is_left_out_has_its_place_all_the_same() {
+        let mut munger = Munger::new(0, 0, 512);
+        let upper = |picture| PacketMeta { spatial: Spatial(1), ..vp8(picture, 0, 0, true) };
+        let mut ids = Vec::new();
+        for (seq, picture) in (100u64..).step_by(2).zip(7_000u16..7_010) {
+            let _ = munger.leave_out(SeqNo(seq), &vp8(picture, 0, 0, true));
+            if picture == 7_000 || picture % 3 > 0 {
+                let rewrite = munger.forward(SeqNo(seq + 1), 0, &upper(picture), None, 90_000, elapsed).unwrap();
+                ids.push(rewrite.patch.picture_id.unwrap().1);
+            } else {
+                let _ = munger.leave_out(SeqNo(seq + 1), &upper(picture));
+            }
+        }
+        assert!(ids.len() > 6 && ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
     }
 
     #[test]

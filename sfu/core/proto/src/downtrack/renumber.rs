@@ -124,6 +124,17 @@ impl Renumber {
         Some(output)
     }
 
+    /// Gives the newest member its number after all, though it was left out: a further part of it is forwarded.
+    pub fn take_back(&mut self, input: u64) -> Option<u64> {
+        let (output, fate) = self.find(input)?;
+        if fate != Fate::Left || self.highest != Some(input) || output != self.next {
+            return None;
+        }
+        self.put(input, output, Fate::Forwarded);
+        self.next += 1;
+        Some(output)
+    }
+
     /// If `input` is the newest so far: keeps places for those between, and returns true.
     fn advance(&mut self, input: u64) -> bool {
         let Some(highest) = self.highest else {

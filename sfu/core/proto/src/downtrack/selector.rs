@@ -93,7 +93,8 @@ pub struct Selector {
 /// Selection by dependency descriptor.
 struct Svc {
     decode_target: usize,
-    forwarded: [Option<u16>; FRAME_MEMORY],
+    /// Frames by number, and whether they were forwarded; one that never came may still come.
+    fates: [Option<(u16, bool)>; FRAME_MEMORY],
     /// One bit a chain: every frame of it since its beginning was forwarded.
     whole_chains: u32,
 }
@@ -273,12 +274,14 @@ impl Selector {
             }
             switched = self.encoding != Some(packet.encoding) || self.svc.is_none();
             self.encoding = Some(packet.encoding);
-            self.svc = Some(Svc { decode_target: best, forwarded: [None; FRAME_MEMORY], whole_chains: 0 });
+            self.svc = Some(Svc { decode_target: best, fates: [None; FRAME_MEMORY], whole_chains: 0 });
         }
         let Some(svc) = &mut self.svc else { return Verdict::Drop(Reason::WaitingForKeyframe) };
+        let mut is_decodable = !svc.has_fate(descriptor.frame_number, false);
         if descriptor.start_of_frame {
             svc.follow_chains(descriptor);
-            let is_switch = descriptor.indication(best) == Indication::Switch;
+            is_decodable = !descriptor.references().any(|frame| svc.has_fate(frame, false));
+            let is_switch = descriptor.indication(best) == Indication::Switch && is_decodable;
             if svc.decode_target != best && (begins || is_switch && svc.chain_is_whole(structure, best)) {
                 svc.decode_target = best;
             }
@@ -288,10 +291,12 @@ impl Selector {
         }
         let (spatial, temporal) = structure.targets[svc.decode_target];
         (self.spatial, self.temporal) = (Spatial(spatial), Temporal(temporal));
-        if descriptor.indication(svc.decode_target) == Indication::NotPresent {
+        let is_in_target = descriptor.indication(svc.decode_target) != Indication::NotPresent;
+        let is_forwarded = is_in_target && is_decodable;
+        svc.fates[usize::from(descriptor.frame_number) % FRAME_MEMORY] = Some((descriptor.frame_number, is_forwarded));
+        if !is_forwarded {
             return Verdict::Drop(Reason::NotInTarget);
         }
-        svc.forwarded[usize::from(descriptor.frame_number) % FRAME_MEMORY] = Some(descriptor.frame_number);
         let ends_picture = descriptor.end_of_frame && descriptor.spatial == spatial;
         Verdict::Forward { switched, marker: packet.marker || ends_picture }
     }
@@ -305,10 +310,15 @@ impl Svc {
             let previous = descriptor.frame_number.wrapping_sub(u16::from(back));
             if back == 0 {
                 self.whole_chains |= 1 << chain;
-            } else if self.forwarded[usize::from(previous) % FRAME_MEMORY] != Some(previous) {
+            } else if !self.has_fate(previous, true) {
                 self.whole_chains &= !(1 << chain);
             }
         }
+    }
+
+    /// Whether that frame came, and was forwarded or left out.
+    fn has_fate(&self, frame: u16, was_forwarded: bool) -> bool {
+        self.fates[usize::from(frame) % FRAME_MEMORY] == Some((frame, was_forwarded))
     }
 
     /// Without chains there is nothing to break.
