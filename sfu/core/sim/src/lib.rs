@@ -4,6 +4,7 @@
 //! is repeated here. The same scenario and seed give the same call.
 
 pub mod call;
+pub mod dump;
 pub mod format;
 pub mod link;
 pub mod metrics;

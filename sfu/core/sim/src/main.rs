@@ -5,9 +5,11 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use callyard_proto::config::Config;
 use callyard_sim::call::Call;
+use callyard_sim::dump::{self, Dump, Trouble};
 use callyard_sim::metrics::{self, Metrics, Series};
 use callyard_sim::scenario::{self, Scenario};
 use callyard_sim::trace::Trace;
@@ -17,6 +19,7 @@ const USAGE: &str = "\
 callyard-sim run --out DIR [--seeds N] [--threads N] [--only NAME]...   figures of all scenarios, as JSON
 callyard-sim record NAME --out FILE [--seed N]                            one call, line by line
 callyard-sim replay FILE [--out FILE]                                     its commands and packets again
+callyard-sim forward DUMP --out FILE [--seed N] [--trouble lossy|narrow]   a captured stream as a viewer gets it
 callyard-sim allocator                                                    cost of one allocation
 --scenarios FILE: others than those that come with it
 ";
@@ -47,6 +50,7 @@ fn command(arguments: &[String]) -> Result<(), String> {
         Some("run") => run(&options),
         Some("record") => record(&options),
         Some("replay") => replay(&options),
+        Some("forward") => forward(&options),
         Some("allocator") => {
             callyard_sim::peers::report_cost();
             Ok(())
@@ -62,13 +66,22 @@ struct Options {
     threads: usize,
     only: Vec<String>,
     scenarios: Option<PathBuf>,
+    trouble: Option<String>,
     names: Vec<String>,
 }
 
 impl Options {
     fn read(arguments: &[String]) -> Result<Self, String> {
-        let mut options =
-            Self { out: None, seeds: 3, seed: 1, threads: 2, only: Vec::new(), scenarios: None, names: Vec::new() };
+        let mut options = Self {
+            out: None,
+            seeds: 3,
+            seed: 1,
+            threads: 2,
+            only: Vec::new(),
+            scenarios: None,
+            trouble: None,
+            names: Vec::new(),
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             if !argument.starts_with("--") {
@@ -83,6 +96,7 @@ impl Options {
                 "--seed" => options.seed = number()?,
                 "--threads" => options.threads = number()? as usize,
                 "--scenarios" => options.scenarios = Some(value.into()),
+                "--trouble" => options.trouble = Some(value.clone()),
                 "--only" => options.only.push(value.clone()),
                 _ => return Err(USAGE.to_owned()),
             }
@@ -168,6 +182,26 @@ fn replay(options: &Options) -> Result<(), String> {
         Some(out) => write(out, |file| after.write(file)),
         None => Ok(()),
     }
+}
+
+fn forward(options: &Options) -> Result<(), String> {
+    let path = options.names.first().ok_or(USAGE)?;
+    let bytes = std::fs::read(path).map_err(|e| format!("{path}: {e}"))?;
+    let dump = Dump::read(&bytes).map_err(|e| format!("{path}: {e}"))?;
+    let free = Trouble { loss: 0.0, jitter: Duration::ZERO, narrows: false };
+    let trouble = match options.trouble.as_deref() {
+        None => free,
+        Some("lossy") => Trouble { loss: 0.05, jitter: Duration::from_millis(15), ..free },
+        Some("narrow") => Trouble { narrows: true, ..free },
+        Some(other) => return Err(format!("no trouble is called {other}")),
+    };
+    let packets = dump::forward(&dump, options.seed, trouble);
+    write(options.out.as_deref().ok_or(USAGE)?, |file| {
+        packets.iter().try_for_each(|packet| {
+            file.write_all(&(packet.len() as u16).to_be_bytes())?;
+            file.write_all(packet)
+        })
+    })
 }
 
 fn write(

@@ -1,0 +1,299 @@
+"""What the core forwards can be decoded, by a decoder that nobody here wrote, whatever layers it switched between.
+
+Streams captured from Chromium (`tests/sfu/captures`) pass through the real core in virtual time to one viewer whose
+wishes, mutes and link change at random (`callyard-sim forward`). Every picture that reaches him must come out of the
+decoder just as it comes out of the whole stream: a reference that is missing shows as another picture. His numbering
+must have no hole, and picture ids, TL0PICIDX and frame numbers must run on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from av.video.frame import VideoFrame
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CAPTURES = sorted(Path(__file__).with_name("captures").glob("*.dump"))
+SEEDS = range(1, 7)
+DECODERS = {"video/VP8": "vp8", "video/VP9": "vp9", "video/AV1": "libdav1d"}
+
+
+# --- packets --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packet:
+    timestamp: int
+    payload: bytes
+    source: int = 0
+    """Stream it came on, where there are several."""
+    seq: int = 0
+    descriptor: bytes = b""
+
+
+@dataclass(frozen=True)
+class Layered:
+    """One packet as its payload describes it; the body is what no forwarding changes."""
+
+    timestamp: int
+    source: int
+    spatial: int
+    temporal: int
+    picture_id: int
+    tl0: int
+    body: bytes
+
+
+def captured(path: Path) -> tuple[dict[str, Any], list[Packet]]:
+    """The capture's head and its packets, padding alone left out."""
+    line, _, data = path.read_bytes().partition(b"\n")
+    sources: dict[bytes, int] = {}
+    packets: list[Packet] = []
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at + 4 : at + 6])
+        packet = data[at + 6 : at + 6 + length]
+        at += 6 + length
+        source = sources.setdefault(packet[8:12], len(sources))
+        start = 12 + 4 * (packet[0] & 15)
+        if packet[0] & 0x10:
+            start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4])
+        end = len(packet) - (packet[-1] if packet[0] & 0x20 else 0)
+        if end > start:
+            packets.append(Packet(int.from_bytes(packet[4:8]), packet[start:end], source))
+    return json.loads(line), packets
+
+
+def forwarded(path: Path, seed: int, trouble: str | None, out: Path) -> list[Packet]:
+    """What one viewer got of a capture, in order of sequence."""
+    command = ["cargo", "run", "--quiet", "--locked", "--manifest-path", str(REPOSITORY / "sfu/core/Cargo.toml")]
+    command += ["-p", "callyard-sim", "--", "forward", str(path), "--seed", str(seed), "--out", str(out)]
+    command += ["--trouble", trouble] if trouble else []
+    subprocess.run(command, check=True, timeout=600)
+    data = out.read_bytes()
+    packets: list[Packet] = []
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 2])
+        record = data[at + 2 : at + 2 + length]
+        at += 2 + length
+        body = 8 + record[7]
+        timestamp, seq = int.from_bytes(record[2:6]), int.from_bytes(record[:2])
+        packets.append(Packet(timestamp, record[body:], seq=seq, descriptor=record[8:body]))
+    return packets
+
+
+def layered(mime: str, packet: Packet) -> Layered:
+    """Read the payload's descriptor (RFC 7741 §4.2, RFC 9628 §4.2); AV1 has none that names a layer."""
+    payload, at = packet.payload, 1
+    spatial = temporal = 0
+    picture_id = tl0 = -1
+    if mime == "video/VP8" and payload[0] & 0x80:
+        flags, at = payload[1], 2
+        if flags & 0x80:
+            picture_id = int.from_bytes(payload[at : at + 2]) & 0x7FFF if payload[at] & 0x80 else payload[at]
+            at += 2 if payload[at] & 0x80 else 1
+        if flags & 0x40:
+            tl0, at = payload[at], at + 1
+        if flags & 0x30:
+            temporal, at = payload[at] >> 6, at + 1
+    elif mime == "video/VP9":
+        flags = payload[0]
+        if flags & 0x80:
+            picture_id = int.from_bytes(payload[at : at + 2]) & 0x7FFF if payload[at] & 0x80 else payload[at]
+            at += 2 if payload[at] & 0x80 else 1
+        if flags & 0x20:
+            temporal, spatial, at = payload[at] >> 5, payload[at] >> 1 & 7, at + 1
+            if not flags & 0x10:
+                tl0, at = payload[at], at + 1
+        if flags & 0x50 == 0x50:
+            while payload[at] & 1:
+                at += 1
+            at += 1
+        if flags & 0x02:
+            at = _behind_scalability_structure(payload, at)
+    elif mime == "video/AV1":
+        at = 0
+    return Layered(packet.timestamp, packet.source, spatial, temporal, picture_id, tl0, payload[at:])
+
+
+def _behind_scalability_structure(payload: bytes, at: int) -> int:
+    flags, at = payload[at], at + 1
+    if flags & 0x10:
+        at += 4 * ((flags >> 5) + 1)
+    if flags & 0x08:
+        pictures, at = payload[at], at + 1
+        for _ in range(pictures):
+            at += 1 + (payload[at] >> 2 & 3)
+    return at
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One layer of one picture: what a decoder takes at once."""
+
+    spatial: int
+    data: bytes
+
+
+def frames(mime: str, packets: list[Layered]) -> list[Frame]:
+    """The frames in one picture's packets, lowest layer first."""
+    if mime == "video/AV1":
+        return _layer_frames([packet.body for packet in packets])
+    by_layer = groupby(packets, key=lambda packet: packet.spatial)
+    return [Frame(spatial, b"".join(packet.body for packet in one)) for spatial, one in by_layer]
+
+
+def _layer_frames(payloads: list[bytes]) -> list[Frame]:
+    """OBUs of RTP payloads with their sizes put back, by layer (AV1 RTP specification §4.4, AV1 specification §5.2)."""
+    elements: list[bytes] = []
+    for payload in payloads:
+        header, at = payload[0], 1
+        count = header >> 4 & 3
+        number = 0
+        while at < len(payload):
+            number += 1
+            length = len(payload) - at
+            if number != count:
+                length, at = _leb128(payload, at)
+            element = payload[at : at + length]
+            at += length
+            if header & 0x80 and number == 1:
+                elements[-1] += element
+            else:
+                elements.append(element)
+    # A temporal delimiter begins the picture; what names no layer, sequence headers, goes with the lowest.
+    layers: dict[int, bytes] = {0: b"\x12\x00"}
+    for element in elements:
+        extension = 1 if element[0] & 4 else 0
+        spatial = element[1] >> 3 & 3 if extension else 0
+        body = element[1 + extension :]
+        obu = bytes([element[0] | 2]) + element[1 : 1 + extension] + _as_leb128(len(body)) + body
+        layers[spatial] = layers.get(spatial, b"") + obu
+    return [Frame(spatial, layers[spatial]) for spatial in sorted(layers)]
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte, at = data[at], at + 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, at
+
+
+def _as_leb128(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+class Decoder:
+    """A real one, a frame in, its pictures out at once."""
+
+    def __init__(self, mime: str) -> None:
+        codec: Any = av.CodecContext.create(DECODERS[mime], "r")
+        codec.thread_count = 1
+        if mime == "video/AV1":
+            codec.options = {"alllayers": "1", "max_frame_delay": "1"}
+        self._codec = codec
+
+    def decode(self, data: bytes) -> list[str]:
+        """Sizes and hashes of the pictures. Raises what the decoder raises on an error."""
+        return [_mark(frame) for frame in self._codec.decode(av.Packet(data))]
+
+
+def _mark(frame: VideoFrame) -> str:
+    digest = hashlib.sha256()
+    for plane in frame.planes:
+        # What stands behind a line's end is no part of the picture.
+        lines = memoryview(plane).cast("B")
+        for start in range(0, plane.height * plane.line_size, plane.line_size):
+            digest.update(lines[start : start + plane.width])
+    return f"{frame.width}x{frame.height} {digest.hexdigest()[:16]}"
+
+
+def pictures(mime: str, packets: Iterable[Packet]) -> Iterator[list[Layered]]:
+    """Packets of one picture together."""
+    described = (layered(mime, packet) for packet in packets)
+    for _, one in groupby(described, key=lambda packet: (packet.source, packet.timestamp)):
+        yield list(one)
+
+
+@cache
+def reference(
+    path: Path,
+) -> tuple[str, dict[bytes, tuple[int, int, int]], dict[tuple[int, int], list[tuple[int, list[str]]]]]:
+    """The codec; where each body belongs: stream, timestamp and how many there are of it; what each picture shows."""
+    head, packets = captured(path)
+    mime: str = head["codec"]["mime"]
+    owners: dict[bytes, tuple[int, int, int]] = {}
+    shown: dict[tuple[int, int], list[tuple[int, list[str]]]] = {}
+    for source in {packet.source for packet in packets}:
+        decoder = Decoder(mime)
+        for picture in pictures(mime, [packet for packet in packets if packet.source == source]):
+            per_layer: dict[int, int] = {}
+            for packet in picture:
+                per_layer[packet.spatial] = per_layer.get(packet.spatial, 0) + 1
+            for packet in picture:
+                owners[packet.body] = (source, packet.timestamp, per_layer[packet.spatial])
+            decoded = [(frame.spatial, decoder.decode(frame.data)) for frame in frames(mime, picture)]
+            shown[source, picture[0].timestamp] = decoded
+    marks = {mark for layers in shown.values() for _, marks in layers for mark in marks}
+    assert len(marks) > 30, "pictures that differ"
+    return mime, owners, shown
+
+
+# --- the property ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", [None, "narrow"], ids=["free", "narrow"])
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_whatever_is_forwarded_is_decoded_to_the_same_pictures(path: Path, trouble: str | None, tmp_path: Path) -> None:
+    mime, owners, shown = reference(path)
+    sizes: set[str] = set()
+    for seed in SEEDS:
+        packets = forwarded(path, seed, trouble, tmp_path / "packets")
+        assert len(packets) > 20, seed
+        decoder = Decoder(mime)
+        for picture in pictures(mime, packets):
+            source, timestamp, _ = owners[picture[0].body]
+            assert {owners[packet.body][:2] for packet in picture} == {(source, timestamp)}, "of one picture"
+            expected = dict(shown[source, timestamp])
+            for frame in frames(mime, picture):
+                decoded = decoder.decode(frame.data)
+                assert decoded == expected[frame.spatial], (seed, timestamp, frame.spatial)
+                sizes.update(mark.split()[0] for mark in decoded)
+        _numbers_run_on(mime, packets)
+    assert len(sizes) > 1, "layers were switched"
+
+
+def _numbers_run_on(mime: str, packets: list[Packet]) -> None:
+    assert all(after.seq == (before.seq + 1) % 65_536 for before, after in pairwise(packets)), "no hole"
+    timestamps = [packet.timestamp for packet in packets]
+    assert all((after - before) % 2**32 < 2**31 for before, after in pairwise(timestamps))
+    if any(packet.descriptor for packet in packets):
+        numbers = [int.from_bytes(packet.descriptor[1:3]) for packet in packets]
+        assert all((after - before) % 65_536 < 64 for before, after in pairwise(numbers))
+    firsts = [picture[0] for picture in pictures(mime, packets)]
+    for before, after in pairwise(firsts):
+        if before.picture_id >= 0:
+            assert after.picture_id == (before.picture_id + 1) % 0x8000, "no picture id is left out"
+        if before.tl0 >= 0:
+            assert (after.tl0 - before.tl0) % 256 == (1 if after.temporal == 0 else 0), "TL0PICIDX counts base pictures"
