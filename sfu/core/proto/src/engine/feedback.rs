@@ -180,7 +180,7 @@ impl Engine {
             self.counters.nacks_refused[refused as usize] += 1;
             if refused == Refused::Broken && !std::mem::replace(&mut downtrack.is_broken, true) {
                 let uptrack = downtrack.uptrack;
-                self.request_keyframe(now, uptrack, Spatial(0));
+                self.request_keyframe(now, uptrack, Spatial(0), false);
             }
             return;
         }
