@@ -2,7 +2,8 @@
 //!
 //! What was sent and not yet told of grows by all that is sent meanwhile; so it is held back from the moment at which an
 //! answer is later than any was lately, until answers come as they used to. That bounds the queue of a step down by the
-//! time it takes to notice one, and empties it before more is put in. It says when to hold; the pacer does.
+//! time it takes to notice one, and empties it before more is put in. It says when to hold; the pacer does. An answer that
+//! does not come at all is waited for only where the last one has shown a queue: otherwise it was lost on its way.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -55,9 +56,12 @@ impl Answers {
     }
 
     /// Nothing that can wait should be sent within this time.
-    pub(super) fn hold(&self) -> Option<Range<Instant>> {
-        let from = (self.unanswered? + self.usual()).max(self.began? + LEARNING);
-        Some(from..(self.late_since.unwrap_or(from) + PATIENCE).min(self.last? + SILENCE))
+    ///
+    /// `is_queueing`: the last answer has shown a queue. Without one, an answer that has not come yet was probably lost.
+    pub(super) fn hold(&self, is_queueing: bool) -> Option<Range<Instant>> {
+        let expected = (self.unanswered? + self.usual()).max(self.began? + LEARNING);
+        let from = self.late_since.or_else(|| is_queueing.then_some(expected))?;
+        Some(from..(from + PATIENCE).min(self.last? + SILENCE))
     }
 
     /// Since when answers have been late that still are.
@@ -96,7 +100,7 @@ mod tests {
         for _ in 0..40 {
             now += 50 * MS;
             answers.told(now, Some(now - 40 * MS));
-            assert!(!answers.hold().is_some_and(|hold| hold.contains(&now)));
+            assert!(!answers.hold(true).is_some_and(|hold| hold.contains(&now)));
         }
         (answers, now)
     }
@@ -104,16 +108,16 @@ mod tests {
     #[test]
     fn what_is_late_is_waited_for_and_no_longer_than_it_is_late() {
         let (mut answers, now) = usual(origin());
-        let hold = answers.hold().unwrap();
+        let hold = answers.hold(true).unwrap();
         assert_eq!(hold, now + 75 * MS..now + 150 * MS, "the unanswered has waited 40 of 90 + 25 ms");
         // The link has become narrow: of 110 ms only 20 were answered.
         answers.told(now + 110 * MS, Some(now - 30 * MS));
         assert_eq!(answers.late_since(), Some(now + 75 * MS));
-        assert!(answers.hold().unwrap().contains(&(now + 110 * MS)));
+        assert!(answers.hold(true).unwrap().contains(&(now + 110 * MS)));
         // The queue is empty.
         answers.told(now + 300 * MS, Some(now + 260 * MS));
         assert_eq!(answers.late_since(), None);
-        assert!(!answers.hold().unwrap().contains(&(now + 310 * MS)));
+        assert!(!answers.hold(true).unwrap().contains(&(now + 310 * MS)));
     }
 
     #[test]
@@ -124,15 +128,23 @@ mod tests {
         for step in 1..40 {
             let now = start + 50 * MS * step;
             answers.told(now, late(now));
-            held += u32::from(answers.hold().unwrap().contains(&now));
+            held += u32::from(answers.hold(true).unwrap().contains(&now));
         }
         assert!((10..14).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_is_no_queue() {
+        let (mut answers, now) = usual(origin());
+        assert_eq!(answers.hold(false), None, "it was lost, as long as nothing has queued");
+        answers.told(now + 110 * MS, Some(now - 30 * MS));
+        assert!(answers.hold(false).is_some(), "one that has come and is late is late");
     }
 
     #[test]
     fn who_sends_nothing_waits_for_nothing() {
         let (mut answers, now) = usual(origin());
         answers.told(now + 50 * MS, None);
-        assert_eq!(answers.hold(), None);
+        assert_eq!(answers.hold(true), None);
     }
 }

@@ -49,7 +49,7 @@ struct Entry {
     timestamp: u32,
     /// Low half: what is older lies in the same place, and is overwritten, long before it repeats.
     seq: u32,
-    /// Milliseconds since the first request of the stream.
+    /// Microseconds since the first request of the stream; they come round in an hour, entries live for seconds.
     asked: u32,
     picture_id: u16,
     frame_number_offset: u16,
@@ -261,8 +261,8 @@ impl SentHistory {
             return Err(Refused::TooOften);
         }
         let first_asked = *self.first_asked.get_or_insert(now);
-        let asked = now.saturating_duration_since(first_asked).as_millis() as u32;
-        if entry.times > 0 && Duration::from_millis(u64::from(asked.wrapping_sub(entry.asked))) < rtt {
+        let asked = now.saturating_duration_since(first_asked).as_micros() as u32;
+        if entry.times > 0 && Duration::from_micros(u64::from(asked.wrapping_sub(entry.asked))) < rtt {
             return Err(Refused::TooSoon);
         }
         // What is left when little is left goes to the frames that the others need.
