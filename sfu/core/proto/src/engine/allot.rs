@@ -16,7 +16,7 @@ use crate::downlink::Flow;
 use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::Spatial;
-use crate::transport::Allotment;
+use crate::transport::{Allotment, Transport};
 
 /// A costlier layer must fit with this to spare; the one being sent may grow into it.
 const MARGIN_UP: f64 = 1.08;
@@ -80,9 +80,7 @@ impl Engine {
         let audio = self.audio_reserve(slot);
         let resent = transport.downlink.bitrate_bps(Flow::Resent).min(estimate / RESENT_SHARE);
         let mut budget = estimate.saturating_sub(audio + resent);
-        let is_start = transport.downlink.is_climbing()
-            && allotment.began.is_none_or(|at| now.saturating_duration_since(at) < START);
-        if is_start {
+        if is_start(transport, allotment.began, now) {
             let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
             budget = budget.max(candidates.iter().map(floor).sum());
         }
@@ -93,6 +91,7 @@ impl Engine {
             *total += audio + resent;
         }
         self.transports[slot].allotment = allotment;
+        self.set_pace(now, slot);
         self.blame_the_last(&entries, &decisions);
         let spare = budget.saturating_sub(used);
         let has_narrowed = (estimate as f64) < NARROWED * used_before as f64;
@@ -150,8 +149,11 @@ impl Engine {
     fn set_pace(&mut self, now: Instant, slot: usize) {
         let factor = self.config.pacing_factor;
         if let Some(transport) = self.transports.get_mut(slot) {
-            let estimate = transport.downlink.estimate_bps();
-            transport.pacer.set_rate(now, estimate.map(|bps| (bps as f64 * factor) as u64));
+            // What is given on trust, so that there are pictures, leaves as quickly as it comes.
+            let trusted =
+                if is_start(transport, transport.allotment.began, now) { transport.allotment.used_bps } else { 0 };
+            let rate = transport.downlink.estimate_bps().map(|bps| bps.max(trusted) as f64 * factor);
+            transport.pacer.set_rate(now, rate.map(|bps| bps as u64));
             transport.pacer.set_hold(transport.downlink.hold());
         }
     }
@@ -402,6 +404,11 @@ fn full_fps(rungs: &[Rung], spatial: Spatial) -> f32 {
     let own = rungs.iter().filter(|rung| rung.layer.spatial == spatial).map(|rung| rung.fps).fold(0.0, f32::max);
     let least = most * FALLS_BEHIND;
     if own >= least { own } else { least * least / own.max(1.0) }
+}
+
+/// Nothing has been measured that speaks against the first pictures.
+fn is_start(transport: &Transport, began: Option<Instant>, now: Instant) -> bool {
+    transport.downlink.is_climbing() && began.is_none_or(|at| now.saturating_duration_since(at) < START)
 }
 
 /// Whether the layer that was sent could go on.
