@@ -20,6 +20,8 @@ from bench.peers.callyard import Callyard
 from bench.peers.floor import Floor
 from bench.peers.janus import Janus
 from bench.peers.over_livekit import CallyardServer, LiveKit
+from bench.peers.over_mediasoup import VERSION as MEDIASOUP_VERSION
+from bench.peers.over_mediasoup import Mediasoup
 from bench.peers.whip import Pion, RunningWhipWhep
 from bench.results import Figure, Gap, Results
 from bench.scenarios import FULL, GROUPS, STANDARD, Scenario
@@ -28,7 +30,7 @@ from sfu.worker import Certificate
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-PEERS = ("callyard", "server", "livekit", "pion", "janus", "floor")
+PEERS = ("callyard", "server", "livekit", "pion", "janus", "mediasoup", "floor")
 _RAMP = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
 """Of a core, by what one room was found to cost."""
 _HALF = (0.5,)
@@ -51,6 +53,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--whep", metavar="URL", help="its WHEP address, likewise")
     parser.add_argument("--whip-pid", metavar="PID", type=int, help="its process, whose costs count")
     parser.add_argument("--whip-name", metavar="NAME", default="WHIP server", help="what to call it")
+    parser.add_argument("--mediasoup", metavar="VERSION", default=MEDIASOUP_VERSION, help="of the npm package")
     parser.add_argument("--runs", type=int, help="runs of each scenario")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a run's window")
     parser.add_argument("--gro", action="store_true", help="clients take segmented runs whole, as a network card does")
@@ -153,10 +156,15 @@ class Session:
             made.append(lambda: Callyard(arguments.udp_port, fingerprint))
         if "server" in wanted:
             made.append(lambda: CallyardServer(fingerprint))
+        version = arguments.mediasoup
         built: dict[str, tuple[str, Callable[[], Callable[[], Peer]]]] = {
             "livekit": (LiveKit.name, lambda: partial(LiveKit, fingerprint, LiveKit.build(RESULTS))),
             "pion": (Pion.name, lambda: partial(Pion, fingerprint, Pion.build(RESULTS))),
             "janus": (Janus.name, lambda: partial(Janus, fingerprint, Janus.install())),
+            "mediasoup": (
+                f"mediasoup {version}",
+                lambda: partial(Mediasoup, fingerprint, version, Mediasoup.install(RESULTS, version)),
+            ),
         }
         for key, (name, make) in built.items():
             if key not in wanted:

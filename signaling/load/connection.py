@@ -47,7 +47,7 @@ class Media:
 
     def open(self) -> Connection:
         ice = IceCredentials(ufrag=secrets.token_hex(4), pwd=secrets.token_hex(16))
-        return Connection(self, next(self._transports), Side(ice, (self.fingerprint,)))
+        return Connection(self, self.transport(), Side(ice, (self.fingerprint,)))
 
     def sent(self, track: Track) -> Sent:
         encodings = [
@@ -66,6 +66,9 @@ class Media:
     def setup(self) -> sdp.Setup:
         """Which DTLS role to offer (RFC 8842 §5.1)."""
         return sdp.Setup.ACTIVE if self.external_dtls else sdp.Setup.ACTPASS
+
+    def transport(self) -> int:
+        return next(self._transports)
 
     def stream(self) -> int:
         return next(self._streams)

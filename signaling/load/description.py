@@ -5,7 +5,7 @@ RFC 8829; text is read and written by `sfu.sdp` alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -156,8 +156,12 @@ def udp_candidates(described: Session) -> list[tuple[str, int]]:
 
 def extension_ids(sections: Sequence[Media]) -> ExtensionIds:
     """One id has one meaning in a bundle (RFC 9143 §10), so sections may be looked at together."""
-    found = {_FIELDS[e.uri]: e.id for section in sections for e in section.extensions if e.uri in _FIELDS}
-    return ExtensionIds(**found)
+    return extension_ids_of({e.uri: e.id for section in sections for e in section.extensions})
+
+
+def extension_ids_of(uris: Mapping[str, int]) -> ExtensionIds:
+    """Those that the generator knows."""
+    return ExtensionIds(**{_FIELDS[uri]: number for uri, number in uris.items() if uri in _FIELDS})
 
 
 def receive_codecs(agreed: Sequence[Agreed]) -> tuple[ReceiveCodec, ...]:
