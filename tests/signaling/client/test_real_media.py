@@ -158,13 +158,14 @@ async def test_the_console_shows_what_the_media_side_measures(everybody: Everybo
         assert reply.status_code == 200
         measured: list[dict[str, Any]] = []
         async with asyncio.timeout(20):
-            while not any(one["up_bps"] for one in measured):
+            # The first interval may hold the last packets of its second only.
+            while not any(one["up_bps"] > 1_000 for one in measured):
                 for _ in range(50):
                     await source.capture_frame(rtc.AudioFrame(os.urandom(960), 48_000, 1, 480))
                 told = (await operator.get("/console/calls/default/measured/figures")).json()
                 measured = told["media"]["participants"]
     assert [one["identity"] for one in measured] == ["host:default"]
     assert measured[0]["quality"] in ("excellent", "good", "poor")
-    assert 1_000 < measured[0]["up_bps"] < 1_000_000
+    assert measured[0]["up_bps"] < 1_000_000
     assert told["joins"]["counts"][-1] == 1
     await call.leave()
