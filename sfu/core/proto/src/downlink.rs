@@ -18,6 +18,8 @@ const TICK_US: i64 = 250;
 /// Receivers' estimates stop growing at 1.5 times what comes in, and 10 kbit/s.
 const ECHO: f64 = 1.5;
 const ECHO_FLOOR_BPS: f64 = 20_000.0;
+/// More than the next step needs, where media itself is the probe: about as much as a voice varies.
+const TRIED: f64 = 1.1;
 /// Where the receiver's clock begins for us: far enough from zero that a first step back stays positive.
 const CLOCK_ORIGIN_US: i64 = 1 << 40;
 
@@ -294,7 +296,9 @@ impl Downlink {
         if estimator.remb_alone().is_some_and(|remb| remb as f64 > ECHO * sent_bps + ECHO_FLOOR_BPS) {
             return None;
         }
-        estimator.trust(now, next_bps.min(total_bps).max(estimator.estimate_bps()));
+        // Sound that grows meanwhile must not take what is on trial.
+        let tried = (next_bps.min(total_bps) as f64 * TRIED) as u64;
+        estimator.trust(now, tried.max(estimator.estimate_bps()));
         None
     }
 

@@ -12,12 +12,16 @@ const LOOK: Duration = Duration::from_secs(3);
 /// libwebrtc grows by 8 % a second, near the end it met before by about half of that.
 const CLIMB: f64 = 1.05;
 const FALL: f64 = 0.95;
+/// How far a trial may be raised.
+const RAISED: f64 = 1.3;
 /// The wait after a first failure, and the longest; each failure doubles it.
 const WAIT_MIN: Duration = Duration::from_secs(8);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 struct Running {
     bitrate_bps: u64,
+    /// The same at first.
+    began_bps: u64,
     /// The REMB at the last look, and the next one.
     before_bps: u64,
     look_at: Instant,
@@ -39,10 +43,15 @@ impl Trial {
         self.running.as_ref().map(|running| running.bitrate_bps)
     }
 
-    /// Begins with `bitrate_bps`, unless one is under way or the last one failed just now.
+    /// Begins with `bitrate_bps`, unless the last one failed just now. One that is under way is raised a little at most: what
+    /// else is sent may have grown, and the next layer shall still fit.
     pub(super) fn begin(&mut self, now: Instant, bitrate_bps: u64, remb_bps: u64) {
-        if self.running.is_none() && self.not_before.is_none_or(|at| now >= at) {
-            self.running = Some(Running { bitrate_bps, before_bps: remb_bps, look_at: now + LOOK });
+        if let Some(running) = &mut self.running {
+            let most = (running.began_bps as f64 * RAISED) as u64;
+            running.bitrate_bps = running.bitrate_bps.max(bitrate_bps.min(most));
+        } else if self.not_before.is_none_or(|at| now >= at) {
+            let look_at = now + LOOK;
+            self.running = Some(Running { bitrate_bps, began_bps: bitrate_bps, before_bps: remb_bps, look_at });
         }
     }
 

@@ -300,7 +300,8 @@ impl Engine {
             });
             let best = better.clone().max_by(|a, b| a.utility.total_cmp(&b.utility));
             // Not yet for what rests; it will be a candidate soon.
-            let rested = candidate.options.is_empty().then(|| entry.rungs.first().map_or(0, |rung| rung.bps));
+            let resumed = |rung: &Rung| (rung.bps as f64 * MARGIN_RESUME) as u64;
+            let rested = candidate.options.is_empty().then(|| entry.rungs.first().map_or(0, resumed));
             least = better
                 .map(|option| option.bitrate_bps.saturating_sub(bps))
                 .chain(rested)

@@ -145,8 +145,11 @@ pub(super) fn remember(
     // A descriptor's payload may be encrypted: what it seems to be says nothing.
     let is_key = flow == Flow::Video && unit.frame_number.is_none() && unit.meta.keyframe;
     if is_key && unit.meta.start_of_frame && unit.meta.spatial == Spatial(0) {
-        downtrack.sent.begin_anew(rewrite.seq, rewrite.timestamp);
         downtrack.is_broken = false;
+        // Simpler receivers than those that report transport-wide wait for every packet, whatever has come since.
+        if downtrack.extensions.transport_seq.is_some() {
+            downtrack.sent.begin_anew(rewrite.seq, rewrite.timestamp);
+        }
     }
     downtrack.sent.push(sent, len);
     downtrack.mid_left = downtrack.mid_left.saturating_sub(1);
