@@ -58,18 +58,17 @@ impl Engine {
         let Some(transport) = self.transports.get(slot) else { return };
         let estimate = transport.downlink.estimate_bps();
         let Allotment { began, used_bps: used_before, .. } = transport.allotment;
-        self.set_pace(now, slot);
         self.counters.allocations += 1;
         let (entries, candidates) = self.candidates(now, slot, estimate.is_some());
         let mut allotment = Allotment { at: Some(now), began, has_video: !entries.is_empty(), ..Allotment::default() };
         if entries.is_empty() {
-            self.transports[slot].allotment = allotment;
+            self.allotted(now, slot, allotment);
             return;
         }
         allotment.began = began.or(Some(now));
         allotment.is_limited = estimate.is_some();
         let Some(estimate) = estimate else {
-            self.transports[slot].allotment = allotment;
+            self.allotted(now, slot, allotment);
             for entry in &entries {
                 let best = entry.rungs.iter().max_by_key(|rung| (rung.layer.spatial, rung.layer.temporal));
                 self.give(now, entry.slot, best.map(|rung| (rung.layer, rung.bps)), "", &entry.rungs, 0);
@@ -90,8 +89,7 @@ impl Engine {
         for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
             *total += audio + resent;
         }
-        self.transports[slot].allotment = allotment;
-        self.set_pace(now, slot);
+        self.allotted(now, slot, allotment);
         self.blame_the_last(&entries, &decisions);
         let spare = budget.saturating_sub(used);
         let has_narrowed = (estimate as f64) < NARROWED * used_before as f64;
@@ -105,6 +103,11 @@ impl Engine {
             let given = rung.map(|rung| (rung.layer, rung.bps));
             self.give(now, entry.slot, given, decision.reason.as_str(), &entry.rungs, spare);
         }
+    }
+
+    fn allotted(&mut self, now: Instant, slot: usize, allotment: Allotment) {
+        self.transports[slot].allotment = allotment;
+        self.set_pace(now, slot);
     }
 
     /// Of those that must go down now only who climbed last has failed: the others were carried until then.

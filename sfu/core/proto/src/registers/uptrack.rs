@@ -228,11 +228,7 @@ impl History {
         while self.places < self.capacity && self.ring.get(self.place(seq.0)).is_some_and(is_needed) {
             self.grow();
         }
-        let place = self.place(seq.0);
-        while self.ring.len() <= place {
-            self.ring.push(Kept { seq: u64::MAX, at: now, packet: Vec::new() });
-        }
-        let kept = &mut self.ring[place];
+        let kept = self.made(now, seq.0);
         kept.seq = seq.0;
         kept.at = now;
         kept.packet.clear();
@@ -252,6 +248,15 @@ impl History {
         seq as usize & (self.places - 1)
     }
 
+    /// The place of `seq`, made if the ring has not come so far.
+    fn made(&mut self, now: Instant, seq: u64) -> &mut Kept {
+        let place = self.place(seq);
+        while self.ring.len() <= place {
+            self.ring.push(Kept { seq: u64::MAX, at: now, packet: Vec::new() });
+        }
+        &mut self.ring[place]
+    }
+
     /// Twice the places; everything that is kept moves to its new one.
     fn grow(&mut self) {
         self.places *= 2;
@@ -259,11 +264,8 @@ impl History {
             if kept.seq == u64::MAX {
                 continue;
             }
-            let place = self.place(kept.seq);
-            while self.ring.len() <= place {
-                self.ring.push(Kept { seq: u64::MAX, at: kept.at, packet: Vec::new() });
-            }
-            self.ring[place] = kept;
+            let place = self.made(kept.at, kept.seq);
+            *place = kept;
         }
     }
 }
