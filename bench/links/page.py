@@ -10,25 +10,16 @@ import msgspec
 from bench.links.figures import LEAST_FPS, MOST_LATE_MS, Metrics, median
 from bench.links.scenarios import SCENARIOS, Scenario
 from bench.machine import Machine
-from bench.quality.figures import Column
+from bench.quality.figures import FOLLOWS, OF_CALLS, Column
 
 COLUMNS = (
-    Column("utility", "utility", 2, rises=True),
-    Column("frozen_ms_per_min", "frozen ms/min"),
-    Column("longest_freeze_ms", "longest freeze ms"),
-    Column("queue_p95_ms", "queue p95 ms"),
-    Column("worst_offered", "worst second ÷ capacity", 2),
-    Column("concealed_percent", "audio concealed %", 1),
-    Column("down_s", "down s", 1),
-    Column("up_s", "up s", 1),
-    Column("switches_per_min", "switches /min", 1),
+    *OF_CALLS,
     Column("reversals_per_min", "reversals /min", 1),
     Column("first_picture_ms", "last first picture ms"),
     Column("target_layer_s", "target layer s", 1),
     Column("paused_s", "paused s", 1),
     Column("dropped_percent", "dropped by the queue %", 1),
 )
-_FOLLOWS = {"down_s": "falls", "up_s": "rises"}
 
 
 class Result(msgspec.Struct):
@@ -73,7 +64,7 @@ class Row:
         return None if target is None or not self.applies(column) else column.meets(self.values[column.name], target)
 
     def applies(self, column: Column) -> bool:
-        follows = _FOLLOWS.get(column.name)
+        follows = FOLLOWS.get(column.name)
         return follows is None or self.follows[follows] > 0
 
 
@@ -86,7 +77,7 @@ def rows(runs: list[Result]) -> Iterator[Row]:
             own = [run.metrics for run in runs if (run.scenario, run.server) == (scenario.name, server)]
             if own:
                 values = {column.name: median([getattr(metrics, column.name) for metrics in own]) for column in COLUMNS}
-                follows = {name: getattr(own[0], name) for name in _FOLLOWS.values()}
+                follows = {name: getattr(own[0], name) for name in FOLLOWS.values()}
                 yield Row(scenario, server, len(own), values, follows)
 
 

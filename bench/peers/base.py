@@ -16,6 +16,7 @@ from signaling.load.external_dtls import ExternalDtls
 
 _CONNECT_TIMEOUT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
+_CLIENTS_STAY = "its clients stay here"
 """How often it is looked whether a handshake's flight is to be sent again."""
 _GENTLY_PER_SECOND = 100
 """Where it is not joins that are measured, hundreds at once would only measure the clients' core."""
@@ -162,7 +163,7 @@ class Peer(ABC):
         if not self.can_pace and scenario.joins_per_second is not None:
             raise UnsupportedError("its clients come all at once here")
         if not self.can_churn and scenario.churn_per_second:
-            raise UnsupportedError("its clients stay here")
+            raise UnsupportedError(_CLIENTS_STAY)
 
     @property
     @abstractmethod
@@ -189,7 +190,7 @@ class Peer(ABC):
 
     async def churn(self, clients: Clients, scenario: Scenario, seconds: float) -> None:
         """For so long, lets viewers leave and others come in their place, at the scenario's rate; if `can_churn`."""
-        raise NotImplementedError
+        raise UnsupportedError(_CLIENTS_STAY)
 
 
 async def due_times(per_second: float | None, count: int) -> AsyncIterator[float]:

@@ -179,7 +179,6 @@ class Callyard(Peer):
                 layers=tuple(layers) if is_video else (),
             )
         )
-        period_us = round(1_000_000 / track.frames_per_second)
         generator(clients).send(
             load.Publish(
                 transport=transport,
@@ -191,8 +190,7 @@ class Callyard(Peer):
                 extensions=_EXTENSIONS,
                 frames_per_second=track.frames_per_second,
                 encodings=encodings,
-                # The golden ratio spreads any number of publishers evenly over a period.
-                phase_us=round(period_us * (transport * 0.618_034 % 1)),
+                phase_us=track.phase_us(transport),
             )
         )
         self._uptracks[room].append((uptrack, transport, track))

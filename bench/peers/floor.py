@@ -13,9 +13,9 @@ from itertools import count
 
 import msgspec
 
-from bench.peers.base import Clients, Peer, PeerError, generator
+from bench.peers.base import Clients, PeerError, generator
 from bench.peers.floor_server import ClientSpec, Plan, Route
-from bench.peers.program import Program, free_port
+from bench.peers.program import Program, ProgramPeer, free_port
 from bench.scenarios import Cipher, Scenario
 from sfu import load
 from sfu.border import DtlsRole, Fingerprint, IceCredentials
@@ -53,7 +53,7 @@ class HandedKeys:
         return []
 
 
-class Floor(Peer):
+class Floor(ProgramPeer):
     name = "Python floor"
 
     def __init__(self, fingerprint: Fingerprint) -> None:
@@ -73,16 +73,6 @@ class Floor(Peer):
         self._published: dict[tuple[int, int], list[list[int]]] = {}
         # Likewise: transports of those who also receive.
         self._members: dict[tuple[int, int], tuple[int, str]] = {}
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self._program.pids
-
-    async def start(self, cpu: int) -> None:
-        await self._program.start(cpu)
-
-    async def stop(self) -> None:
-        await self._program.stop()
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         clients.external = self._keys
@@ -144,7 +134,6 @@ class Floor(Peer):
             )
             for layer in track.layers
         )
-        period_us = round(1_000_000 / track.frames_per_second)
         generator(clients).send(
             load.Publish(
                 transport=transport,
@@ -155,7 +144,7 @@ class Floor(Peer):
                 extensions=load.ExtensionIds(),
                 frames_per_second=track.frames_per_second,
                 encodings=encodings,
-                phase_us=round(period_us * (transport * 0.618_034 % 1)),
+                phase_us=track.phase_us(transport),
             )
         )
         return [encoding.ssrc for encoding in encodings]

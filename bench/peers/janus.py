@@ -21,8 +21,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from bench.peers.base import Clients, Peer, PeerError, generator
-from bench.peers.program import Program, free_port
+from bench.peers.base import Clients, PeerError, generator
+from bench.peers.program import Program, ProgramPeer, free_port
 from bench.scenarios import Scenario
 from sfu import sdp
 from sfu.border import Fingerprint
@@ -47,7 +47,7 @@ libjanus_rabbitmq.so" }
 """
 
 
-class Janus(Peer):
+class Janus(ProgramPeer):
     name = "Janus 1.1"
 
     @staticmethod
@@ -75,21 +75,17 @@ class Janus(Peer):
         self._media: Media | None = None
         self._api: Api | None = None
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self._program.pids
-
     async def start(self, cpu: int) -> None:
         transport = f'general: {{ ws = true, ws_port = {self._port}, ws_ip = "127.0.0.1" }}\n'
         for name, text in (("janus", _CONFIG), ("janus.transport.websockets", transport), (_PLUGIN, "")):
             Path(self._directory.name, f"{name}.jcfg").write_text(text)  # noqa: ASYNC240 — three short files
-        await self._program.start(cpu)
+        await super().start(cpu)
         self._api = await Api.connect(f"ws://127.0.0.1:{self._port}")
 
     async def stop(self) -> None:
         if self._api is not None:
             await self._api.close()
-        await self._program.stop()
+        await super().stop()
         self._directory.cleanup()
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:

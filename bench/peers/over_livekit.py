@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import abstractmethod
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -53,9 +54,9 @@ class OverLiveKit(Peer):
         self._port = free_port()
         self._udp_port = free_port()
 
+    @abstractmethod
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Arguments, and what is added to the environment."""
-        raise NotImplementedError
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.peers.base import Clients, Peer, PeerError, generator
-from bench.peers.program import Program, free_port
+from bench.peers.base import Clients, PeerError, generator
+from bench.peers.program import Program, ProgramPeer, free_port
 from bench.scenarios import Scenario
 from sfu import load
 from sfu.border import DtlsRole, Fingerprint, IceCredentials
@@ -42,7 +42,7 @@ _EXTENSION_IDS = {
 """Of publishers; subscribers get them as mediasoup says."""
 
 
-class Mediasoup(Peer):
+class Mediasoup(ProgramPeer):
     @staticmethod
     def install(into: Path, version: str) -> Path:
         """The directory with the npm package. `PeerError` where it or its worker cannot be had."""
@@ -69,18 +69,14 @@ class Mediasoup(Peer):
         # By room and publisher: of each track the producer's id.
         self._producers: dict[tuple[int, int], list[str]] = {}
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self._program.pids
-
     async def start(self, cpu: int) -> None:
-        await self._program.start(cpu)
+        await super().start(cpu)
         self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_MAX_LINE_BYTES)
 
     async def stop(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
-        await self._program.stop()
+        await super().stop()
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         self._media = Media(generator(clients), self._fingerprint, "127.0.0.1")
@@ -197,7 +193,6 @@ def rtp_parameters(mid: str, sent: Sent) -> dict[str, Any]:
 def publication(transport: int, stream: int, mid: str, sent: Sent) -> load.Publish:
     """The same for the generator."""
     track: Track = sent.track
-    period_us = round(1_000_000 / track.frames_per_second)
     return load.Publish(
         transport=transport,
         stream=stream,
@@ -208,7 +203,7 @@ def publication(transport: int, stream: int, mid: str, sent: Sent) -> load.Publi
         extensions=description.extension_ids_of(_EXTENSION_IDS),
         frames_per_second=track.frames_per_second,
         encodings=sent.encodings,
-        phase_us=round(period_us * (transport * 0.618_034 % 1)),
+        phase_us=track.phase_us(transport),
     )
 
 

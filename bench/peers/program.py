@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bench import machine
-from bench.peers.base import PeerError
+from bench.peers.base import Peer, PeerError
 
 _START_TIMEOUT_SECONDS = 60.0
 _STOP_TIMEOUT_SECONDS = 5.0
@@ -73,6 +73,22 @@ class Program:
             self._process.wait()
         for pid in pids[1:]:
             machine.kill(pid)
+
+
+class ProgramPeer(Peer):
+    """A peer that is one program, known when the peer is made."""
+
+    _program: Program
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return self._program.pids
+
+    async def start(self, cpu: int) -> None:
+        await self._program.start(cpu)
+
+    async def stop(self) -> None:
+        await self._program.stop()
 
 
 def free_port() -> int:

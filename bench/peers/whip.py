@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import shutil
 import subprocess
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import httpx2
 
 from bench import machine
 from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, generator
-from bench.peers.program import Program, free_port
+from bench.peers.program import Program, ProgramPeer, free_port
 from bench.scenarios import Scenario
 from sfu import sdp
 from sfu.border import Fingerprint
@@ -50,13 +51,13 @@ class WhipWhep(Peer):
         self._fingerprint = fingerprint
         self._media: Media | None = None
 
+    @abstractmethod
     def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
         """`UnsupportedError` if the server cannot take what this scenario sends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sessions(self, scenario: Scenario, room: int, subscriber: int) -> Iterator[Session]:
         """What a subscriber asks for; numbers of publishers and subscribers are the same for members."""
-        raise NotImplementedError
 
     async def publish(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
         self._media = Media(
@@ -158,7 +159,7 @@ class RunningWhipWhep(WhipWhep):
         return f"{self._run}-{room}-{publisher}"
 
 
-class Pion(WhipWhep):
+class Pion(ProgramPeer, WhipWhep):
     """Our own minimal SFU on Pion: a subscriber has one session for all of a room, and says which layers he wants."""
 
     name = "Pion SFU"
@@ -180,16 +181,6 @@ class Pion(WhipWhep):
         self._port = free_port()
         arguments = (str(binary), "-http", f"127.0.0.1:{self._port}", "-udp", f"127.0.0.1:{free_port()}")
         self._program = Program(self.name, arguments, self._port)
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self._program.pids
-
-    async def start(self, cpu: int) -> None:
-        await self._program.start(cpu)
-
-    async def stop(self) -> None:
-        await self._program.stop()
 
     def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
         return f"http://127.0.0.1:{self._port}/whip/{room}/{publisher}"

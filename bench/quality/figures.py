@@ -32,7 +32,8 @@ class Column:
         return shown >= target if self.rises else shown <= target
 
 
-COLUMNS = (
+#: Of every call, simulated or not.
+OF_CALLS = (
     Column("utility", "utility", 2, rises=True),
     Column("frozen_ms_per_min", "frozen ms/min"),
     Column("longest_freeze_ms", "longest freeze ms"),
@@ -42,6 +43,9 @@ COLUMNS = (
     Column("down_s", "down s", 1),
     Column("up_s", "up s", 1),
     Column("switches_per_min", "switches /min", 1),
+)
+COLUMNS = (
+    *OF_CALLS,
     Column("reversals_per_min", "reversals /min", 2),
     Column("first_frame_ms", "last first picture ms"),
     Column("target_layer_s", "target layer s", 1),
@@ -50,7 +54,7 @@ COLUMNS = (
     Column("wasted_percent", "wasted uplink %", 1),
 )
 #: Only where there is a step to follow.
-_FOLLOWS = {"down_s": "falls", "up_s": "rises"}
+FOLLOWS = {"down_s": "falls", "up_s": "rises"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def _row(name: str, runs: list[dict[str, Any]]) -> Row:
 
 
 def _cell(column: Column, runs: list[dict[str, Any]], target: float | None) -> Cell:
-    follows = _FOLLOWS.get(column.name)
+    follows = FOLLOWS.get(column.name)
     applies = follows is None or runs[0]["metrics"][follows] > 0
     # What never came is later than everything that did.
     values = sorted(float("inf") if (v := run["metrics"][column.name]) is None else v for run in runs)

@@ -119,7 +119,6 @@ class Connection:
             codec = next((c for c in sdp.agree(section).codecs if c.mime.lower() == mime), None)
             if codec is None:
                 raise DescriptionError(f"The server took no {item.track.codec.mime}.")
-            period_us = round(1_000_000 / item.track.frames_per_second)
             stream = self._streams[item.cid] = self._media.stream()
             self.send(
                 load.Publish(
@@ -132,8 +131,7 @@ class Connection:
                     extensions=ids,
                     frames_per_second=item.track.frames_per_second,
                     encodings=item.encodings,
-                    # The golden ratio spreads any number of publishers evenly over a period.
-                    phase_us=round(period_us * (self.transport * 0.618_034 % 1)),
+                    phase_us=item.track.phase_us(self.transport),
                 )
             )
             if item.cid in self._active:

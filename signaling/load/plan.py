@@ -38,6 +38,11 @@ class Track:
     def layer_for(self, position: int) -> int:
         return self.watched[min(position, len(self.watched) - 1)]
 
+    def phase_us(self, number: int) -> int:
+        """When the `number`th publisher begins, microseconds: any number is spread evenly over a picture's time."""
+        golden_ratio = 0.618_034
+        return round(round(1_000_000 / self.frames_per_second) * (number * golden_ratio % 1))
+
 
 MICROPHONE = Track(Codec.OPUS, 50, (Layer(50, 100, 0, 0),))
 
