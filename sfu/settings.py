@@ -124,8 +124,8 @@ class EngineSettings(BaseModel):
         Field(
             ge=64,
             le=8_192,
-            description="Packets of one stream kept for retransmission at most, none longer than 2 s; 512 are enough "
-            "for 2.4 Mbit/s. Raise it for streams of higher rates.",
+            description="Packets of one stream kept for retransmission at most, none longer than 3 s; 512 are enough "
+            "for 1.6 Mbit/s, and cover 2 s of 2.4. Raise it for streams of higher rates.",
         ),
     ] = 512
     keyframe_interval_seconds: Annotated[

@@ -369,7 +369,7 @@ mod tests {
             (0..2_000).for_each(|seq| sent.push(of(seq), 1200));
             (0..2_000).filter(|seq| sent.get(*seq).is_some_and(|p| p.source.0 == u64::from(*seq) + 1000)).count()
         };
-        assert_eq!(remembered(&slow), 64, "30 packets a second");
+        assert_eq!(remembered(&slow), 128, "30 packets a second");
         assert_eq!(remembered(&fast), 512, "300 packets a second");
     }
 
