@@ -12,30 +12,35 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import struct
-from pathlib import Path
 
-LOG_MAX_PAGES = 4_000
-"""From so many pages on the log is folded into the database. SQLite's default is 1 000; but the same few pages are
-written again and again, and folding writes each of them once, so seldom is cheaper."""
-_HEADER = struct.Struct("=16xI76xI")
-"""Of the log's index: how many frames the log has, and how many are folded already (sqlite.org/walformat.html §2.1)."""
+import structlog
+
+log = structlog.get_logger(__name__)
+
+COMMITS_PER_FOLD = 400
+"""After so many commits of this process the log is folded into the database: some 4 000 pages. SQLite's default is
+1 000; but the same few pages are written again and again, and folding writes each of them once, so seldom is cheaper.
+The log's own size is not asked: its index (`-shm`) may not be opened beside SQLite, for closing any descriptor of a
+file drops all locks that the process has on it (sqlite.org/howtocorrupt.html §2.2), and SQLite's are there."""
 
 
 class WalSync:
     """`wait` returns once everything committed before it was called is on the disk.
 
-    The log is folded into the database here too, beside the loop, when it has grown.
+    It is called once for each commit. The log is folded into the database here too, beside the loop.
     """
 
     def __init__(self, database: str) -> None:
         self._database = database
         self._begun = self._done = 0
+        # What processes before this one have left is folded first.
+        self._unfolded = COMMITS_PER_FOLD
         self._running: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
         # One that runs already may have begun before our commit; the next one is ours.
         wanted = self._begun + 1
+        self._unfolded += 1
         while self._done < wanted:
             if self._running is None:
                 self._running = asyncio.create_task(self._sync())
@@ -45,8 +50,12 @@ class WalSync:
     async def _sync(self) -> None:
         self._begun += 1
         number = self._begun
+        fold = self._unfolded >= COMMITS_PER_FOLD
         try:
             await asyncio.to_thread(_sync_log, self._database)
+            if fold:
+                self._unfolded = 0
+                await asyncio.to_thread(_fold, self._database)
         finally:
             self._running = None
         self._done = number
@@ -61,24 +70,13 @@ def _sync_log(database: str) -> None:
         os.fdatasync(file)
     finally:
         os.close(file)
-    if _pages_to_fold(database) > LOG_MAX_PAGES:
-        _fold(database)
-
-
-def _pages_to_fold(database: str) -> int:
-    # Not the log's size: the file is written anew from its beginning, and never becomes smaller.
-    try:
-        with Path(f"{database}-shm").open("rb", buffering=0) as index:
-            header = index.read(_HEADER.size)
-    except FileNotFoundError:
-        return 0  # closed meanwhile, which folds it
-    if len(header) < _HEADER.size:
-        return 0
-    frames, folded = _HEADER.unpack(header)
-    return int(frames - folded)
 
 
 def _fold(database: str) -> None:
-    # PASSIVE: what readers or a writer still need stays for the next time; nobody waits.
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    # PASSIVE: what readers or a writer still need stays for the next time; nobody waits. What was committed is on the
+    # disk whether this succeeds or not.
+    try:
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error as error:
+        log.warning("log_not_folded", error=str(error))
