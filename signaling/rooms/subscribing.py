@@ -363,10 +363,19 @@ def bind(
 
 
 def _same_on_wire(old: SendParameters, new: SendParameters) -> bool:
-    """Whether packets look the same. What a decoder is told (`fmtp`) may change with each offer; the sender cannot."""
+    """Whether packets look the same.
+
+    What a decoder is told (`fmtp`) may change with each offer; the sender cannot. Nor does the order say anything of
+    packets: Pion gives extensions and codecs in another one with each answer.
+    """
 
     def plain(parameters: SendParameters) -> SendParameters:
-        return replace(parameters, codecs=tuple(structs.replace(codec, fmtp="") for codec in parameters.codecs))
+        codecs = sorted(parameters.codecs, key=lambda codec: codec.pt)
+        return replace(
+            parameters,
+            codecs=tuple(structs.replace(codec, fmtp="", feedback=tuple(sorted(codec.feedback))) for codec in codecs),
+            extensions=tuple(sorted(parameters.extensions, key=lambda extension: extension.id)),
+        )
 
     return plain(old) == plain(new)
 

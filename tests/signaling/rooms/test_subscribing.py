@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
 import pytest
 from livekit.protocol import models, rtc
 from livekit.protocol import room as api
@@ -9,7 +12,7 @@ from livekit.protocol import room as api
 from sfu import border, sdp
 from sfu.border import Want
 from signaling.rooms.effects import Dropped
-from tests.signaling.rooms.world import HIGH, LOW, MEDIUM, SCREEN, Client, World, without_permission
+from tests.signaling.rooms.world import HIGH, LOW, MEDIUM, SCREEN, Client, World, answer_to, without_permission
 
 ERRORS = models.SubscriptionError
 STREAM = rtc.StreamState
@@ -104,6 +107,54 @@ def test_an_answer_to_an_old_offer_is_dropped(world: World) -> None:
     world.settle()
     assert Dropped("answer_stale") in world.effects
     assert len(world.worker.downtracks) == 1
+
+
+def _answered(offer: rtc.SessionDescription, change: Callable[[sdp.Media], sdp.Media]) -> rtc.SessionDescription:
+    """A client's answer with each of its sections changed."""
+    session = sdp.parse(answer_to(offer.sdp))
+    changed = msgspec.structs.replace(session, media=tuple(map(change, session.media)))
+    return rtc.SessionDescription(type="answer", sdp=sdp.write(changed), id=offer.id)
+
+
+def test_what_is_sent_goes_on_when_a_later_answer_only_gives_it_in_another_order(world: World) -> None:
+    """As Pion's do: what it lists comes out of a map of Go's."""
+
+    def reordered(media: sdp.Media) -> sdp.Media:
+        return msgspec.structs.replace(
+            media, extensions=media.extensions[::-1], codecs=media.codecs[::-1], formats=media.formats[::-1]
+        )
+
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    alice.publish_audio()
+    alice.publish_video()
+    before = dict(world.worker.downtracks)
+    assert all(len(copy.extensions) > 1 for copy in before.values())
+    bob.answers_by_itself = False
+    alice.publish_video("second")
+    offers = len(bob.heard("offer"))
+    bob.say(answer=_answered(bob.heard("offer")[-1], reordered))
+    world.settle()
+    assert {number: world.worker.downtracks[number] for number in before} == before
+    assert len(world.worker.downtracks) == 3
+    assert len(bob.heard("offer")) == offers
+
+
+def test_what_looks_different_on_the_wire_is_sent_anew_under_another_ssrc(world: World) -> None:
+    def without_level(media: sdp.Media) -> sdp.Media:
+        kept = tuple(extension for extension in media.extensions if "audio-level" not in extension.uri)
+        return msgspec.structs.replace(media, extensions=kept)
+
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    alice.publish_audio()
+    (before,) = world.worker.downtracks.values()
+    bob.answers_by_itself = False
+    alice.publish_video()
+    bob.say(answer=_answered(bob.heard("offer")[-1], without_level))
+    bob.answers_by_itself = True
+    bob.answer(bob.heard("offer")[-1])
+    world.settle()
+    (after,) = [copy for copy in world.worker.downtracks.values() if copy.uptrack == before.uptrack]
+    assert after.ssrc != before.ssrc
 
 
 def test_an_answer_in_single_mode_is_dropped(world: World) -> None:
