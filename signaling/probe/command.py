@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
+import signal
 import time
 import warnings
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 import jwt
@@ -24,6 +27,7 @@ MIN_SECONDS = 1.0
 """Of media: half a second of tone is analysed, and Opus needs a few frames to settle."""
 
 _DEV_KEY, _DEV_SECRET = "devkey", "secret"
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _IDENTITIES = ("probe-first", "probe-second")
 _TURN_PORT, _TURNS_PORT = 3478, 5349
 """RFC 7065 §3.2."""
@@ -98,15 +102,44 @@ def probe(
             start_http_server(metrics_port, metrics_bind, registry=metrics.registry)
         except OSError as error:
             _refuse(f"The metrics cannot listen on {metrics_bind}:{metrics_port}: {error}.")
-    try:
-        while True:
-            began = time.monotonic()
-            report = asyncio.run(run(options()))
-            metrics.observe(report)
-            _show(report, json_)
-            time.sleep(max(0.0, began + watch - time.monotonic()))
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+
+    def tell(report: Report) -> None:
+        metrics.observe(report)
+        _show(report, json_)
+
+    asyncio.run(_watch(lambda: run(options()), watch, tell))
+
+
+async def _watch(
+    run: Callable[[], Coroutine[Any, Any, Report]], every_seconds: float, tell: Callable[[Report], None]
+) -> None:
+    """Runs until SIGINT or SIGTERM; one under way is broken off and leaves its room. A second signal acts as ever.
+
+    The loop takes the signals: a KeyboardInterrupt would be raised in whatever line happens to run, and is lost where
+    that is a callback of the garbage collector or of a C library.
+    """
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell_once() -> None:
+        told.set()
+        for number in _ENDING:
+            loop.remove_signal_handler(number)
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, tell_once)
+    while not told.is_set():
+        due = loop.time() + every_seconds
+        running, ending = asyncio.create_task(run()), asyncio.create_task(told.wait())
+        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if running.done():
+            tell(running.result())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await told.wait()
+        else:
+            running.cancel()
+            await asyncio.wait({running})
 
 
 def _show(report: Report, as_json: bool) -> None:

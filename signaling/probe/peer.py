@@ -38,6 +38,8 @@ from signaling.probe.reception import Reception
 
 log = logging.getLogger(__name__)
 
+_CANCEL_AGAIN_SECONDS = 0.1
+
 
 @dataclass(frozen=True)
 class PeerOptions:
@@ -116,6 +118,7 @@ class Peer:
         self._version = 0
         self._next_mid = 0
         self._connecting: asyncio.Task[None] | None = None
+        self._connects: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._up: asyncio.Future[None] = self._loop.create_future()
         self._rtcp_ssrc = secrets.randbits(32)
@@ -187,6 +190,7 @@ class Peer:
     def start(self) -> None:
         """Bring about what the last description says. A server knows our side only once it has our answer."""
         self._connecting = asyncio.create_task(self._connect(self._connecting))
+        self._connects.add(self._connecting)
         self._connecting.add_done_callback(self._connected)
 
     async def add_candidate(self, init: str, final: bool = False) -> None:
@@ -214,9 +218,9 @@ class Peer:
             await asyncio.shield(self._connecting)
 
     async def close(self) -> None:
-        """End everything, with DTLS's close_notify."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        """End everything, with DTLS's close_notify. First what connects: it would start receivers, each a thread."""
+        for task in list(self._connects):
+            await _ended(task)
         for section in self.sections:
             if section.sender is not None:
                 await section.sender.stop()
@@ -410,6 +414,7 @@ class Peer:
         await self._apply()
 
     def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connects.discard(task)
         if task.cancelled():
             self._up.cancel()
         elif (error := task.exception()) is not None and not self._up.done():
@@ -471,6 +476,14 @@ class Peer:
         await receiver.receive(parameters)
         if self.on_track is not None:
             self.on_track(section, track)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel until it is so: `asyncio.wait_for`, which DTLS waits with, loses a cancellation that comes beside its
+    result before Python 3.12 (python/cpython#86296)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 def _sends(media: sdp.MediaDescription) -> bool:

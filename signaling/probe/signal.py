@@ -26,6 +26,9 @@ PROTOCOL = 16
 MAX_MESSAGE_BYTES = 4 << 20
 _REASON_BYTES = 300
 
+_CLOSE_SECONDS = 2.0
+"""For the server's part of the closing handshake."""
+
 PUBLISHER, SUBSCRIBER = rtc.SignalTarget.PUBLISHER, rtc.SignalTarget.SUBSCRIBER
 
 
@@ -88,6 +91,7 @@ class SignalClient:
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 open_timeout=timeout_seconds,
+                close_timeout=_CLOSE_SECONDS,
                 ping_interval=None,
                 proxy=None,
             )

@@ -160,7 +160,8 @@ async def scraped(port: int) -> dict[tuple[str, str], float]:
     }
 
 
-async def test_watching_repeats_and_exports_and_ends_when_told(server: Endpoint) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
+async def test_watching_repeats_and_exports_and_ends_when_told(server: Endpoint, number: signal.Signals) -> None:
     port, _ = free_ports(1)
     arguments = ["--watch", "1", "--duration", "1", "--metrics-port", str(port), "--json"]
     process = await start(server.ws_url, "--dev", "--room", f"watched-{secrets.token_hex(4)}", *arguments)
@@ -176,7 +177,7 @@ async def test_watching_repeats_and_exports_and_ends_when_told(server: Endpoint)
         assert seen["callyard_probe_step_seconds_count", "first_frame"] >= 2
         assert seen["callyard_probe_received_packets_total", "audio"] > 100
         assert 0 < seen["callyard_probe_round_trip_seconds", ""] < 5
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         async with asyncio.timeout(15):
             assert await process.wait() == 0
     finally:

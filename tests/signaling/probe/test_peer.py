@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 
 import pytest
 from aiortc.mediastreams import MediaStreamTrack
@@ -13,7 +15,7 @@ from signaling.probe.content import Colour
 from signaling.probe.dtls import CIPHERS
 from signaling.probe.media import AudioSink, PictureTrack, ToneTrack, VideoSink
 from signaling.probe.peer import Peer, PeerOptions, Section
-from tests.signaling.probe.pairs import eventually, negotiate, pair
+from tests.signaling.probe.pairs import LOOPBACK, eventually, negotiate, pair, tell_addresses
 
 COLOUR = Colour(90, 200, 80)
 
@@ -229,3 +231,32 @@ async def test_rejected_sections_and_wrong_answers_are_refused() -> None:
         await offerer.add_candidate('{"candidate": "candidate:1 1 udp"}')
     await offerer.close()
     await answerer.close()
+
+
+@pytest.mark.parametrize("datagram", range(1, 5))
+async def test_who_is_closed_in_the_handshake_is_closed(datagram: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a datagram comes in the same moment, which makes `asyncio.wait_for` lose the cancellation."""
+    before = asyncio.all_tasks()
+    offerer, answerer = Peer(PeerOptions(paths=LOOPBACK)), Peer(PeerOptions(paths=LOOPBACK))
+    offerer.add_sending(ToneTrack(660), "camera")
+    closing = asyncio.get_running_loop().create_future()
+    received, receive = itertools.count(1), answerer.link._recv
+
+    async def receive_and_close() -> bytes:
+        data = await receive()
+        if next(received) == datagram:
+            asyncio.get_running_loop().call_soon(lambda: closing.set_result(asyncio.create_task(answerer.close())))
+        return data
+
+    monkeypatch.setattr(answerer.link, "_recv", receive_and_close)
+    await offerer.accept(await answerer.answer(await offerer.offer()))
+    answerer.start()
+    await tell_addresses(offerer, answerer)
+    await tell_addresses(answerer, offerer)
+    async with asyncio.timeout(10):
+        await (await closing)
+        assert answerer._connecting is not None
+        assert answerer._connecting.done()
+        assert not [thread for thread in threading.enumerate() if "decoder" in thread.name]
+        await offerer.close()
+    assert asyncio.all_tasks() == before
