@@ -258,6 +258,18 @@ class GetRoomStats(Command, frozen=True, kw_only=True, tag="get_room_stats"):
     room: int
 
 
+class StartTrace(Command, frozen=True, kw_only=True, tag="start_trace"):
+    """Answered by `Trace` until that ends; `trace` is chosen by whoever asks."""
+
+    trace: int
+    transport: int
+    seconds: float
+
+
+class StopTrace(Command, frozen=True, kw_only=True, tag="stop_trace"):
+    trace: int
+
+
 class InjectFault(Command, frozen=True, kw_only=True, tag="inject_fault"):
     transport: int
     fault: str
@@ -431,6 +443,25 @@ class RoomStats(Event, frozen=True, kw_only=True, tag="room_stats"):
     downtracks: tuple[DowntrackStats, ...]
 
 
+class TraceEnd(StrEnum):
+    """Why a trace is over; the last two: it never began."""
+
+    TIME = "time"
+    SIZE = "size"
+    STOPPED = "stopped"
+    CLOSED = "closed"
+    UNKNOWN_TRANSPORT = "unknown_transport"
+    TOO_MANY = "too_many"
+
+
+class Trace(Event, frozen=True, kw_only=True, tag="trace"):
+    """What a trace has become longer by: whole lines of JSON. With `end` it is over."""
+
+    trace: int
+    lines: bytes
+    end: TraceEnd | None
+
+
 class Rejected(Event, frozen=True, kw_only=True, tag="rejected"):
     command: str
     subject: int
@@ -460,6 +491,8 @@ AnyCommand: TypeAlias = (
     | RemoveDataDowntrack
     | TakeSnapshot
     | GetRoomStats
+    | StartTrace
+    | StopTrace
     | InjectFault
 )
 AnyEvent: TypeAlias = (
@@ -476,5 +509,6 @@ AnyEvent: TypeAlias = (
     | Quality
     | Snapshot
     | RoomStats
+    | Trace
     | Rejected
 )

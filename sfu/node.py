@@ -44,6 +44,50 @@ class NodeError(Exception):
     """A worker could not be started or does not answer."""
 
 
+class TraceRefused(NodeError):
+    """A worker does not begin a trace, and why."""
+
+    def __init__(self, reason: border.TraceEnd) -> None:
+        super().__init__(f"the trace did not begin: {reason}")
+        self.reason = reason
+
+
+class Trace:
+    """What a worker writes down of one subscriber: chunks of whole lines, each ended by a line feed, until it is over.
+
+    What waits here is bounded by the worker's own `trace_max_bytes`.
+    """
+
+    def __init__(self, worker: WorkerHandle, seconds: float) -> None:
+        self.id = secrets.randbits(53)
+        self.end: border.TraceEnd | None = None
+        self._worker = worker
+        self._patience_seconds = seconds + _REPLY_TIMEOUT_SECONDS
+        self._chunks: asyncio.Queue[border.Trace | None] = asyncio.Queue()
+
+    def __aiter__(self) -> Trace:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.end is not None:
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                chunk = await self._chunks.get()
+        except TimeoutError:
+            raise NodeError(f"worker {self._worker.id} has stopped writing its trace") from None
+        if chunk is None:
+            raise NodeError(f"worker {self._worker.id} is gone")
+        self.end = chunk.end
+        return chunk.lines
+
+    def stop(self) -> None:
+        """Lets the worker forget it, if it goes on."""
+        self._worker._traces.pop(self.id, None)
+        if self.end is None:
+            self._worker.send(border.StopTrace(trace=self.id))
+
+
 class WorkerHandle:
     """One live worker. `alive` turns false once, just before `on_lost`; what is sent after that goes nowhere."""
 
@@ -56,6 +100,7 @@ class WorkerHandle:
         self._process = process
         self._requests = 0
         self._pending: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._traces: dict[int, Trace] = {}
         self._recalls: list[tuple[asyncio.Future[dict[str, bytes]], dict[str, bytes]]] = []
         self._attached_at = self._last_pong = asyncio.get_running_loop().time()
 
@@ -106,6 +151,27 @@ class WorkerHandle:
         stats: border.RoomStats = await self._answer(future)
         return stats
 
+    async def trace(self, transport: int, seconds: float) -> tuple[Trace, bytes]:
+        """Begins a trace; with its first lines. `TraceRefused`, or `NodeError` if the worker does not answer."""
+        if not self.alive:
+            raise NodeError(f"worker {self.id} is gone")
+        trace = Trace(self, seconds)
+        self._traces[trace.id] = trace
+        self._controller.send([border.StartTrace(trace=trace.id, transport=transport, seconds=seconds)])
+        try:
+            async with asyncio.timeout(_REPLY_TIMEOUT_SECONDS):
+                lines = await anext(trace)
+        except TimeoutError:
+            trace.stop()
+            raise NodeError(f"worker {self.id} did not answer in {_REPLY_TIMEOUT_SECONDS:g} s") from None
+        except BaseException:
+            trace.stop()
+            raise
+        if trace.end in (border.TraceEnd.UNKNOWN_TRANSPORT, border.TraceEnd.TOO_MANY):
+            trace.stop()
+            raise TraceRefused(trace.end)
+        return trace, lines
+
     def drain(self, deadline_seconds: float) -> None:
         """Exit when empty, or at the deadline."""
         self._controller.send([control.Drain(deadline_seconds=deadline_seconds)])
@@ -134,6 +200,8 @@ class WorkerHandle:
                 self._resolve("counters", request, message)
             case border.RoomStats(request=request):
                 self._resolve("room_stats", request, message)
+            case border.Trace():
+                self._take_trace(message)
             case control.Memory(items=items, last=last):
                 self._take_memory(items, last)
             case control.Fault(code=code, message=text):
@@ -153,12 +221,22 @@ class WorkerHandle:
             if not future.done():
                 future.set_result(gathered)
 
+    def _take_trace(self, chunk: border.Trace) -> None:
+        trace = self._traces.get(chunk.trace)
+        if trace is not None:
+            trace._chunks.put_nowait(chunk)
+        elif chunk.end is None:
+            # Of a predecessor, or given up: nobody reads it.
+            self.send(border.StopTrace(trace=chunk.trace))
+
     def _resolve(self, kind: str, request: int, message: object) -> None:
         future = self._pending.pop((kind, request), None)
         if future is not None and not future.done():
             future.set_result(message)
 
     def _fail_pending(self) -> None:
+        for trace in self._traces.values():
+            trace._chunks.put_nowait(None)
         futures = [*self._pending.values(), *(future for future, _ in self._recalls)]
         self._pending.clear()
         self._recalls.clear()

@@ -360,6 +360,28 @@ class EngineSettings(BaseModel):
         float,
         Field(ge=3, le=300, description="A path without checks is forgotten after this. Raise it for rare checks."),
     ] = 30.0
+    max_traces: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            description="Traces of subscribers (`callyard trace`) recorded at once on a worker. Raise it for several "
+            "operators.",
+        ),
+    ] = 4
+    trace_max_seconds: Annotated[
+        float,
+        Field(ge=1, le=3_600, description="Longest trace. Raise it to catch what happens rarely."),
+    ] = 300.0
+    trace_max_bytes: Annotated[
+        int,
+        Field(
+            ge=100_000,
+            le=1024 * MIB,
+            description="A trace that has grown to this ends; a subscriber of 2.5 Mbit/s makes some 30 KB a second. "
+            "Raise it for long traces of fast links, with that much memory to spare.",
+        ),
+    ] = 32 * MIB
     fault_injection: Annotated[
         bool, Field(description="Let commands damage transports on purpose. Only for tests of what that costs.")
     ] = False

@@ -124,7 +124,7 @@ class Server:
             *metrics_routes(self.metrics.registry, [self._read_workers]),
             *signal_routes(self.rooms, self.verify, settings.rooms, self._count_refusal),
             *room_service_routes(RoomDirectory(self.rooms), self.verify, settings.http),
-            *room_debug_routes(self.rooms, self.verify),
+            *room_debug_routes(self.rooms, self.verify, settings.node.engine.trace_max_seconds),
             *call_page_routes(settings.keyring),
             *self.calls.routes,
             *console_routes(self.calls.service, public_url=settings.public_url, figures=RoomFigures(self.rooms)),

@@ -272,6 +272,44 @@ def delete_room(
     _ask(_room_service(url, dev, key, secret, config).delete_room(room))
 
 
+@app.command()
+def trace(
+    room: str,
+    identity: Annotated[str, typer.Argument(help="The participant whose reception is looked at.")],
+    seconds: Annotated[float, typer.Option(min=1, help="How long to record.")] = 30,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; `callyard-sim replay FILE` plays it again.", show_default="-")
+    ] = None,
+    url: UrlOption = _LOCAL,
+    dev: DevOption = 0,
+    key: KeyOption = None,
+    secret: SecretOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Record what one participant is sent and why: estimate, layers, reasons, all they follow from, line by line."""
+    client = _room_service(url, dev, key, secret, config)
+
+    async def record() -> None:
+        opened = None
+        try:
+            async for chunk in client.trace(room, identity, seconds):
+                # Nothing is left behind where the server refuses.
+                opened = opened or (sys.stdout.buffer if output is None else output.open("wb"))
+                opened.write(chunk)
+                opened.flush()
+        finally:
+            if opened is not None and output is not None:
+                opened.close()
+
+    try:
+        _ask(record())
+    except OSError as error:
+        _fail(f"{output}: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        # What was recorded until then is a trace.
+        raise typer.Exit(130) from None
+
+
 def _room_service(url: str, dev: int, key: str | None, secret: str | None, config: Path | None) -> RoomServiceClient:
     settings = _load({"dev": dev or None, "key": key, "secret": secret}, config).settings
     return RoomServiceClient(url, *next(iter(settings.keyring.items())))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import jwt
@@ -39,22 +41,50 @@ class RoomServiceClient:
     async def delete_room(self, room: str) -> None:
         await self._call("DeleteRoom", {"room": room}, roomCreate=True)
 
+    async def trace(self, room: str, identity: str, seconds: float) -> AsyncIterator[bytes]:
+        """What decides of one subscriber's layers, as it comes; the last line says why it ended."""
+        path = f"/debug/rooms/{quote(room)}/trace"
+        query = {"identity": identity, "seconds": f"{seconds:g}"}
+        try:
+            async with (
+                self._client() as client,
+                client.stream(
+                    "GET", self._url + path, params=query, headers=self._headers(roomAdmin=True, room=room)
+                ) as reply,
+            ):
+                if not reply.is_success:
+                    await reply.aread()
+                    raise self._refused(reply, "message")
+                async for chunk in reply.aiter_bytes():
+                    yield chunk
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise self._unreachable(error) from None
+
     async def _call(self, method: str, body: dict[str, Any], **grants: Any) -> dict[str, Any]:
-        claims = {"iss": self._key, "exp": int(time.time()) + _TOKEN_SECONDS, "video": grants}
-        headers = {"Authorization": f"Bearer {jwt.encode(claims, self._secret, algorithm='HS256')}"}
         url = f"{self._url}/twirp/livekit.RoomService/{method}"
         try:
-            async with httpx2.AsyncClient(
-                timeout=_TIMEOUT_SECONDS, transport=self._transport, trust_env=False
-            ) as client:
-                reply = await client.post(url, json=body, headers=headers)
+            async with self._client() as client:
+                reply = await client.post(url, json=body, headers=self._headers(**grants))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise RoomServiceFailed(f"{self._url} cannot be reached: {error or type(error).__name__}.") from None
+            raise self._unreachable(error) from None
         if reply.is_success:
             answer: dict[str, Any] = reply.json()
             return answer
+        raise self._refused(reply, "msg")
+
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS, transport=self._transport, trust_env=False)
+
+    def _headers(self, **grants: Any) -> dict[str, str]:
+        claims = {"iss": self._key, "exp": int(time.time()) + _TOKEN_SECONDS, "video": grants}
+        return {"Authorization": f"Bearer {jwt.encode(claims, self._secret, algorithm='HS256')}"}
+
+    def _unreachable(self, error: Exception) -> RoomServiceFailed:
+        return RoomServiceFailed(f"{self._url} cannot be reached: {error or type(error).__name__}.")
+
+    def _refused(self, reply: httpx2.Response, field: str) -> RoomServiceFailed:
         try:
-            sentence = reply.json()["msg"]
+            sentence = reply.json()[field]
         except (ValueError, KeyError, TypeError):
             sentence = reply.text[:200] or f"status {reply.status_code}"
-        raise RoomServiceFailed(f"{self._url} refused: {sentence}")
+        return RoomServiceFailed(f"{self._url} refused: {sentence}")

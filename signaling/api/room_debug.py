@@ -1,38 +1,72 @@
 """`GET /debug/rooms/{room}`: why everybody gets what he gets, live: estimates, layers, reasons, queues.
+`GET /debug/rooms/{room}/trace?identity=…&seconds=30`: the same of one participant over a time, to be played again.
 
-For a token with `roomAdmin` of that room. Figures are the worker's (`sfu.border.RoomStats`), ids replaced by the names
-that people know. Not here: any decision.
+For a token with `roomAdmin` of that room. Figures and traces are the worker's (`sfu.border.RoomStats`, `Trace`), ids
+replaced by the names that people know, or explained. Not here: any decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from sfu import border
-from sfu.node import NodeError
-from signaling.errors import PermissionDenied, Refusal, Unauthenticated, Unavailable, status_of
+from sfu.node import NodeError, Trace, TraceRefused, WorkerHandle
+from signaling.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    Refusal,
+    Unauthenticated,
+    Unavailable,
+    status_of,
+)
 from signaling.rooms.core import RoomCore
 from signaling.rooms.grants import Grants
 from signaling.runtime import Hosted, Rooms
 
+_TRACE_SECONDS = 30.0
+_NO_STORE = {"Cache-Control": "no-store"}
 
-def room_debug_routes(rooms: Rooms, verify: Callable[[str], Grants]) -> list[BaseRoute]:
-    """Return the route. `verify` turns a token into grants or raises `Unauthenticated`."""
+
+def room_debug_routes(rooms: Rooms, verify: Callable[[str], Grants], trace_max_seconds: float) -> list[BaseRoute]:
+    """Return the routes. `verify` turns a token into grants or raises `Unauthenticated`."""
 
     async def room_debug(request: Request) -> Response:
         try:
-            return JSONResponse(await _described(request), headers={"Cache-Control": "no-store"})
+            hosted, worker = _hosted(request)
+            try:
+                stats = await worker.room_stats(hosted.record.number)
+            except NodeError as error:
+                raise Unavailable(f"{error}.") from error
+            return JSONResponse(describe(hosted, stats), headers=_NO_STORE)
         except Refusal as refusal:
-            body = {"code": refusal.code, "message": refusal.message}
-            return JSONResponse(body, status_of(refusal).http)
+            return _refused(refusal)
 
-    async def _described(request: Request) -> dict[str, Any]:
+    async def room_trace(request: Request) -> Response:
+        try:
+            hosted, worker = _hosted(request)
+            seconds = _seconds(request.query_params.get("seconds"), trace_max_seconds)
+            transport = _receiving(hosted.room.core, request.query_params.get("identity", ""))
+            try:
+                trace, first = await worker.trace(transport, seconds)
+            except TraceRefused as error:
+                raise _trace_refusal(error.reason) from error
+            except NodeError as error:
+                raise Unavailable(f"{error}.") from error
+        except Refusal as refusal:
+            return _refused(refusal)
+        lines = _named(trace, first, hosted.room.core, request.query_params["identity"])
+        return StreamingResponse(lines, media_type="application/x-ndjson", headers=_NO_STORE)
+
+    def _hosted(request: Request) -> tuple[Hosted, WorkerHandle]:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("there is no access token")
@@ -43,13 +77,71 @@ def room_debug_routes(rooms: Rooms, verify: Callable[[str], Grants]) -> list[Bas
         hosted = rooms.find(name)
         if hosted.worker is None:
             raise Unavailable("The room's worker has died; it gets another with the next participant.")
-        try:
-            stats = await hosted.worker.room_stats(hosted.record.number)
-        except NodeError as error:
-            raise Unavailable(f"{error}.") from error
-        return describe(hosted, stats)
+        return hosted, hosted.worker
 
-    return [Route("/debug/rooms/{room:path}", room_debug)]
+    return [Route("/debug/rooms/{room:path}/trace", room_trace), Route("/debug/rooms/{room:path}", room_debug)]
+
+
+def _refused(refusal: Refusal) -> Response:
+    return JSONResponse({"code": refusal.code, "message": refusal.message}, status_of(refusal).http)
+
+
+def _seconds(text: str | None, most: float) -> float:
+    try:
+        seconds = float(text) if text is not None else min(_TRACE_SECONDS, most)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= most:
+        raise InvalidRequest(f"`seconds` is a number from 1 to {most:g} (`node.engine.trace_max_seconds`).")
+    return seconds
+
+
+def _receiving(core: RoomCore, identity: str) -> int:
+    if not identity:
+        raise InvalidRequest("Say by `identity` whose reception is to be recorded.")
+    for participant in core.participants.values():
+        if participant.identity == identity:
+            return participant.receiving.transport
+    raise NotFound("requested participant does not exist")
+
+
+def _trace_refusal(reason: border.TraceEnd) -> Refusal:
+    if reason is border.TraceEnd.TOO_MANY:
+        return LimitExceeded(
+            "This participant is recorded already, or as many are as may be (`node.engine.max_traces`)."
+        )
+    return PreconditionFailed("The participant has no connection yet on which anything is received.")
+
+
+async def _named(trace: Trace, first: bytes, core: RoomCore, identity: str) -> AsyncIterator[bytes]:
+    """The worker's lines; after the first what its numbers stand for, and again at the end, of what came meanwhile."""
+    try:
+        header, _, rest = first.partition(b"\n")
+        yield b"\n".join((header, names(core, identity), rest))
+        async for lines in trace:
+            last = lines.rfind(b"\n", 0, -1) + 1 if trace.end is not None else len(lines)
+            yield lines[:last]
+            if trace.end is not None:
+                yield names(core, identity) + b"\n" + lines[last:]
+    except NodeError:
+        # The worker has died: without a last line the trace is seen to be cut off.
+        return
+    finally:
+        trace.stop()
+
+
+def names(core: RoomCore, identity: str) -> bytes:
+    """A line of a trace: the room, whose trace it is, and by number which tracks he receives."""
+    tracks: dict[str, dict[str, str | None]] = {}
+    for number, (subscriber, subscription) in core.by_downtrack.items():
+        if subscriber.identity == identity:
+            tracks[str(number)] = {
+                "track": subscription.track_sid,
+                "from": _identity(core, subscription.publisher_sid),
+                "kind": subscription.kind,
+            }
+    line = {"line": "names", "room": core.record.name, "sid": core.record.sid, "identity": identity, "tracks": tracks}
+    return msgspec.json.encode(line)
 
 
 def describe(hosted: Hosted, stats: border.RoomStats) -> dict[str, Any]:

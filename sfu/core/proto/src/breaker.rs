@@ -7,14 +7,18 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// What has tripped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Trip {
     /// Reports come, and nothing new has arrived for the last of them (§4.1).
     MediaTimeout,
     /// Reports have come and do so no more (§4.2).
     ReportTimeout,
     /// More than ten times what TCP would send on this path (§4.3).
+    #[serde(rename = "tcp_throughput")]
     Congestion,
     /// So much is lost that nobody can use the rest (§4.4).
     Unusable,
@@ -45,7 +49,7 @@ const UNUSABLE_LOSS: f64 = 0.5;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One stream's receiver reports against what was sent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     last: Option<Report>,
     unmoved: u32,
@@ -54,8 +58,9 @@ pub struct Watch {
 }
 
 /// A report block and what had been sent of the stream by then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    #[serde(with = "crate::moment")]
     pub at: Instant,
     pub highest_seq: u32,
     pub cumulative_lost: i32,
@@ -123,25 +128,29 @@ const LAST_PAUSE: Duration = Duration::from_secs(80);
 const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// The bound of one transport.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Breaker {
     state: State,
     pause: Duration,
+    #[serde(with = "crate::moment")]
     last_trip: Option<(Instant, Trip)>,
+    #[serde(with = "crate::moment")]
     last_report: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Closed,
     /// Up to `bound_bps`, doubled at `until`; from `full_bps` on nothing is bounded.
     Reduced {
         bound_bps: u64,
         full_bps: u64,
+        #[serde(with = "crate::moment")]
         until: Instant,
     },
     Open {
         full_bps: u64,
+        #[serde(with = "crate::moment")]
         until: Instant,
     },
 }

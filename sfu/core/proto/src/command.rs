@@ -115,6 +115,16 @@ pub enum Command {
         request: u64,
         room: RoomId,
     },
+    /// Writes down for so long what the transport's client is sent layers by, and why. Answered by
+    /// [`crate::event::Event::Trace`] until it ends; `trace` is chosen by signaling.
+    StartTrace {
+        trace: u64,
+        transport: TransportId,
+        seconds: f64,
+    },
+    StopTrace {
+        trace: u64,
+    },
     /// Test hook for the fault tests; refused unless the worker was started with fault injection on.
     InjectFault {
         transport: TransportId,

@@ -81,6 +81,13 @@ pub struct Config {
     /// Packets of one segmented send; the kernel takes 64 at most (`UDP_MAX_SEGMENTS`). 1 switches segmentation off.
     pub max_segments: usize,
 
+    /// Traces that are recorded at once. Raise it for several operators who look into one worker's rooms.
+    pub max_traces: usize,
+    /// The longest trace. Raise it for what happens rarely.
+    pub trace_max_time: Duration,
+    /// A trace that has grown to this ends. A subscriber of 2.5 Mbit/s makes about 30 KB a second.
+    pub trace_max_bytes: usize,
+
     /// Lets commands damage transports on purpose. Only for tests of what such damage costs.
     pub fault_injection: bool,
 }
@@ -120,6 +127,9 @@ impl Default for Config {
             loudest_microphones: 50,
             max_segment_padding: 1,
             max_segments: 64,
+            max_traces: 4,
+            trace_max_time: Duration::from_secs(300),
+            trace_max_bytes: 32 * 1024 * 1024,
             fault_injection: false,
         }
     }

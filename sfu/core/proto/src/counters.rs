@@ -184,6 +184,9 @@ pub struct Counters {
     pub allocations: u64,
     /// Times that a circuit breaker (RFC 8083) has tripped by a receiver report.
     pub breaker_trips: u64,
+    /// Traces begun, and those among them that ended for their size.
+    pub traces: u64,
+    pub traces_cut: u64,
     /// Downtracks paused for want of bandwidth so far.
     pub bandwidth_pauses: u64,
 }

@@ -6,9 +6,12 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::breaker::{Breaker, Trip};
 use crate::bwe::{Arrival, BweConfig, Estimator, ProbeCluster, Sent};
 use crate::rtcp::TwccFeedback;
+use crate::trace::{Judgement, Recorder};
 
 /// IPv4 and UDP headers: what the link carries besides the datagram.
 pub const WIRE_OVERHEAD_BYTES: usize = 28;
@@ -24,7 +27,8 @@ const TRIED: f64 = 1.1;
 const CLOCK_ORIGIN_US: i64 = 1 << 40;
 
 /// What a packet to the subscriber is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Flow {
     Audio,
     Video,
@@ -33,7 +37,7 @@ pub enum Flow {
 }
 
 /// Where the knowledge of the link comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Source {
     /// Nothing is known and nothing was promised: nothing limits.
     None,
@@ -46,7 +50,7 @@ enum Source {
 }
 
 /// Bitrate of one kind of packets, smoothed over about a second.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Meter {
     bytes: u64,
     bps: f64,
@@ -59,6 +63,7 @@ impl Meter {
     }
 }
 
+#[derive(Serialize, Deserialize)]
 pub struct Downlink {
     config: BweConfig,
     estimator: Option<Box<Estimator>>,
@@ -67,15 +72,20 @@ pub struct Downlink {
     most_bps: Option<u64>,
     next_number: u64,
     /// When the first packet left that feedback must speak of.
+    #[serde(with = "crate::moment")]
     first_numbered: Option<Instant>,
     /// Unwrapped reference time of the last feedback, in its units.
     reference: Option<i64>,
+    #[serde(skip)]
     arrivals: Vec<Arrival>,
     received: u64,
     lost: u64,
     breaker: Breaker,
     meters: [Meter; 4],
+    #[serde(with = "crate::moment")]
     metered: Option<Instant>,
+    #[serde(skip)]
+    recorder: Option<Box<Recorder>>,
 }
 
 impl Downlink {
@@ -94,11 +104,13 @@ impl Downlink {
             breaker: Breaker::default(),
             meters: [Meter::default(); 4],
             metered: None,
+            recorder: None,
         }
     }
 
     /// A section was negotiated whose packets the subscriber must report on.
     pub fn promise_feedback(&mut self) {
+        self.record(|recorder| recorder.promised());
         if self.source == Source::None {
             self.source = Source::Promised;
             self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config)));
@@ -107,6 +119,7 @@ impl Downlink {
 
     /// The client is on another path: what was measured is of another link. `keeps_estimate`: as a first guess only.
     pub fn begin_anew(&mut self, keeps_estimate: bool) {
+        self.record(|recorder| recorder.began_anew(keeps_estimate));
         let Some(estimator) = &self.estimator else { return };
         let start_bps = if keeps_estimate { estimator.estimate_bps() } else { self.config.start_bps };
         if self.source != Source::Remb {
@@ -119,7 +132,11 @@ impl Downlink {
 
     /// Sends no more than that from now on; `None`: what the link carries.
     pub fn send_at_most(&mut self, max_bps: Option<u64>) {
+        self.record(|recorder| recorder.bounded(max_bps));
         self.most_bps = max_bps;
+        if let Some(now) = self.recorder().map(|recorder| recorder.last()) {
+            self.tell(now);
+        }
     }
 
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
@@ -139,8 +156,56 @@ impl Downlink {
 
     /// Receiver reports say that less must be sent.
     pub fn trip(&mut self, now: Instant, trip: Trip) {
+        self.record(|recorder| recorder.tripped(now, trip));
         if self.source != Source::Feedback {
             self.breaker.trip(now, trip, self.sent_bps());
+        }
+        self.tell(now);
+    }
+
+    /// Writes down from now on what comes in and what follows from it.
+    pub fn begin_trace(&mut self, recorder: Recorder) {
+        self.recorder = Some(Box::new(recorder));
+    }
+
+    pub fn end_trace(&mut self) -> Option<Box<Recorder>> {
+        self.recorder.take()
+    }
+
+    pub fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.recorder.as_deref_mut()
+    }
+
+    pub fn is_traced(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    #[inline]
+    fn record(&mut self, write: impl FnOnce(&mut Recorder)) {
+        if let Some(recorder) = &mut self.recorder {
+            write(recorder);
+        }
+    }
+
+    /// Tells the trace of an estimate that has changed.
+    pub(crate) fn tell(&mut self, now: Instant) {
+        if self.recorder.is_none() {
+            return;
+        }
+        let judgement = Judgement {
+            estimate_bps: self.estimate_bps(),
+            limit: self.limit().unwrap_or_default().to_owned(),
+            acknowledged_bps: self.estimator().and_then(Estimator::acknowledged_bps),
+            link_queue_ms: self.estimator().map_or(0.0, |e| e.standing_queue().as_secs_f64() * 1_000.0),
+        };
+        self.record(|recorder| recorder.judgement(now, judgement));
+    }
+
+    /// With other settings from now on, as far as state does not hold what followed from the old ones.
+    pub fn reconfigure(&mut self, config: BweConfig) {
+        self.config = config;
+        if let Some(estimator) = &mut self.estimator {
+            estimator.reconfigure(config);
         }
     }
 
@@ -197,6 +262,9 @@ impl Downlink {
     /// A packet has left under [`Self::next_number`], or without a number. `bytes`: the datagram.
     #[inline]
     pub fn sent(&mut self, now: Instant, flow: Flow, bytes: usize, is_numbered: bool, probe: Option<u32>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.sent(now, flow, bytes, is_numbered, probe);
+        }
         let bytes = bytes + WIRE_OVERHEAD_BYTES;
         self.meters[flow as usize].bytes += bytes as u64;
         if !is_numbered {
@@ -229,11 +297,18 @@ impl Downlink {
             let Some(number) = last.checked_sub(u64::from((last as u16).wrapping_sub(seq))) else { continue };
             let received = delta.and_then(|_| u64::try_from(at).ok()).map(Duration::from_micros);
             self.arrivals.push(Arrival { number, received });
-            match received {
-                Some(_) => self.received += 1,
-                None => self.lost += 1,
-            }
         }
+        let arrivals = std::mem::take(&mut self.arrivals);
+        self.answered(now, &arrivals);
+        self.arrivals = arrivals;
+    }
+
+    /// Takes feedback whose numbers and times are whole already.
+    pub fn answered(&mut self, now: Instant, arrivals: &[Arrival]) {
+        self.record(|recorder| recorder.feedback(now, arrivals));
+        let received = arrivals.iter().filter(|arrival| arrival.received.is_some()).count() as u64;
+        self.received += received;
+        self.lost += arrivals.len() as u64 - received;
         if self.source != Source::Feedback {
             if matches!(self.source, Source::None | Source::Broken) {
                 // What was sent meanwhile was not remembered.
@@ -242,18 +317,22 @@ impl Downlink {
             self.source = Source::Feedback;
         }
         if let Some(estimator) = &mut self.estimator {
-            estimator.feedback(now, &self.arrivals);
+            estimator.feedback(now, arrivals);
         }
+        self.tell(now);
     }
 
     pub fn remb(&mut self, now: Instant, bitrate_bps: u64) {
+        self.record(|recorder| recorder.remb(now, bitrate_bps));
         self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(now, bitrate_bps);
         if self.source != Source::Feedback {
             self.source = Source::Remb;
         }
+        self.tell(now);
     }
 
     pub fn round_trip(&mut self, rtt: Duration) {
+        self.record(|recorder| recorder.round_trip(rtt));
         if let Some(estimator) = &mut self.estimator {
             estimator.round_trip(rtt);
         }
@@ -261,6 +340,7 @@ impl Downlink {
 
     /// By the clock, about ten times a second: meters, silence, promises not kept within `patience`.
     pub fn tick(&mut self, now: Instant, patience: Duration) {
+        self.record(|recorder| recorder.tick(now));
         if let Some(before) = self.metered.replace(now) {
             let elapsed = now.saturating_duration_since(before);
             self.meters.iter_mut().for_each(|meter| meter.tick(elapsed));
@@ -277,6 +357,7 @@ impl Downlink {
         {
             estimator.timeout(now);
         }
+        self.tell(now);
     }
 
     /// Says what could be used, and whether a probe can be sent; the cluster that should leave now, if any.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::ids::{DowntrackId, RoomId, Spatial, TransportId, UptrackId};
+use crate::trace::End;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -78,6 +79,12 @@ pub enum Event {
         uptracks: Vec<UptrackStats>,
         downtracks: Vec<DowntrackStats>,
     },
+    /// What a trace has become longer by: whole lines of JSON (`trace.rs`). With `end` it is over.
+    Trace {
+        trace: u64,
+        lines: ByteBuf,
+        end: Option<TraceEnd>,
+    },
     /// A command could not be applied. `subject` is the id it named.
     Rejected {
         command: String,
@@ -85,6 +92,33 @@ pub enum Event {
         code: String,
         message: String,
     },
+}
+
+/// Why a trace is over, or never began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceEnd {
+    /// It has lasted as long as was asked for.
+    Time,
+    /// It has grown as large as it may.
+    Size,
+    Stopped,
+    /// The transport is closed.
+    Closed,
+    UnknownTransport,
+    /// As many are recorded as may be, or this transport's already.
+    TooMany,
+}
+
+impl From<End> for TraceEnd {
+    fn from(end: End) -> Self {
+        match end {
+            End::Time => Self::Time,
+            End::Size => Self::Size,
+            End::Stopped => Self::Stopped,
+            End::Closed => Self::Closed,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,6 +24,7 @@ pub mod fast_map;
 pub mod framing;
 pub mod ice;
 pub mod ids;
+pub mod moment;
 pub mod pacer;
 mod registers;
 pub mod rtcp;
@@ -35,5 +36,6 @@ pub mod srtp;
 pub mod stun;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 pub mod transmit;
 pub mod transport;

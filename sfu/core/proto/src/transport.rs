@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::downlink::Downlink;
 use crate::dtls::{Certificate, DimplEngine, DtlsEngine, DtlsError, DtlsOutput, SrtpKeys};
+use crate::engine::allot::Allotment;
 use crate::event::TransportState;
 use crate::fast_map::{FastMap, Keyed};
 use crate::ice::{self, IceAgent};
@@ -58,21 +59,6 @@ pub struct Protection {
     pub inbound: InboundSrtp,
     pub outbound: OutboundSrtp,
     pub profile: Profile,
-}
-
-/// What the last allocation came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Allotment {
-    pub at: Option<Instant>,
-    /// When the first video was to be sent.
-    pub began: Option<Instant>,
-    /// Bits a second in all that it needs, what the next useful layer would need, and what everything would.
-    pub used_bps: u64,
-    pub next_bps: u64,
-    pub total_bps: u64,
-    pub has_video: bool,
-    /// An estimate stood behind it.
-    pub is_limited: bool,
 }
 
 pub struct Transport {

@@ -74,6 +74,9 @@ struct EngineConfig {
     ice_max_paths: usize,
     ice_switch_interval_seconds: f64,
     ice_path_lifetime_seconds: f64,
+    max_traces: usize,
+    trace_max_seconds: f64,
+    trace_max_bytes: usize,
     fault_injection: bool,
 }
 
@@ -139,6 +142,9 @@ impl WorkerConfig {
                 switch_interval: seconds(engine.ice_switch_interval_seconds),
                 path_lifetime: seconds(engine.ice_path_lifetime_seconds),
             },
+            max_traces: engine.max_traces,
+            trace_max_time: seconds(engine.trace_max_seconds),
+            trace_max_bytes: engine.trace_max_bytes,
             fault_injection: engine.fault_injection,
         }
     }

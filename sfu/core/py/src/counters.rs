@@ -42,6 +42,8 @@ pub(crate) struct CountersView {
     allocations: u64,
     bandwidth_pauses: u64,
     breaker_trips: u64,
+    traces: u64,
+    traces_cut: u64,
 }
 
 #[derive(Serialize)]
@@ -113,6 +115,8 @@ impl From<&Counters> for CountersView {
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
             breaker_trips: counters.breaker_trips,
+            traces: counters.traces,
+            traces_cut: counters.traces_cut,
         }
     }
 }

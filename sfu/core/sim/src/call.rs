@@ -1,8 +1,8 @@
 //! A whole call in virtual time: one real core, modelled publishers and receivers, a link each way for each of them.
 //!
-//! It runs and remembers; what a run was worth is computed by `metrics`. The media come from models or from a trace.
+//! It runs and remembers; what a run was worth is computed by `metrics`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -29,12 +29,11 @@ use crate::random::Random;
 use crate::receiver::audio::AudioReceiver;
 use crate::receiver::video::VideoReceiver;
 use crate::scenario::{Publisher, Scenario, Subscriber};
-use crate::trace::{Input, Line, Rtp, Trace};
 
 /// Connections are up and publishers send before subscribers join: joining is measured, shaking hands is not.
 pub const JOIN: Duration = Duration::from_secs(4);
 const PUBLISH: Duration = Duration::from_secs(2);
-/// Everything happens on this grid: a worker's thread wakes no more often, and a replay wakes at the same times.
+/// Everything happens on this grid: a worker's thread wakes no more often.
 const STEP_NS: u128 = 1_000_000;
 /// Time between looks at the room's figures.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,6 +41,7 @@ const PUBLISHER_DELAY_MS: f64 = 10.0;
 const DOWN_VP8_PT: u8 = 100;
 const DOWN_VP9_PT: u8 = 102;
 const DOWN_AUDIO_PT: u8 = 63;
+const TRACE: u64 = 1;
 
 pub struct Peer {
     pub client: Client,
@@ -106,7 +106,8 @@ pub struct Call {
     pub screens: Vec<Screen>,
     pub speakers: Vec<Speaker>,
     pub looks: Vec<Look>,
-    pub trace: Option<Trace>,
+    /// The core's trace of one subscriber, if one was asked for.
+    pub trace: Vec<u8>,
     engine: Engine,
     now: Instant,
     epoch: Instant,
@@ -118,8 +119,8 @@ pub struct Call {
     next_look: Instant,
     next_reports: Instant,
     looks_asked: u64,
-    /// What a trace will do, if one is played.
-    script: Option<VecDeque<(f64, Input)>>,
+    /// The subscriber whose trace is recorded.
+    traced: Option<usize>,
 }
 
 impl Call {
@@ -138,7 +139,8 @@ impl Call {
             screens: Vec::new(),
             speakers: Vec::new(),
             looks: Vec::new(),
-            trace: None,
+            trace: Vec::new(),
+            traced: None,
             engine,
             now: base(),
             epoch: base(),
@@ -150,7 +152,6 @@ impl Call {
             next_look: base() + JOIN + LOOK,
             next_reports: base() + PUBLISH,
             looks_asked: 0,
-            script: None,
         };
         for index in 0..call.publishers.len() {
             let link = LinkSpec { delay_ms: PUBLISHER_DELAY_MS, ..LinkSpec::default() };
@@ -170,19 +171,9 @@ impl Call {
         call
     }
 
-    /// As [`Call::new`], with every deed and decision written down.
-    pub fn recorded(scenario: &Scenario, seed: u64, config: Config) -> Self {
-        let mut call = Self::new(scenario, seed, config);
-        call.trace = Some(Trace { lines: vec![Line::Call { scenario: scenario.clone(), seed }] });
-        call
-    }
-
-    /// Plays commands and packets of a trace over its links to a new core; `None` if the trace names no call.
-    pub fn replayed(trace: &Trace, config: Config) -> Option<Self> {
-        let (scenario, seed) = trace.call()?;
-        let mut call = Self::recorded(scenario, seed, config);
-        call.script = Some(trace.inputs().into());
-        Some(call)
+    /// As [`Call::new`], with the core's trace of one subscriber.
+    pub fn recorded(scenario: &Scenario, seed: u64, config: Config, subscriber: usize) -> Self {
+        Self { traced: Some(subscriber), ..Self::new(scenario, seed, config) }
     }
 
     /// Runs to the end.
@@ -191,17 +182,20 @@ impl Call {
         for peer in &self.peers {
             assert!(peer.client.is_connected, "everybody connects before the call begins");
         }
-        if self.script.is_none() {
-            self.publish();
-        }
+        self.publish();
         self.run_until(self.epoch + JOIN);
-        if self.script.is_none() {
-            self.subscribe();
+        if let Some(subscriber) = self.traced {
+            let transport = TransportId((self.first_subscriber + subscriber) as u64 + 1);
+            self.apply(Command::StartTrace { trace: TRACE, transport, seconds: self.seconds + 1.0 });
         }
+        self.subscribe();
         for camera in &mut self.cameras {
             camera.keyframes_before = camera.encoder.keyframes;
         }
         self.run_until(self.epoch + JOIN + Duration::from_secs_f64(self.seconds));
+        if self.traced.is_some() {
+            self.apply(Command::StopTrace { trace: TRACE });
+        }
         let end = self.since_join(self.now);
         for screen in &mut self.screens {
             screen.video.freezes.end(end);
@@ -244,7 +238,6 @@ impl Call {
         self.peers.push(Peer { client, up: link(up, 0), down: link(down, 1) });
         self.by_address.insert(address, index);
         let transport = TransportId(index as u64 + 1);
-        // Handshakes are not part of a trace: keys cannot be played again.
         let command = Command::AddTransport { transport, room: ROOM, local: server, remote: Some(remote) };
         self.engine.apply(self.now, command);
         index
@@ -388,10 +381,6 @@ impl Call {
     }
 
     fn apply(&mut self, command: Command) {
-        let t = (self.now - self.epoch).as_secs_f64();
-        if let Some(trace) = &mut self.trace {
-            trace.lines.push(Line::Command { t, command: command.clone() });
-        }
         if let Command::UpdateUptrack { uptrack, muted, .. } = &command {
             // Signaling tells everybody of it.
             let cameras = &self.cameras;
@@ -419,13 +408,8 @@ impl Call {
             sooner(peer.down.next_arrival());
             sooner(peer.client.deadline());
         }
-        match &self.script {
-            Some(script) => sooner(script.front().map(|(t, _)| self.epoch + Duration::from_secs_f64(*t))),
-            None => {
-                self.cameras.iter().for_each(|camera| sooner(Some(camera.encoder.deadline())));
-                self.microphones.iter().for_each(|microphone| sooner(Some(microphone.voice.deadline())));
-            }
-        }
+        self.cameras.iter().for_each(|camera| sooner(Some(camera.encoder.deadline())));
+        self.microphones.iter().for_each(|microphone| sooner(Some(microphone.voice.deadline())));
         let shown = self.screens.iter().filter_map(|screen| screen.video.deadline()).min_by(f64::total_cmp);
         sooner(shown.map(|at| self.epoch + JOIN + Duration::from_secs_f64(at.max(0.0))));
         let since = (next - self.epoch).as_nanos().max((self.now - self.epoch).as_nanos() + 1);
@@ -475,17 +459,6 @@ impl Call {
     }
 
     fn send_media(&mut self) {
-        if let Some(script) = &mut self.script {
-            let t = (self.now - self.epoch).as_secs_f64();
-            let count = script.partition_point(|(at, _)| *at <= t);
-            for (_, input) in script.drain(..count).collect::<Vec<_>>() {
-                match input {
-                    Input::Command(command) => self.apply(command),
-                    Input::Rtp(peer, packet) => self.send(peer, packet),
-                }
-            }
-            return;
-        }
         if self.now < self.epoch + PUBLISH {
             return;
         }
@@ -513,10 +486,6 @@ impl Call {
     }
 
     fn send(&mut self, peer: usize, packet: Outgoing) {
-        let t = (self.now - self.epoch).as_secs_f64();
-        if let Some(trace) = &mut self.trace {
-            trace.lines.push(Line::Rtp { t, peer, packet: Rtp::from(&packet) });
-        }
         self.peers[peer].client.send_rtp(packet);
     }
 
@@ -591,29 +560,24 @@ impl Call {
 
     fn heed(&mut self, event: Event) {
         let t = self.since_join(self.now);
-        match &event {
+        match event {
             Event::UptrackDemand { uptrack, max_spatial } => {
                 let max = max_spatial.map(|s| s.0);
-                if let Some(camera) = self.cameras.iter_mut().find(|c| c.uptrack == *uptrack) {
+                if let Some(camera) = self.cameras.iter_mut().find(|c| c.uptrack == uptrack) {
                     camera.demands.push((t, max));
                     camera.encoder.demand(self.now, max);
                 }
             }
             Event::DowntrackState { downtrack, active, reason } => {
-                if let Some(screen) = self.screens.iter_mut().find(|s| s.downtrack == *downtrack) {
-                    screen.states.push((t, *active, reason.clone()));
+                if let Some(screen) = self.screens.iter_mut().find(|s| s.downtrack == downtrack) {
+                    screen.states.push((t, active, reason));
                     screen.video.paused(!active);
                 }
             }
-            Event::RoomStats { transports, downtracks, .. } => self.look(t, transports, downtracks),
+            Event::RoomStats { transports, downtracks, .. } => self.look(t, &transports, &downtracks),
+            Event::Trace { lines, .. } => self.trace.extend_from_slice(&lines),
             Event::Rejected { command, code, message, .. } => panic!("{command} was refused: {code}: {message}"),
             _ => {}
-        }
-        let is_often = matches!(event, Event::RoomStats { request, .. } if request % 10 != 1);
-        if let Some(trace) = &mut self.trace
-            && !is_often
-        {
-            trace.lines.push(Line::Event { t: (self.now - self.epoch).as_secs_f64(), event });
         }
     }
 

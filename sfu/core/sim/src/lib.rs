@@ -14,5 +14,5 @@ pub mod profile;
 pub mod publisher;
 pub mod random;
 pub mod receiver;
+pub mod replay;
 pub mod scenario;
-pub mod trace;

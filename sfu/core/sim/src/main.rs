@@ -11,14 +11,14 @@ use callyard_proto::config::Config;
 use callyard_sim::call::Call;
 use callyard_sim::dump::{self, Dump, Trouble};
 use callyard_sim::metrics::{self, Metrics, Series};
+use callyard_sim::replay;
 use callyard_sim::scenario::{self, Scenario};
-use callyard_sim::trace::Trace;
 use serde::Serialize;
 
 const USAGE: &str = "\
 callyard-sim run --out DIR [--seeds N] [--threads N] [--only NAME]...   figures of all scenarios, as JSON
-callyard-sim record NAME --out FILE [--seed N]                            one call, line by line
-callyard-sim replay FILE [--out FILE]                                     its commands and packets again
+callyard-sim record NAME --out FILE [--seed N] [--subscriber N]           a subscriber's trace, as `callyard trace` writes it
+callyard-sim replay FILE [--set NAME=VALUE]... [--out FILE]               what came in again; what is decided now, beside it
 callyard-sim forward DUMP --out FILE [--seed N] [--trouble lossy|narrow]   a captured stream as a viewer gets it
 callyard-sim allocator                                                    cost of one allocation
 --scenarios FILE: others than those that come with it
@@ -67,6 +67,8 @@ struct Options {
     only: Vec<String>,
     scenarios: Option<PathBuf>,
     trouble: Option<String>,
+    subscriber: u64,
+    set: Vec<String>,
     names: Vec<String>,
 }
 
@@ -80,6 +82,8 @@ impl Options {
             only: Vec::new(),
             scenarios: None,
             trouble: None,
+            subscriber: 0,
+            set: Vec::new(),
             names: Vec::new(),
         };
         let mut rest = arguments.iter();
@@ -97,6 +101,8 @@ impl Options {
                 "--threads" => options.threads = number()? as usize,
                 "--scenarios" => options.scenarios = Some(value.into()),
                 "--trouble" => options.trouble = Some(value.clone()),
+                "--subscriber" => options.subscriber = number()?,
+                "--set" => options.set.push(value.clone()),
                 "--only" => options.only.push(value.clone()),
                 _ => return Err(USAGE.to_owned()),
             }
@@ -159,27 +165,24 @@ fn record(options: &Options) -> Result<(), String> {
     let name = options.names.first().ok_or(USAGE)?;
     let scenarios = options.scenarios()?;
     let scenario = scenarios.iter().find(|s| s.name == *name).ok_or_else(|| format!("no scenario is called {name}"))?;
-    let mut call = Call::recorded(scenario, options.seed, Config::default());
+    let (_, subscribers) = scenario.expanded();
+    let subscriber = options.subscriber as usize;
+    if subscriber >= subscribers.len() {
+        return Err(format!("{name} has {} subscribers, the first is 0", subscribers.len()));
+    }
+    let mut call = Call::recorded(scenario, options.seed, Config::default(), subscriber);
     call.run();
-    let trace = call.trace.take().unwrap_or_default();
-    write(options.out.as_deref().ok_or(USAGE)?, |file| trace.write(file))
+    write(options.out.as_deref().ok_or(USAGE)?, |file| file.write_all(&call.trace))
 }
 
 fn replay(options: &Options) -> Result<(), String> {
     let path = options.names.first().ok_or(USAGE)?;
     let text = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
-    let before = Trace::read(&text).map_err(|e| format!("{path}: {e}"))?;
-    let mut call = Call::replayed(&before, Config::default()).ok_or(format!("{path} names no call"))?;
-    call.run();
-    let after = call.trace.take().unwrap_or_default();
-    let (old, new) = (before.events(), after.events());
-    let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
-    match (old.get(same), new.get(same)) {
-        (None, None) => println!("all {same} events are the same"),
-        (a, b) => println!("{same} events are the same, then\nbefore: {a:?}\nafter:  {b:?}"),
-    }
+    let played = replay::play(&text, &options.set).map_err(|e| format!("{path}: {e}"))?;
+    let report = replay::report(&played);
+    std::io::stdout().write_all(report.as_bytes()).map_err(|e| e.to_string())?;
     match &options.out {
-        Some(out) => write(out, |file| after.write(file)),
+        Some(out) => write(out, |file| file.write_all(&played.text)),
         None => Ok(()),
     }
 }

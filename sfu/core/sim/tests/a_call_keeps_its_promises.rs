@@ -7,7 +7,6 @@ use callyard_sim::metrics;
 use callyard_sim::profile::Rate;
 use callyard_sim::receiver::video::Faults;
 use callyard_sim::scenario::{Publisher, Scenario, Subscriber, Targets, Video};
-use callyard_sim::trace::Trace;
 
 fn constant(kbps: f64) -> Option<Rate> {
     Some(Rate::Constant { kbps })
@@ -33,15 +32,6 @@ fn run(scenario: &Scenario, seed: u64) -> Call {
     let mut call = Call::new(scenario, seed, Config::default());
     call.run();
     call
-}
-
-/// Two records of decisions are the same; if not, the first difference is told.
-fn assert_same(a: &Trace, b: &Trace) {
-    let (a, b) = (a.events(), b.events());
-    for (a, b) in a.iter().zip(&b) {
-        assert_eq!(a, b);
-    }
-    assert_eq!(a.len(), b.len());
 }
 
 /// No number with two contents, no picture id or base-layer count that goes back, no size torn without a key frame.
@@ -97,25 +87,16 @@ fn streams_stay_sound_over_steps_losses_mutes_and_rivals() {
 }
 
 #[test]
-fn one_seed_is_one_call_and_a_trace_of_it_can_be_played_again() {
+fn one_seed_is_one_call() {
     let steps = Rate::Steps { steps: vec![(0.0, 2_000.0), (4.0, 500.0)] };
     let link = LinkSpec { rate: Some(steps), loss: 0.01, ..LinkSpec::default() };
     let scenario = scenario(10.0, vec![publisher(&[Video::Camera])], &[link]);
     let record = || {
-        let mut call = Call::recorded(&scenario, 7, Config::default());
+        let mut call = Call::recorded(&scenario, 7, Config::default(), 0);
         call.run();
-        call.trace.take().expect("it was recorded")
+        call.trace
     };
     let trace = record();
-    assert_same(&trace, &record());
-
-    let mut text = Vec::new();
-    trace.write(&mut text).expect("memory takes all");
-    let read = Trace::read(std::str::from_utf8(&text).expect("JSON is text")).expect("what was written can be read");
-    assert_eq!(read, trace);
-    let mut call = Call::replayed(&read, Config::default()).expect("the trace names its call");
-    call.run();
-    let again = call.trace.take().expect("a replay is recorded");
-    // The models do not run: nothing that they would be told by the core changes what is sent.
-    assert_same(&trace, &again);
+    assert!(trace.len() > 10_000);
+    assert!(trace == record(), "byte for byte");
 }

@@ -4,10 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Spatial;
 
 /// Constants of the guard, all settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GuardConfig {
     /// No climb sooner than this after any change of the spatial layer.
     pub dwell: Duration,
@@ -31,11 +33,14 @@ impl Default for GuardConfig {
 }
 
 /// Memory of one downtrack's climbs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
+    #[serde(with = "crate::moment")]
     changed: Option<Instant>,
+    #[serde(with = "crate::moment")]
     climbed: Option<(Instant, Spatial)>,
     /// Per spatial layer: failures in a row, and until when it is barred.
+    #[serde(with = "crate::moment")]
     failures: Vec<(u32, Option<Instant>)>,
 }
 

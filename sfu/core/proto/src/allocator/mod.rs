@@ -8,6 +8,8 @@ pub mod guard;
 mod knapsack;
 pub mod utility;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{DowntrackId, Spatial, Temporal};
 use knapsack::Item;
 
@@ -48,7 +50,8 @@ pub struct Decision {
 }
 
 /// Why a track is sent as it is; the label of the metric and of the trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
     /// The most valuable layer there is.

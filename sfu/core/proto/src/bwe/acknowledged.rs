@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Long enough for a rate from frames at 10 a second, short enough to follow a step down within a round trip or two.
 const WINDOW: Duration = Duration::from_millis(500);
 /// What has come through since the link narrowed: short, for the moment when the rate must fall.
@@ -10,7 +12,7 @@ const RECENT: Duration = Duration::from_millis(200);
 /// Less than this says nothing about a rate.
 const MIN_SPAN: Duration = Duration::from_millis(150);
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct AcknowledgedBitrate {
     arrivals: VecDeque<(Duration, u32)>,
     bytes: u64,

@@ -8,6 +8,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// Later than the latest of the last seconds by so much: the jitter of a good link stays below it.
 const SLACK: Duration = Duration::from_millis(25);
 /// What is usual is the latest answer of some such spans; the newest two do not count, or a rise would become usual as it comes.
@@ -20,16 +22,21 @@ const PATIENCE: Duration = Duration::from_millis(600);
 /// Without any answer for so long, it is the way back that has lost some: what was sent may well have arrived.
 const SILENCE: Duration = Duration::from_millis(150);
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Answers {
     /// How long after it was sent something was told of, at the latest, by span, the newest first.
     latest: [Duration; SPANS],
+    #[serde(with = "crate::moment")]
     span_began: Option<Instant>,
+    #[serde(with = "crate::moment")]
     began: Option<Instant>,
     /// When the first packet left of those that nothing was told of yet.
+    #[serde(with = "crate::moment")]
     unanswered: Option<Instant>,
     /// Since when answers are late.
+    #[serde(with = "crate::moment")]
     late_since: Option<Instant>,
+    #[serde(with = "crate::moment")]
     last: Option<Instant>,
 }
 

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Usage {
     Normal,
     Over,
@@ -38,16 +40,20 @@ const BASE_WINDOW: Duration = Duration::from_secs(30);
 /// and the last of it has hardly waited; behind a full link every packet has.
 const QUEUE_WINDOW: Duration = Duration::from_millis(60);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Group {
+    #[serde(with = "crate::moment")]
     first_sent: Instant,
+    #[serde(with = "crate::moment")]
     last_sent: Instant,
     last_received: Duration,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct DelaySignal {
     current: Option<Group>,
     previous: Option<Group>,
+    #[serde(with = "crate::moment")]
     origin: Option<(Instant, Duration)>,
     accumulated_ms: f64,
     smoothed_ms: f64,

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// One packet handed to the network.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sent {
     /// Transport-wide sequence number, unwrapped.
     pub number: u64,
+    #[serde(with = "crate::moment")]
     pub at: Instant,
     /// Size on the wire without IP and UDP headers.
     pub bytes: u32,
@@ -38,7 +41,7 @@ pub(super) enum Answer {
     Late,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 enum Place {
     /// Answered for good, or never sent.
     Empty,
@@ -46,7 +49,7 @@ enum Place {
     Missing(Sent),
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct SendHistory {
     /// `packets[i]` has number `first + i`.
     packets: VecDeque<Place>,

@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// One point of the record.
 const SLICE: Duration = Duration::from_millis(500);
 /// Slices kept: what the link was like lately.
@@ -17,7 +19,7 @@ const CLEAN: f64 = 0.10;
 /// Fewer packets than this say nothing about a share.
 const MIN_PACKETS: u32 = 20;
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Slice {
     packets: u32,
     lost: u32,
@@ -34,10 +36,13 @@ impl Slice {
     }
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct LossControl {
     slices: VecDeque<Slice>,
     open: Slice,
+    #[serde(with = "crate::moment")]
     opened: Option<Instant>,
+    #[serde(with = "crate::moment")]
     acted: Option<Instant>,
 }
 

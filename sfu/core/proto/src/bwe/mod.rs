@@ -17,6 +17,8 @@ mod trial;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 pub use history::{Arrival, Sent};
 pub use probe::ProbeCluster;
 
@@ -30,7 +32,7 @@ use rate_control::RateControl;
 use trial::Trial;
 
 /// Settings of the estimator.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct BweConfig {
     /// First guess, before anything is known; the first probe takes a tenth of a second to replace it. Raise it where
     /// nearly every client has a fast line: a first picture is then larger; on a slow line it costs a queue.
@@ -48,7 +50,8 @@ impl Default for BweConfig {
 }
 
 /// Why the estimate is what it is: a label of the trace and the metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Limit {
     Start,
@@ -87,6 +90,7 @@ const SILENCE_STEP: Duration = Duration::from_millis(1000);
 const QUEUE_MEMORY: Duration = Duration::from_secs(2);
 
 /// The estimator of one transport.
+#[derive(Serialize, Deserialize)]
 pub struct Estimator {
     config: BweConfig,
     history: SendHistory,
@@ -100,10 +104,14 @@ pub struct Estimator {
     remb_bps: Option<u64>,
     trial: Trial,
     rtt: Duration,
+    #[serde(with = "crate::moment")]
     last_feedback: Option<Instant>,
+    #[serde(with = "crate::moment")]
     last_sent: Option<Instant>,
+    #[serde(with = "crate::moment")]
     silenced: Option<Instant>,
     before_silence: u64,
+    #[serde(with = "crate::moment")]
     last_queueing: Option<Instant>,
     /// The queue when it last changed clearly, and how often in a row it has become longer.
     last_queue: Duration,
@@ -111,10 +119,12 @@ pub struct Estimator {
     /// Something but growth has spoken for the estimate.
     is_proven: bool,
     /// Packets sent until then meet the queue that a probe has left.
+    #[serde(with = "crate::moment")]
     shadow_until: Option<Instant>,
     carried: Carried,
     answers: Answers,
     /// When the rate last fell for a queue.
+    #[serde(with = "crate::moment")]
     lowered: Option<Instant>,
     /// Where the last probe that found the link full has met its end.
     end_bps: Option<u64>,
@@ -123,10 +133,11 @@ pub struct Estimator {
 }
 
 /// The most that was acknowledged lately while no queue stood.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Carried {
     now: u64,
     before: u64,
+    #[serde(with = "crate::moment")]
     since: Option<Instant>,
 }
 
@@ -196,6 +207,10 @@ impl Estimator {
             end_bps: None,
             is_doubted: false,
         }
+    }
+
+    pub fn reconfigure(&mut self, config: BweConfig) {
+        self.config = config;
     }
 
     /// Bits a second the link is believed to carry, everything included.

@@ -5,10 +5,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::history::Sent;
 
 /// What the pacer should send, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeCluster {
     pub id: u32,
     pub bitrate_bps: u64,
@@ -46,6 +48,7 @@ const INTERVAL_MAX: Duration = Duration::from_millis(1_500);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A cluster under way. Both rates are those of the packets that arrived: loss between them says nothing.
+#[derive(Serialize, Deserialize)]
 struct Running {
     cluster: ProbeCluster,
     sent_packets: u32,
@@ -54,11 +57,14 @@ struct Running {
     answered: u64,
     arrived: u32,
     bytes: u64,
+    #[serde(with = "crate::moment")]
     first_sent: Option<Instant>,
     /// Last departure among those that arrived, and the bytes that left at that moment.
+    #[serde(with = "crate::moment")]
     last_sent: Option<(Instant, u64)>,
     first_received: Option<(Duration, u64)>,
     last_received: Duration,
+    #[serde(with = "crate::moment")]
     expires: Instant,
 }
 
@@ -96,19 +102,22 @@ impl Running {
 }
 
 /// What a cluster has shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProbeResult {
     pub bitrate_bps: u64,
     /// The link carried less than was sent.
     pub is_full: bool,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Prober {
     next_id: u32,
     waiting: Option<ProbeCluster>,
     running: Option<Running>,
+    #[serde(with = "crate::moment")]
     clean_since: Option<Instant>,
     interval: Duration,
+    #[serde(with = "crate::moment")]
     not_before: Option<Instant>,
     /// Nothing has failed since the last success: long strides are allowed.
     is_climbing: bool,

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::delay::Usage;
 
 /// After overuse: this share of what is acknowledged.
@@ -16,9 +18,12 @@ const BACKED_BPS: f64 = 10_000.0;
 /// Weight of a new sample in the memory of the link's capacity.
 const MEMORY: f64 = 0.05;
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct RateControl {
     bitrate_bps: f64,
+    #[serde(with = "crate::moment")]
     last_update: Option<Instant>,
+    #[serde(with = "crate::moment")]
     last_decrease: Option<Instant>,
     /// Mean and variance (relative) of the acknowledged rate at overuse, in kilobits a second.
     capacity: Option<(f64, f64)>,

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// Receivers name a new estimate once or twice a second.
 const LOOK: Duration = Duration::from_secs(3);
 /// libwebrtc grows by 8 % a second, near the end it met before by about half of that.
@@ -18,18 +20,22 @@ const RAISED: f64 = 1.3;
 const WAIT_MIN: Duration = Duration::from_secs(8);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+#[derive(Serialize, Deserialize)]
 struct Running {
     bitrate_bps: u64,
     /// The same at first.
     began_bps: u64,
     /// The REMB at the last look, and the next one.
     before_bps: u64,
+    #[serde(with = "crate::moment")]
     look_at: Instant,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Trial {
     running: Option<Running>,
     wait: Duration,
+    #[serde(with = "crate::moment")]
     not_before: Option<Instant>,
 }
 

@@ -4,6 +4,8 @@
 //! frame that refers to no earlier one or, with a dependency descriptor, at a switch point whose chain is whole; temporal
 //! layers down at any frame, up at a sync point. It does not number packets (`munger`) nor choose the layer (`allocator`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::codec::PacketMeta;
 use crate::codec::dd::{Descriptor, Indication, Structure};
 use crate::command::MediaKind;
@@ -56,7 +58,7 @@ impl Reason {
 }
 
 /// A layer to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Layer {
     pub spatial: Spatial,
     pub temporal: Temporal,

@@ -1,22 +1,23 @@
-//! From one subscriber's estimate to the layer of each of his video tracks: the edge between engine and allocator.
+//! From one subscriber's estimate to the layer of each of his video tracks: what is known goes in as values, what is to be
+//! done comes out as values.
 //!
-//! Gathers what could be sent and what it costs, asks `allocator`, carries out the answer: targets, pauses, key frames, and
-//! what a probe should aim at. Without an estimate everybody gets what he asks for.
+//! Weighs what could be sent and what it costs, asks `allocator`, remembers who may climb, and says what a probe should aim
+//! at. Without an estimate everybody gets what he asks for. `give` gathers and carries out; a trace records both sides.
 
 use std::time::{Duration, Instant};
 
-use super::Engine;
-use super::down::Downtrack;
-use super::ladder::{Rung, TOP_TEMPORAL, ladder};
-use super::up::Uptrack;
+use serde::{Deserialize, Serialize};
+
+pub use super::ladder::Rung;
+use super::ladder::TOP_TEMPORAL;
+use crate::allocator::guard::{Guard, GuardConfig};
 use crate::allocator::utility::{self, View};
 use crate::allocator::{Candidate, Decision, LayerOption, Reason, allocate};
-use crate::command::{Content, LayerMode, MediaKind};
-use crate::downlink::Flow;
+use crate::bwe::ProbeCluster;
+use crate::command::{Content, LayerMode, Want};
+use crate::downlink::{Downlink, Flow};
 use crate::downtrack::Layer;
-use crate::event::Event;
-use crate::ids::Spatial;
-use crate::transport::{Allotment, Transport};
+use crate::ids::{DowntrackId, Spatial, Temporal, UptrackId};
 
 /// A costlier layer must fit with this to spare; the one being sent may grow into it.
 const MARGIN_UP: f64 = 1.08;
@@ -46,359 +47,345 @@ const RESENT_SHARE: u64 = 7;
 const INTERVAL_LIMITED: Duration = Duration::from_millis(300);
 const INTERVAL_FULL: Duration = Duration::from_secs(1);
 
-/// A downtrack with what it could be sent.
-struct Entry {
-    slot: usize,
-    rungs: Vec<Rung>,
+/// What the last allocation came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Allotment {
+    #[serde(with = "crate::moment")]
+    pub at: Option<Instant>,
+    /// When the first video was to be sent.
+    #[serde(with = "crate::moment")]
+    pub began: Option<Instant>,
+    /// Bits a second in all that it needs, what the next useful layer would need, and what everything would.
+    pub used_bps: u64,
+    pub next_bps: u64,
+    pub total_bps: u64,
+    pub has_video: bool,
+    /// An estimate stood behind it.
+    pub is_limited: bool,
 }
 
-impl Engine {
-    /// Chooses anew for all video of one subscriber.
-    pub(super) fn allot(&mut self, now: Instant, slot: usize) {
-        let Some(transport) = self.transports.get(slot) else { return };
-        let estimate = transport.downlink.estimate_bps();
-        let Allotment { began, used_bps: used_before, .. } = transport.allotment;
-        self.counters.allocations += 1;
-        let (entries, candidates) = self.candidates(now, slot, estimate.is_some());
-        let mut allotment = Allotment { at: Some(now), began, has_video: !entries.is_empty(), ..Allotment::default() };
-        if entries.is_empty() {
-            self.allotted(now, slot, allotment);
-            return;
+/// What is known when layers are chosen, besides the link.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Situation {
+    /// Audio tracks that the subscriber has.
+    pub voices: usize,
+    /// Every wanted video track.
+    pub tracks: Vec<Track>,
+}
+
+/// One wanted video track.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    pub downtrack: DowntrackId,
+    pub uptrack: UptrackId,
+    pub content: Content,
+    pub mode: LayerMode,
+    pub want: Want,
+    /// A camera whose owner speaks.
+    pub is_speaking: bool,
+    /// Something of it was sent before.
+    pub has_started: bool,
+    /// The layer that it is to have so far, and the one being sent.
+    pub target: Option<Layer>,
+    pub current: Option<Layer>,
+    /// Since when there is no room for it.
+    #[serde(with = "crate::moment")]
+    pub paused: Option<Instant>,
+    pub guard: Guard,
+    /// What it could be sent as, measured; never empty.
+    pub rungs: Vec<Rung>,
+}
+
+/// What was chosen for all of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What there was for video; `None`: nothing limits.
+    pub budget_bps: Option<u64>,
+    pub allotment: Allotment,
+    /// One a track, in the situation's order.
+    pub choices: Vec<Choice>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    pub downtrack: DowntrackId,
+    /// `None`: paused.
+    pub layer: Option<Layer>,
+    /// Bits a second that it needs.
+    pub bps: u64,
+    /// `None`: nothing limits, everybody gets what he asks for.
+    pub reason: Option<Reason>,
+    pub meanwhile: Meanwhile,
+    /// Layers that a failed climb forbids from now on.
+    pub barred: Vec<Spatial>,
+}
+
+/// What becomes of the larger layer being sent until the key frame of the chosen one comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meanwhile {
+    /// Nothing changes.
+    GoesOn,
+    /// It goes on up to this temporal layer.
+    Thinned(Temporal),
+    /// It does not fit at all.
+    Stops,
+}
+
+/// What there is for one subscriber, and how careful he is to be with it.
+pub struct Means<'a> {
+    pub downlink: &'a Downlink,
+    pub before: Allotment,
+    pub guard: &'a GuardConfig,
+}
+
+/// Chooses for all video of one subscriber. The guards in `situation` take note of it.
+pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Outcome {
+    let Means { downlink, before, .. } = *means;
+    let tracks = &mut situation.tracks;
+    let mut allotment =
+        Allotment { at: Some(now), began: before.began, has_video: !tracks.is_empty(), ..Allotment::default() };
+    if tracks.is_empty() {
+        return Outcome { allotment, ..Outcome::default() };
+    }
+    allotment.began = before.began.or(Some(now));
+    let Some(estimate) = downlink.estimate_bps() else {
+        return Outcome { budget_bps: None, allotment, choices: tracks.iter().map(unlimited).collect() };
+    };
+    allotment.is_limited = true;
+    let audio = audio_reserve(downlink, situation.voices);
+    let resent = downlink.bitrate_bps(Flow::Resent).min(estimate / RESENT_SHARE);
+    let candidates: Vec<Candidate> = tracks.iter().map(|track| candidate(now, means.guard, track)).collect();
+    let mut budget = estimate.saturating_sub(audio + resent);
+    if allotment.is_start(now, downlink) {
+        let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
+        budget = budget.max(candidates.iter().map(floor).sum());
+    }
+    let decisions = allocate(budget, &candidates);
+    let used: u64 = chosen_bps(tracks, &decisions).sum();
+    aim(now, &mut allotment, tracks, &candidates, &decisions, used);
+    for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
+        *total += audio + resent;
+    }
+    blame_the_last(tracks, &decisions);
+    let spare = budget.saturating_sub(used);
+    let has_narrowed = (estimate as f64) < NARROWED * before.used_bps as f64;
+    let settled = tracks.iter_mut().zip(&decisions).map(|(track, decision)| {
+        let had_held = track.guard.climbed_at().is_some_and(|at| now.saturating_duration_since(at) >= HELD);
+        if has_narrowed && had_held {
+            track.guard.forgive();
         }
-        allotment.began = began.or(Some(now));
-        allotment.is_limited = estimate.is_some();
-        let Some(estimate) = estimate else {
-            self.allotted(now, slot, allotment);
-            for entry in &entries {
-                let best = entry.rungs.iter().max_by_key(|rung| (rung.layer.spatial, rung.layer.temporal));
-                self.give(now, entry.slot, best.map(|rung| (rung.layer, rung.bps)), "", &entry.rungs, 0);
-            }
-            return;
+        settle(now, means.guard, track, decision, spare)
+    });
+    Outcome { budget_bps: Some(budget), choices: settled.collect(), allotment }
+}
+
+impl Allotment {
+    /// The estimate has moved, or may have: whether layers should be chosen anew for it.
+    pub fn is_outdated(&self, now: Instant, downlink: &Downlink) -> bool {
+        let since = self.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        match downlink.estimate_bps() {
+            Some(bps) if bps < self.used_bps => since >= Duration::from_millis(20),
+            Some(bps) if self.next_bps > self.used_bps && bps >= self.next_bps => since >= Duration::from_millis(100),
+            estimate => estimate.is_some() != self.is_limited,
+        }
+    }
+
+    /// By the clock: whether they should be chosen anew although nothing was heard.
+    pub fn is_old(&self, now: Instant) -> bool {
+        let could_be_better = self.total_bps > self.used_bps;
+        let interval = if could_be_better { INTERVAL_LIMITED } else { INTERVAL_FULL };
+        self.is_limited && self.at.is_none_or(|at| now.saturating_duration_since(at) >= interval)
+    }
+
+    /// Whether it is of any use to know that the link carries more.
+    pub fn wants_more(&self, downlink: &Downlink) -> bool {
+        downlink.estimate_bps().is_some_and(|bps| bps < self.total_bps)
+    }
+
+    /// A cluster that should leave now, where it is of use to know that the link carries more. `can_probe`: there is a stream
+    /// that it can be sent on.
+    pub fn probe(&self, now: Instant, downlink: &mut Downlink, can_probe: bool) -> Option<ProbeCluster> {
+        if !self.wants_more(downlink) {
+            return None;
+        }
+        let cluster = downlink.want(now, self.next_bps, self.total_bps, can_probe);
+        if let (Some(recorder), Some(cluster)) = (downlink.recorder(), cluster) {
+            recorder.cluster(now, cluster);
+        }
+        downlink.tell(now);
+        cluster
+    }
+
+    /// Bits a second at which video may leave; `None`: as it comes.
+    pub fn pace_bps(&self, now: Instant, downlink: &Downlink, factor: f64) -> Option<u64> {
+        // What is given on trust, so that there are pictures, leaves as quickly as it comes.
+        let trusted = if self.is_start(now, downlink) { self.used_bps } else { 0 };
+        downlink.estimate_bps().map(|bps| (bps.max(trusted) as f64 * factor) as u64)
+    }
+
+    /// Nothing has been measured that speaks against the first pictures.
+    fn is_start(&self, now: Instant, downlink: &Downlink) -> bool {
+        downlink.is_climbing() && self.began.is_none_or(|at| now.saturating_duration_since(at) < START)
+    }
+}
+
+fn unlimited(track: &Track) -> Choice {
+    let best = track.rungs.iter().max_by_key(|rung| (rung.layer.spatial, rung.layer.temporal));
+    Choice {
+        downtrack: track.downtrack,
+        layer: best.map(|rung| rung.layer),
+        bps: best.map_or(0, |rung| rung.bps),
+        reason: None,
+        meanwhile: Meanwhile::GoesOn,
+        barred: Vec::new(),
+    }
+}
+
+/// Of those that must go down now only who climbed last has failed: the others were carried until then.
+fn blame_the_last(tracks: &mut [Track], decisions: &[Decision]) {
+    let last = tracks.iter().filter_map(|track| track.guard.climbed_at()).max();
+    for (track, decision) in tracks.iter_mut().zip(decisions) {
+        let then = decision.option.map(|option| track.rungs[option].layer.spatial);
+        let now = track.target.map(|layer| layer.spatial);
+        if then < now {
+            track.guard.falls_with(last);
+        }
+    }
+}
+
+fn audio_reserve(downlink: &Downlink, voices: usize) -> u64 {
+    let measured = downlink.bitrate_bps(Flow::Audio) * 11 / 10;
+    if measured > VOICE_BPS / 4 || downlink.is_proven() {
+        return measured;
+    }
+    VOICE_BPS * voices.min(3) as u64
+}
+
+fn candidate(now: Instant, config: &GuardConfig, track: &Track) -> Candidate {
+    let Track { rungs, target, want, .. } = track;
+    let current = target.and_then(|target| {
+        let same = |rung: &Rung| rung.layer == target;
+        // A temporal layer that is not measured any more was the top.
+        let top = || rungs.iter().rposition(|rung| rung.layer.spatial == target.spatial);
+        rungs.iter().position(same).or_else(top)
+    });
+    let current_bps = current.map(|index| rungs[index].bps);
+    let view = View {
+        content: track.content,
+        tile_pixels: want.width.saturating_mul(want.height),
+        speaking: track.is_speaking,
+    };
+    let option = |(index, rung): (usize, &Rung)| {
+        let margin = match current_bps {
+            _ if current == Some(index) => MARGIN_STAY,
+            Some(bps) if rung.bps > bps => MARGIN_UP,
+            None if track.paused.is_some() && track.has_started => MARGIN_RESUME,
+            _ => 1.0,
         };
-        let transport = &self.transports[slot];
-        let audio = self.audio_reserve(slot);
-        let resent = transport.downlink.bitrate_bps(Flow::Resent).min(estimate / RESENT_SHARE);
-        let mut budget = estimate.saturating_sub(audio + resent);
-        if is_start(transport, allotment.began, now) {
-            let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
-            budget = budget.max(candidates.iter().map(floor).sum());
+        let is_new = target.is_none_or(|target| target.spatial != rung.layer.spatial);
+        LayerOption {
+            spatial: rung.layer.spatial,
+            temporal: rung.layer.temporal,
+            bitrate_bps: (rung.bps as f64 * margin) as u64,
+            utility: utility::of(view, rung.pixels, rung.fps, full_fps(rungs, rung.layer.spatial)),
+            switch_cost: match (target, track.mode) {
+                (None, _) => 0.0,
+                (Some(_), LayerMode::Simulcast) if is_new => COST_KEYFRAME,
+                (Some(_), _) if is_new => COST_SPATIAL,
+                _ => COST_TEMPORAL,
+            },
+            allowed: track.guard.allows(config, now, target.map(|target| target.spatial), rung.layer.spatial),
         }
-        let decisions = allocate(budget, &candidates);
-        let used: u64 = chosen_bps(&entries, &decisions).sum();
-        self.aim(now, &mut allotment, &entries, &candidates, &decisions, used);
-        for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
-            *total += audio + resent;
-        }
-        self.allotted(now, slot, allotment);
-        self.blame_the_last(&entries, &decisions);
-        let spare = budget.saturating_sub(used);
-        let has_narrowed = (estimate as f64) < NARROWED * used_before as f64;
-        for (entry, decision) in entries.iter().zip(&decisions) {
-            let guard = &mut self.downtracks[entry.slot].guard;
-            let had_held = guard.climbed_at().is_some_and(|at| now.saturating_duration_since(at) >= HELD);
-            if has_narrowed && had_held {
+    };
+    let priority = match (want.priority, track.content) {
+        (1.., _) => want.priority,
+        (0, Content::Screen) => 255,
+        (0, Content::Camera) => 1,
+    };
+    // Who has seen nothing yet does not see anything come and go.
+    let rests = track.has_started && track.paused.is_some_and(|at| now.saturating_duration_since(at) < MIN_PAUSE);
+    Candidate {
+        downtrack: track.downtrack,
+        priority: priority.saturating_mul(2).saturating_add(u32::from(track.is_speaking)),
+        options: if rests { Vec::new() } else { rungs.iter().enumerate().map(option).collect() },
+        current,
+    }
+}
+
+/// What the next useful layer would need, and what all useful ones would.
+fn aim(
+    now: Instant,
+    allotment: &mut Allotment,
+    tracks: &[Track],
+    candidates: &[Candidate],
+    decisions: &[Decision],
+    used: u64,
+) {
+    (allotment.used_bps, allotment.next_bps, allotment.total_bps) = (used, used, used);
+    let mut least = u64::MAX;
+    for ((track, candidate), decision) in tracks.iter().zip(candidates).zip(decisions) {
+        let chosen = decision.option.map(|option| &candidate.options[option]);
+        let (utility, bps) = chosen.map_or((0.0, 0), |option| (option.utility, option.bitrate_bps));
+        let better = candidate.options.iter().filter(|option| {
+            option.utility > utility + option.switch_cost && !track.guard.is_barred(now, option.spatial)
+        });
+        let best = better.clone().max_by(|a, b| a.utility.total_cmp(&b.utility));
+        // Not yet for what rests; it will be a candidate soon.
+        let resumed = |rung: &Rung| (rung.bps as f64 * MARGIN_RESUME) as u64;
+        let rested = candidate.options.is_empty().then(|| track.rungs.first().map_or(0, resumed));
+        least = better
+            .map(|option| option.bitrate_bps.saturating_sub(bps))
+            .chain(rested)
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(least);
+        let gain = best.map(|option| option.bitrate_bps.saturating_sub(bps)).or(rested).unwrap_or(0);
+        allotment.total_bps += (gain as f64 * MARGIN_UP) as u64;
+    }
+    if least < u64::MAX {
+        allotment.next_bps += (least as f64 * MARGIN_UP) as u64;
+    }
+}
+
+/// Takes note of one decision. `spare`: bits a second that nobody else was given.
+fn settle(now: Instant, config: &GuardConfig, track: &mut Track, decision: &Decision, spare: u64) -> Choice {
+    let rung = decision.option.map(|option| track.rungs[option]);
+    let mut choice = Choice {
+        downtrack: track.downtrack,
+        layer: rung.map(|rung| rung.layer),
+        bps: rung.map_or(0, |rung| rung.bps),
+        reason: Some(decision.reason),
+        meanwhile: Meanwhile::GoesOn,
+        barred: Vec::new(),
+    };
+    if let Some(Rung { layer, bps, .. }) = rung {
+        let Track { rungs, guard, target: before, .. } = track;
+        guard.settle(config, now);
+        if *before != Some(layer) {
+            let spatial = before.map(|layer| layer.spatial);
+            let was_possible = spatial.is_some_and(|b| rungs.iter().any(|rung| rung.layer.spatial == b));
+            // Encoders that fall behind make another layer the better one; that says nothing of the link.
+            let is_choice = decision.reason == Reason::Best || still_fits(rungs, *before, bps + spare);
+            if spatial > Some(layer.spatial) && is_choice {
                 guard.forgive();
             }
-            let rung = decision.option.map(|option| &entry.rungs[option]);
-            let given = rung.map(|rung| (rung.layer, rung.bps));
-            self.give(now, entry.slot, given, decision.reason.as_str(), &entry.rungs, spare);
-        }
-    }
-
-    fn allotted(&mut self, now: Instant, slot: usize, allotment: Allotment) {
-        self.transports[slot].allotment = allotment;
-        self.set_pace(now, slot);
-    }
-
-    /// Of those that must go down now only who climbed last has failed: the others were carried until then.
-    fn blame_the_last(&mut self, entries: &[Entry], decisions: &[Decision]) {
-        let last = entries.iter().filter_map(|entry| self.downtracks[entry.slot].guard.climbed_at()).max();
-        for (entry, decision) in entries.iter().zip(decisions) {
-            let downtrack = &mut self.downtracks[entry.slot];
-            let then = decision.option.map(|option| entry.rungs[option].layer.spatial);
-            let now = downtrack.selector.target().map(|layer| layer.spatial);
-            if then < now {
-                downtrack.guard.falls_with(last);
-            }
-        }
-    }
-
-    /// The estimate has moved, or may have: layers and pacing follow it where that changes anything.
-    pub(super) fn estimate_changed(&mut self, now: Instant, slot: usize) {
-        self.set_pace(now, slot);
-        let Some(transport) = self.transports.get_mut(slot) else { return };
-        let estimate = transport.downlink.estimate_bps();
-        let (allotment, is_overusing) = (transport.allotment, transport.downlink.is_overusing());
-        if !allotment.has_video {
-            return;
-        }
-        if is_overusing && transport.pacer.has_video_waiting() {
-            self.thin_queue(slot);
-        }
-        let since = allotment.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        let is_due = match estimate {
-            Some(bps) if bps < allotment.used_bps => since >= Duration::from_millis(20),
-            Some(bps) if allotment.next_bps > allotment.used_bps && bps >= allotment.next_bps => {
-                since >= Duration::from_millis(100)
-            }
-            estimate => estimate.is_some() != allotment.is_limited,
-        };
-        if is_due {
-            self.allot(now, slot);
-        }
-        self.probe(now, slot);
-    }
-
-    fn set_pace(&mut self, now: Instant, slot: usize) {
-        let factor = self.config.pacing_factor;
-        if let Some(transport) = self.transports.get_mut(slot) {
-            // What is given on trust, so that there are pictures, leaves as quickly as it comes.
-            let trusted =
-                if is_start(transport, transport.allotment.began, now) { transport.allotment.used_bps } else { 0 };
-            let rate = transport.downlink.estimate_bps().map(|bps| bps.max(trusted) as f64 * factor);
-            transport.pacer.set_rate(now, rate.map(|bps| bps as u64));
-            transport.pacer.set_hold(transport.downlink.hold());
-        }
-    }
-
-    /// Ten times a second.
-    pub(super) fn tick_downlink(&mut self, now: Instant, slot: usize) {
-        let patience = self.config.feedback_patience;
-        let Some(transport) = self.transports.get_mut(slot) else { return };
-        transport.downlink.tick(now, patience);
-        let allotment = transport.allotment;
-        if !allotment.has_video {
-            return;
-        }
-        let could_be_better = allotment.total_bps > allotment.used_bps;
-        let interval = if could_be_better { INTERVAL_LIMITED } else { INTERVAL_FULL };
-        if allotment.is_limited && allotment.at.is_none_or(|at| now.saturating_duration_since(at) >= interval) {
-            self.allot(now, slot);
-        }
-        self.estimate_changed(now, slot);
-    }
-
-    /// Sends a cluster if it is time to learn whether the link carries more.
-    pub(super) fn probe(&mut self, now: Instant, slot: usize) {
-        let Some(transport) = self.transports.get(slot) else { return };
-        let Allotment { next_bps, total_bps, .. } = transport.allotment;
-        let is_enough = transport.downlink.estimate_bps().is_none_or(|bps| bps >= total_bps);
-        if is_enough || transport.pacer.probe().is_some() || !transport.may_send() {
-            return;
-        }
-        let can_probe = self.can_probe(slot);
-        let transport = &mut self.transports[slot];
-        if let Some(cluster) = transport.downlink.want(now, next_bps, total_bps, can_probe) {
-            transport.pacer.begin_probe(now, cluster);
-            self.counters.probes += 1;
-            self.list_paced(now, slot);
-            self.release(now, slot);
-        }
-    }
-
-    fn audio_reserve(&self, slot: usize) -> u64 {
-        let transport = &self.transports[slot];
-        let measured = transport.downlink.bitrate_bps(Flow::Audio) * 11 / 10;
-        if measured > VOICE_BPS / 4 || transport.downlink.is_proven() {
-            return measured;
-        }
-        let voices = transport.downtracks.iter().filter(|&&d| self.downtracks[d].kind == MediaKind::Audio).count();
-        VOICE_BPS * voices.min(3) as u64
-    }
-
-    fn candidates(&self, now: Instant, slot: usize, is_limited: bool) -> (Vec<Entry>, Vec<Candidate>) {
-        let (mut entries, mut candidates) = (Vec::new(), Vec::new());
-        for &index in &self.transports[slot].downtracks {
-            let Some(downtrack) = self.downtracks.get(index) else { continue };
-            let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { continue };
-            let (MediaKind::Video, Some(max), false) = (downtrack.kind, downtrack.max_spatial, uptrack.muted) else {
-                continue;
-            };
-            let rungs = ladder(now, uptrack, max, downtrack.want.fps);
-            if is_limited {
-                candidates.push(self.candidate(now, downtrack, uptrack, &rungs));
-            }
-            entries.push(Entry { slot: index, rungs });
-        }
-        (entries, candidates)
-    }
-
-    fn candidate(&self, now: Instant, downtrack: &Downtrack, uptrack: &Uptrack, rungs: &[Rung]) -> Candidate {
-        let is_speaking = uptrack.content == Content::Camera && self.is_speaking(uptrack);
-        let target = downtrack.selector.target();
-        let current = target.and_then(|target| {
-            let same = |rung: &Rung| rung.layer == target;
-            // A temporal layer that is not measured any more was the top.
-            let top = || rungs.iter().rposition(|rung| rung.layer.spatial == target.spatial);
-            rungs.iter().position(same).or_else(top)
-        });
-        let current_bps = current.map(|index| rungs[index].bps);
-        let want = &downtrack.want;
-        let view = View {
-            content: uptrack.content,
-            tile_pixels: want.width.saturating_mul(want.height),
-            speaking: is_speaking,
-        };
-        let option = |(index, rung): (usize, &Rung)| {
-            let margin = match current_bps {
-                _ if current == Some(index) => MARGIN_STAY,
-                Some(bps) if rung.bps > bps => MARGIN_UP,
-                None if downtrack.paused.is_some() && downtrack.has_started => MARGIN_RESUME,
-                _ => 1.0,
-            };
-            let is_new = target.is_none_or(|target| target.spatial != rung.layer.spatial);
-            LayerOption {
-                spatial: rung.layer.spatial,
-                temporal: rung.layer.temporal,
-                bitrate_bps: (rung.bps as f64 * margin) as u64,
-                utility: utility::of(view, rung.pixels, rung.fps, full_fps(rungs, rung.layer.spatial)),
-                switch_cost: match (target, uptrack.mode) {
-                    (None, _) => 0.0,
-                    (Some(_), LayerMode::Simulcast) if is_new => COST_KEYFRAME,
-                    (Some(_), _) if is_new => COST_SPATIAL,
-                    _ => COST_TEMPORAL,
-                },
-                allowed: downtrack.guard.allows(
-                    &self.config.guard,
-                    now,
-                    target.map(|target| target.spatial),
-                    rung.layer.spatial,
-                ),
-            }
-        };
-        let priority = match (want.priority, uptrack.content) {
-            (1.., _) => want.priority,
-            (0, Content::Screen) => 255,
-            (0, Content::Camera) => 1,
-        };
-        // Who has seen nothing yet does not see anything come and go.
-        let rests =
-            downtrack.has_started && downtrack.paused.is_some_and(|at| now.saturating_duration_since(at) < MIN_PAUSE);
-        Candidate {
-            downtrack: downtrack.id,
-            priority: priority.saturating_mul(2).saturating_add(u32::from(is_speaking)),
-            options: if rests { Vec::new() } else { rungs.iter().enumerate().map(option).collect() },
-            current,
-        }
-    }
-
-    /// What the next useful layer would need, and what all useful ones would.
-    fn aim(
-        &self,
-        now: Instant,
-        allotment: &mut Allotment,
-        entries: &[Entry],
-        candidates: &[Candidate],
-        decisions: &[Decision],
-        used: u64,
-    ) {
-        (allotment.used_bps, allotment.next_bps, allotment.total_bps) = (used, used, used);
-        let mut least = u64::MAX;
-        for ((entry, candidate), decision) in entries.iter().zip(candidates).zip(decisions) {
-            let guard = &self.downtracks[entry.slot].guard;
-            let chosen = decision.option.map(|option| &candidate.options[option]);
-            let (utility, bps) = chosen.map_or((0.0, 0), |option| (option.utility, option.bitrate_bps));
-            let better = candidate.options.iter().filter(|option| {
-                option.utility > utility + option.switch_cost && !guard.is_barred(now, option.spatial)
-            });
-            let best = better.clone().max_by(|a, b| a.utility.total_cmp(&b.utility));
-            // Not yet for what rests; it will be a candidate soon.
-            let resumed = |rung: &Rung| (rung.bps as f64 * MARGIN_RESUME) as u64;
-            let rested = candidate.options.is_empty().then(|| entry.rungs.first().map_or(0, resumed));
-            least = better
-                .map(|option| option.bitrate_bps.saturating_sub(bps))
-                .chain(rested)
-                .min()
-                .unwrap_or(u64::MAX)
-                .min(least);
-            let gain = best.map(|option| option.bitrate_bps.saturating_sub(bps)).or(rested).unwrap_or(0);
-            allotment.total_bps += (gain as f64 * MARGIN_UP) as u64;
-        }
-        if least < u64::MAX {
-            allotment.next_bps += (least as f64 * MARGIN_UP) as u64;
-        }
-    }
-
-    fn is_speaking(&self, uptrack: &Uptrack) -> bool {
-        let (Some(room), Some(publisher)) = (self.rooms.get(&uptrack.room), self.transports.get(uptrack.transport))
-        else {
-            return false;
-        };
-        publisher
-            .uptracks
-            .iter()
-            .filter_map(|&index| self.uptracks.get(index))
-            .any(|other| other.kind == MediaKind::Audio && !other.muted && room.speakers.is_speaking(other.id))
-    }
-
-    /// Carries out one decision. `spare`: bits a second that nobody else was given.
-    fn give(
-        &mut self,
-        now: Instant,
-        slot: usize,
-        given: Option<(Layer, u64)>,
-        reason: &'static str,
-        rungs: &[Rung],
-        spare: u64,
-    ) {
-        let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
-        downtrack.allocation = reason;
-        downtrack.target_bps = given.map_or(0, |(_, bps)| bps);
-        let id = downtrack.id;
-        let Some((layer, bps)) = given else {
-            downtrack.paused.get_or_insert(now);
-            downtrack.reason = "bandwidth";
-            downtrack.selector.set_target(None);
-            if downtrack.active.replace(false) != Some(false) {
-                self.counters.bandwidth_pauses += 1;
-                self.emit(Event::DowntrackState { downtrack: id, active: false, reason: "bandwidth".to_owned() });
-            }
-            self.forget_waiting(slot);
-            return;
-        };
-        downtrack.paused = None;
-        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
-        let (mode, uptrack_slot) = (uptrack.mode, downtrack.uptrack);
-        let before = downtrack.selector.target();
-        let was_possible = before.is_some_and(|b| rungs.iter().any(|rung| rung.layer.spatial == b.spatial));
-        downtrack.guard.settle(&self.config.guard, now);
-        if before != Some(layer) {
-            let spatial = before.map(|layer| layer.spatial);
-            // Encoders that fall behind make another layer the better one; that says nothing of the link.
-            let is_choice = reason == Reason::Best.as_str() || still_fits(rungs, before, bps + spare);
-            if spatial > Some(layer.spatial) && is_choice {
-                downtrack.guard.forgive();
-            }
             // A layer that is gone, or not wished any more, is no failed climb.
-            if !reason.is_empty() && (was_possible || spatial < Some(layer.spatial)) {
-                downtrack.guard.changed(&self.config.guard, now, spatial, Some(layer.spatial));
+            if was_possible || spatial < Some(layer.spatial) {
+                guard.changed(config, now, spatial, Some(layer.spatial));
             }
-            downtrack.selector.set_target(Some(layer));
-            if mode == LayerMode::Svc && spatial > Some(layer.spatial) {
-                let transport = self.transports.get_mut(downtrack.transport);
-                let dropped = transport.map_or(0, |transport| transport.pacer.lower(slot, layer.spatial));
-                self.counters.pacer_dropped += dropped as u64;
+            if track.mode == LayerMode::Simulcast {
+                choice.meanwhile = meanwhile(track.current, layer.spatial, bps + spare, rungs);
             }
-            if mode == LayerMode::Simulcast && !reason.is_empty() {
-                step_down(downtrack, layer.spatial, bps + spare, rungs);
-            }
-        }
-        if downtrack.active == Some(false) {
-            downtrack.active = Some(true);
-            self.emit(Event::DowntrackState { downtrack: id, active: true, reason: "bandwidth".to_owned() });
-        }
-        self.ask_for_keyframe(now, slot, uptrack_slot, mode);
-    }
-
-    /// The key frame that a downtrack needs to reach its target, if its subscriber is there to get it.
-    fn ask_for_keyframe(&mut self, now: Instant, slot: usize, uptrack: usize, mode: LayerMode) {
-        let Some(downtrack) = self.downtracks.get(slot) else { return };
-        let is_up = self.transports.get(downtrack.transport).is_some_and(|t| t.may_send());
-        if is_up && let Some(stream) = downtrack.selector.waits_for_keyframe(mode == LayerMode::Svc) {
-            let is_first = downtrack.packets == 0;
-            self.request_keyframe(now, uptrack, stream, is_first);
         }
     }
+    for rung in &track.rungs {
+        let spatial = rung.layer.spatial;
+        if track.guard.is_barred(now, spatial) && choice.barred.last() != Some(&spatial) {
+            choice.barred.push(spatial);
+        }
+    }
+    choice
 }
 
 /// What the frame rates of one spatial layer are a share of: its own full rate, unless its encoder clearly falls behind the
@@ -410,28 +397,23 @@ fn full_fps(rungs: &[Rung], spatial: Spatial) -> f32 {
     if own >= least { own } else { least * least / own.max(1.0) }
 }
 
-/// Nothing has been measured that speaks against the first pictures.
-fn is_start(transport: &Transport, began: Option<Instant>, now: Instant) -> bool {
-    transport.downlink.is_climbing() && began.is_none_or(|at| now.saturating_duration_since(at) < START)
-}
-
 /// Whether the layer that was sent could go on.
 fn still_fits(rungs: &[Rung], before: Option<Layer>, room_bps: u64) -> bool {
     rungs.iter().any(|rung| Some(rung.layer) == before && rung.bps <= room_bps)
 }
 
 /// Until the key frame of a smaller layer comes, the larger one goes on as far as it fits: at its base frame rate, or not.
-fn step_down(downtrack: &mut Downtrack, to: Spatial, fits_bps: u64, rungs: &[Rung]) {
-    let Some(current) = downtrack.selector.current().filter(|current| current.spatial > to) else { return };
+fn meanwhile(current: Option<Layer>, to: Spatial, fits_bps: u64, rungs: &[Rung]) -> Meanwhile {
+    let Some(current) = current.filter(|current| current.spatial > to) else { return Meanwhile::GoesOn };
     let base = rungs.iter().find(|rung| rung.layer.spatial == current.spatial);
     match base {
-        Some(rung) if rung.bps <= fits_bps => downtrack.selector.set_interim(rung.layer.temporal.min(TOP_TEMPORAL)),
-        _ => downtrack.selector.restart(),
+        Some(rung) if rung.bps <= fits_bps => Meanwhile::Thinned(rung.layer.temporal.min(TOP_TEMPORAL)),
+        _ => Meanwhile::Stops,
     }
 }
 
-fn chosen_bps(entries: &[Entry], decisions: &[Decision]) -> impl Iterator<Item = u64> {
-    entries.iter().zip(decisions).filter_map(|(entry, decision)| decision.option.map(|option| entry.rungs[option].bps))
+fn chosen_bps(tracks: &[Track], decisions: &[Decision]) -> impl Iterator<Item = u64> {
+    tracks.iter().zip(decisions).filter_map(|(track, decision)| decision.option.map(|option| track.rungs[option].bps))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::command::{LayerSpec, MediaKind, Want};
 use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::{Spatial, UptrackId};
+use crate::trace::Cause;
 
 impl Engine {
     /// A wish, a mute or what flows has changed: what may be sent is found anew.
@@ -30,7 +31,7 @@ impl Engine {
             self.favour(slot);
         }
         if self.downtracks[slot].kind == MediaKind::Video {
-            self.allot(now, transport);
+            self.allot(now, transport, Cause::Wish);
             self.probe(now, transport);
         }
         self.update_demand(now, uptrack_slot);

@@ -1,6 +1,6 @@
 //! Commands: what each one checks and does. One that cannot be applied is answered by `Rejected` and changes nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::down::Downtrack;
 use super::up::Uptrack;
@@ -108,6 +108,14 @@ impl Engine {
             }
             Command::GetRoomStats { request, room } => {
                 self.room_stats(now, request, room);
+                Ok(())
+            }
+            Command::StartTrace { trace, transport, seconds } => {
+                self.start_trace(now, trace, transport, Duration::try_from_secs_f64(seconds).unwrap_or_default());
+                Ok(())
+            }
+            Command::StopTrace { trace } => {
+                self.stop_trace(now, trace);
                 Ok(())
             }
             Command::InjectFault { transport, fault } => {
@@ -343,6 +351,8 @@ fn name_and_subject(command: &Command) -> (&'static str, u64) {
         Command::RemoveDataDowntrack { data_uptrack, .. } => ("remove_data_downtrack", data_uptrack.0),
         Command::Snapshot => ("snapshot", 0),
         Command::GetRoomStats { room, .. } => ("get_room_stats", room.0),
+        Command::StartTrace { transport, .. } => ("start_trace", transport.0),
+        Command::StopTrace { trace } => ("stop_trace", *trace),
         Command::InjectFault { transport, .. } => ("inject_fault", transport.0),
     }
 }

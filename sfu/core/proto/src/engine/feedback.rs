@@ -137,7 +137,12 @@ impl Engine {
             packets: downtrack.packets,
             bytes: downtrack.bytes,
         };
-        let tripped = downtrack.watch.report(report, self.transports[slot].rtt.smoothed());
+        let rtt = self.transports[slot].rtt.smoothed();
+        let (id, fraction_lost) = (downtrack.id, downtrack.reported.fraction_lost);
+        let tripped = downtrack.watch.report(report, rtt);
+        if let Some(recorder) = self.transports[slot].downlink.recorder() {
+            recorder.report(id, report, fraction_lost, rtt);
+        }
         self.transports[slot].downlink.reported(now);
         if let Some(trip) = tripped.filter(|_| self.config.congestion_control) {
             self.transports[slot].downlink.trip(now, trip);

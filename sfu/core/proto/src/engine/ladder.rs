@@ -4,6 +4,8 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::up::Uptrack;
 use crate::command::LayerMode;
 use crate::downtrack::Layer;
@@ -19,8 +21,8 @@ const BITS_A_PIXEL: f64 = 0.08;
 const DEFAULT_FPS: f32 = 30.0;
 
 /// One way to be sent a track.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rung {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rung {
     pub layer: Layer,
     pub bps: u64,
     pub pixels: u32,

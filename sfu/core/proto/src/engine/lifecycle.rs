@@ -14,6 +14,7 @@ use crate::registers::loudest::Loudest;
 use crate::registers::speaker::Speakers;
 use crate::sctp::SctpEvent;
 use crate::srtp::Profile;
+use crate::trace::End;
 use crate::transmit::Path;
 use crate::transport::{Note, StreamUse};
 
@@ -145,6 +146,7 @@ impl Engine {
         if !self.transports.contains(slot) {
             return;
         }
+        self.end_trace(now, slot, End::Closed);
         for uptrack in self.transports[slot].uptracks.clone() {
             self.remove_uptrack(now, uptrack);
         }

@@ -4,7 +4,7 @@
 //! into the arena). Commands come in through `commands`, RTCP through `feedback`, reports leave through `report`.
 //! A panic in one transport's input closes that transport and nothing else.
 
-mod allot;
+pub mod allot;
 mod audible;
 mod choose;
 mod commands;
@@ -12,6 +12,7 @@ mod data;
 mod down;
 mod feedback;
 mod forward;
+mod give;
 mod ingress;
 mod ladder;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod pace;
 mod paths;
 mod report;
 mod tick;
+mod traces;
 mod up;
 mod write;
 

@@ -50,6 +50,7 @@ impl Engine {
     }
 
     fn tick_transport(&mut self, now: Instant, slot: usize) {
+        self.hand_over_trace(now, slot);
         let transport = &self.transports[slot];
         let is_young = matches!(transport.state, TransportState::New | TransportState::Connecting);
         if is_young && transport.remote_since.is_some_and(|at| now >= at + self.config.connect_timeout) {

@@ -1,0 +1,209 @@
+//! The edge between the engine and `allot`: gathers what is known of a subscriber's tracks, and carries out what was chosen:
+//! targets, pauses, key frames, pace and probes.
+
+use std::time::Instant;
+
+use super::Engine;
+use super::allot::{Choice, Means, Meanwhile, Situation, Track, choose};
+use super::down::Downtrack;
+use super::ladder::ladder;
+use super::up::Uptrack;
+use crate::command::{Content, LayerMode, MediaKind};
+use crate::event::Event;
+use crate::trace::Cause;
+
+impl Engine {
+    /// Chooses anew for all video of one subscriber.
+    pub(super) fn allot(&mut self, now: Instant, slot: usize, cause: Cause) {
+        if !self.transports.contains(slot) {
+            return;
+        }
+        self.counters.allocations += 1;
+        let (slots, mut situation) = self.situation(now, slot);
+        let transport = &mut self.transports[slot];
+        if let Some(recorder) = transport.downlink.recorder() {
+            recorder.situation(now, cause, &situation);
+        }
+        let means = Means { downlink: &transport.downlink, before: transport.allotment, guard: &self.config.guard };
+        let outcome = choose(now, &means, &mut situation);
+        if let Some(recorder) = transport.downlink.recorder() {
+            recorder.outcome(now, &outcome);
+        }
+        transport.allotment = outcome.allotment;
+        self.set_pace(now, slot);
+        for ((index, track), choice) in slots.into_iter().zip(situation.tracks).zip(&outcome.choices) {
+            if let Some(downtrack) = self.downtracks.get_mut(index) {
+                downtrack.guard = track.guard;
+                self.give(now, index, choice);
+            }
+        }
+    }
+
+    /// The estimate has moved, or may have: layers and pacing follow it where that changes anything.
+    pub(super) fn estimate_changed(&mut self, now: Instant, slot: usize) {
+        self.set_pace(now, slot);
+        let Some(transport) = self.transports.get_mut(slot) else { return };
+        if !transport.allotment.has_video {
+            return;
+        }
+        let is_outdated = transport.allotment.is_outdated(now, &transport.downlink);
+        if transport.downlink.is_overusing() && transport.pacer.has_video_waiting() {
+            self.thin_queue(slot);
+        }
+        if is_outdated {
+            self.allot(now, slot, Cause::Estimate);
+        }
+        self.probe(now, slot);
+    }
+
+    fn set_pace(&mut self, now: Instant, slot: usize) {
+        let factor = self.config.pacing_factor;
+        if let Some(transport) = self.transports.get_mut(slot) {
+            let rate = transport.allotment.pace_bps(now, &transport.downlink, factor);
+            if let Some(recorder) = transport.downlink.recorder() {
+                recorder.pace(now, rate);
+            }
+            transport.pacer.set_rate(now, rate);
+            transport.pacer.set_hold(transport.downlink.hold());
+        }
+    }
+
+    /// Ten times a second.
+    pub(super) fn tick_downlink(&mut self, now: Instant, slot: usize) {
+        let patience = self.config.feedback_patience;
+        let Some(transport) = self.transports.get_mut(slot) else { return };
+        transport.downlink.tick(now, patience);
+        if transport.allotment.has_video {
+            if transport.allotment.is_old(now) {
+                self.allot(now, slot, Cause::Clock);
+            }
+            self.estimate_changed(now, slot);
+        }
+    }
+
+    /// Sends a cluster if it is time to learn whether the link carries more.
+    pub(super) fn probe(&mut self, now: Instant, slot: usize) {
+        let Some(transport) = self.transports.get(slot) else { return };
+        if transport.pacer.probe().is_some() || !transport.may_send() {
+            return;
+        }
+        let is_traced = transport.downlink.is_traced();
+        if !is_traced && !transport.allotment.wants_more(&transport.downlink) {
+            return;
+        }
+        let can_probe = self.can_probe(slot);
+        let transport = &mut self.transports[slot];
+        if let Some(recorder) = transport.downlink.recorder() {
+            recorder.could_probe(now, can_probe);
+        }
+        if let Some(cluster) = transport.allotment.probe(now, &mut transport.downlink, can_probe) {
+            transport.pacer.begin_probe(now, cluster);
+            self.counters.probes += 1;
+            self.list_paced(now, slot);
+            self.release(now, slot);
+        }
+    }
+
+    /// What is known of the video that one subscriber wants, with the slots of his downtracks.
+    fn situation(&mut self, now: Instant, slot: usize) -> (Vec<usize>, Situation) {
+        let (mut slots, mut situation) = (Vec::new(), Situation::default());
+        for position in 0..self.transports[slot].downtracks.len() {
+            let index = self.transports[slot].downtracks[position];
+            let Some(downtrack) = self.downtracks.get(index) else { continue };
+            situation.voices += usize::from(downtrack.kind == MediaKind::Audio);
+            let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { continue };
+            let (MediaKind::Video, Some(max), false) = (downtrack.kind, downtrack.max_spatial, uptrack.muted) else {
+                continue;
+            };
+            let mut track = Track {
+                downtrack: downtrack.id,
+                uptrack: uptrack.id,
+                content: uptrack.content,
+                mode: uptrack.mode,
+                want: downtrack.want.clone(),
+                is_speaking: uptrack.content == Content::Camera && self.is_speaking(uptrack),
+                has_started: downtrack.has_started,
+                target: downtrack.selector.target(),
+                current: downtrack.selector.current(),
+                paused: downtrack.paused,
+                guard: Default::default(),
+                rungs: ladder(now, uptrack, max, downtrack.want.fps),
+            };
+            if let Some(downtrack) = self.downtracks.get_mut(index) {
+                track.guard = std::mem::take(&mut downtrack.guard);
+            }
+            slots.push(index);
+            situation.tracks.push(track);
+        }
+        (slots, situation)
+    }
+
+    fn is_speaking(&self, uptrack: &Uptrack) -> bool {
+        let (Some(room), Some(publisher)) = (self.rooms.get(&uptrack.room), self.transports.get(uptrack.transport))
+        else {
+            return false;
+        };
+        publisher
+            .uptracks
+            .iter()
+            .filter_map(|&index| self.uptracks.get(index))
+            .any(|other| other.kind == MediaKind::Audio && !other.muted && room.speakers.is_speaking(other.id))
+    }
+
+    /// Carries out one choice.
+    fn give(&mut self, now: Instant, slot: usize, choice: &Choice) {
+        let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
+        downtrack.allocation = choice.reason.map_or("", |reason| reason.as_str());
+        downtrack.target_bps = choice.bps;
+        let id = downtrack.id;
+        let Some(layer) = choice.layer else {
+            downtrack.paused.get_or_insert(now);
+            downtrack.reason = "bandwidth";
+            downtrack.selector.set_target(None);
+            if downtrack.active.replace(false) != Some(false) {
+                self.counters.bandwidth_pauses += 1;
+                self.emit(Event::DowntrackState { downtrack: id, active: false, reason: "bandwidth".to_owned() });
+            }
+            self.forget_waiting(slot);
+            return;
+        };
+        downtrack.paused = None;
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
+        let (mode, uptrack_slot) = (uptrack.mode, downtrack.uptrack);
+        let before = downtrack.selector.target();
+        if before != Some(layer) {
+            downtrack.selector.set_target(Some(layer));
+            if mode == LayerMode::Svc && before.map(|layer| layer.spatial) > Some(layer.spatial) {
+                let transport = self.transports.get_mut(downtrack.transport);
+                let dropped = transport.map_or(0, |transport| transport.pacer.lower(slot, layer.spatial));
+                self.counters.pacer_dropped += dropped as u64;
+            }
+            wait_for_keyframe(downtrack, choice.meanwhile);
+        }
+        if downtrack.active == Some(false) {
+            downtrack.active = Some(true);
+            self.emit(Event::DowntrackState { downtrack: id, active: true, reason: "bandwidth".to_owned() });
+        }
+        self.ask_for_keyframe(now, slot, uptrack_slot, mode);
+    }
+
+    /// The key frame that a downtrack needs to reach its target, if its subscriber is there to get it.
+    fn ask_for_keyframe(&mut self, now: Instant, slot: usize, uptrack: usize, mode: LayerMode) {
+        let Some(downtrack) = self.downtracks.get(slot) else { return };
+        let (id, is_first) = (downtrack.id, downtrack.packets == 0);
+        let Some(stream) = downtrack.selector.waits_for_keyframe(mode == LayerMode::Svc) else { return };
+        let Some(transport) = self.transports.get_mut(downtrack.transport).filter(|t| t.may_send()) else { return };
+        if let Some(recorder) = transport.downlink.recorder() {
+            recorder.keyframe(now, id, stream);
+        }
+        self.request_keyframe(now, uptrack, stream, is_first);
+    }
+}
+
+fn wait_for_keyframe(downtrack: &mut Downtrack, meanwhile: Meanwhile) {
+    match meanwhile {
+        Meanwhile::GoesOn => {}
+        Meanwhile::Thinned(temporal) => downtrack.selector.set_interim(temporal),
+        Meanwhile::Stops => downtrack.selector.restart(),
+    }
+}
