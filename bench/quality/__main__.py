@@ -1,6 +1,7 @@
 """`python -m bench.quality`: all scenarios, their table on the terminal, plots in `bench/results/quality`.
 
 With `--docs` the summary page in `docs/` is written anew. The process ends with 1 if a target is missed and `--strict`.
+With `--trace FILE` nothing is simulated: a recorded trace (`callyard trace`) is drawn beside it, as FILE.png.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.quality import draw, page
+from bench.quality import draw, page, trace
 from bench.quality.figures import Row, read, rows
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,6 +30,19 @@ def simulate(binary: Path, seeds: int, only: list[str]) -> None:
     subprocess.run(command, check=True)
 
 
+def draw_trace(path: Path) -> int:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            series = trace.series(lines)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{path}: no trace: {error}", file=sys.stderr)
+        return 1
+    drawn = path.with_suffix(".png")
+    draw.call({"scenario": {"title": path.stem}, "series": series}, drawn)
+    print(drawn)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
     parser.add_argument("--binary", type=Path, default=ROOT / "sfu" / "core" / "target" / "release" / "callyard-sim")
@@ -36,7 +50,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this scenario alone; repeatable")
     parser.add_argument("--docs", action="store_true", help="write docs/quality.md and its plots anew")
     parser.add_argument("--strict", action="store_true", help="fail if a target is missed")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="draw this trace, and nothing else")
     options = parser.parse_args()
+    if options.trace is not None:
+        return draw_trace(options.trace)
 
     simulate(options.binary, options.seeds, options.only)
     order = [scenario["name"] for scenario in json.loads(SCENARIOS.read_text())]

@@ -55,14 +55,17 @@ def call(run: dict[str, Any], path: Path, dpi: int = 130) -> None:
 
 
 def rate_of(axes: Axes, series: dict[str, Any]) -> None:
-    """What the link carried, what was thought of it, what was sent."""
+    """What the link carried, where that is known, what was thought of it, what was sent."""
     t = series["t"]
     mega = {name: [value / 1e6 for value in series[name]] for name in ("free", "estimate", "sent")}
     # Not every server tells its estimate.
     estimate = mega["estimate"] or [float("nan")] * len(t)
-    top = 1.3 * max(min(max(mega["free"]), 12.0), max(mega["sent"]) / 1.6)
-    axes.fill_between(t, mega["free"], step="post", color=ROOM, linewidth=0, label="link")
-    axes.plot(t, mega["free"], drawstyle="steps-post", color=FAINT, linewidth=0.7)
+    if mega["free"]:
+        axes.fill_between(t, mega["free"], step="post", color=ROOM, linewidth=0, label="link")
+        axes.plot(t, mega["free"], drawstyle="steps-post", color=FAINT, linewidth=0.7)
+        top = 1.3 * max(min(max(mega["free"]), 12.0), max(mega["sent"]) / 1.6)
+    else:
+        top = 1.6 * max([0.1, *mega["sent"]])
     axes.plot(t, estimate, color=ESTIMATE, linewidth=1.3, label="estimate")
     axes.plot(t, mega["sent"], color=SENT, linewidth=1.0, label="sent")
     axes.set_ylim(0, top)
@@ -87,7 +90,7 @@ def seen_of(axes: Axes, series: dict[str, Any]) -> None:
         axes.plot([start_s, start_s + length], [-0.62, -0.62], color=QUEUE, linewidth=2.5, solid_capstyle="butt")
     axes.set_ylim(len(tracks) - 0.4, -0.8)
     axes.set_yticks([])
-    axes.set_ylabel("seen")
+    axes.set_ylabel(series.get("lanes", "seen"))
     axes.spines["left"].set_visible(False)
     heights = sorted({height for track in tracks for height in track["height"]})
     names = {-1: "nothing"} | {height: f"{height}p" for height in HEIGHTS if height > 0}

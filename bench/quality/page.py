@@ -45,8 +45,9 @@ _TAIL = """\
   tracks of less weight have what one of more weight, that has nothing, could be sent with.
 * **wasted uplink**: published bits of layers that nobody gets.
 
-Again: `make quality`; one scenario: `python -m bench.quality --only steps`. A call, line by line, to look at and to
-play again: `callyard-sim record steps --out steps.jsonl`, `callyard-sim replay steps.jsonl`.
+Again: `make quality`; one scenario: `python -m bench.quality --only steps`. What was decided in a call and why, line by
+line, to look at and to play again: `callyard-sim record steps --out steps.jsonl`, `callyard-sim replay steps.jsonl`
+([traces](guides/traces.md)).
 """
 
 
