@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -95,6 +95,7 @@ class WorkerHandle:
         self.info = info
         self.alive = True
         self.loop_lag_seconds = 0.0
+        self.unshown = Unshown()
         self._node = node
         self._controller = controller
         self._process = process
@@ -120,6 +121,7 @@ class WorkerHandle:
 
     def send(self, *commands: border.AnyCommand) -> None:
         """In order, without waiting; a refusal comes back as a `Rejected` event."""
+        self.unshown.sent(commands)
         self._controller.send(commands)
 
     def remember(self, key: str, value: bytes) -> None:
@@ -549,6 +551,37 @@ class Node:
 
 
 # --- pure --------------------------------------------------------------------------------------------------------
+
+
+class Unshown:
+    """Numbers of what is added or removed after a snapshot was asked for: a worker acts in order, so it misses the
+    one and has the other still. Those of the last snapshot that was asked for."""
+
+    def __init__(self) -> None:
+        self._numbers: set[int] | None = None
+
+    def sent(self, commands: Iterable[border.AnyCommand]) -> None:
+        for command in commands:
+            match command:
+                case border.TakeSnapshot():
+                    self._numbers = set()
+                case border.AddTransport(transport=number) | border.RemoveTransport(transport=number):
+                    self._add(number)
+                case border.AddUptrack(uptrack=number) | border.RemoveUptrack(uptrack=number):
+                    self._add(number)
+                case border.AddDowntrack(downtrack=number) | border.RemoveDowntrack(downtrack=number):
+                    self._add(number)
+                case _:
+                    pass
+
+    def end(self) -> frozenset[int]:
+        """Of the snapshot that is looked at now."""
+        numbers, self._numbers = frozenset(self._numbers or ()), None
+        return numbers
+
+    def _add(self, number: int) -> None:
+        if self._numbers is not None:
+            self._numbers.add(number)
 
 
 def place(room: str, loads: Mapping[str, float]) -> str:

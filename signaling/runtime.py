@@ -394,15 +394,17 @@ class Rooms:
 
     def _attach(self, worker: WorkerHandle, snapshot: border.Snapshot, now: Moment) -> None:
         """What lives on a worker and belongs to nobody goes; the rest is taken for true."""
+        unshown = worker.unshown.end()
         orphans = []
         for summary in snapshot.transports:
             hosted = self._by_number.get(summary.room)
-            if hosted is None or summary.transport not in hosted.room.core.by_transport:
+            is_ours = hosted is not None and summary.transport in hosted.room.core.by_transport
+            if not is_ours and summary.transport not in unshown:
                 orphans.append(border.RemoveTransport(transport=summary.transport))
         worker.send(*orphans)
         for hosted in tuple(self.hosted.values()):
             if hosted.worker is worker:
-                self.apply(hosted, hosted.room.attach(snapshot, now))
+                self.apply(hosted, hosted.room.attach(snapshot, unshown, now))
 
     def _worker_lost(self, worker: WorkerHandle) -> None:
         for hosted in tuple(self.hosted.values()):

@@ -6,7 +6,7 @@ beside this one; here is only which of them a message, an event or a timer conce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 from livekit.protocol import models, rtc
@@ -223,12 +223,17 @@ class Room:
         quality.reported(self.core, reports)
         return self._effects()
 
-    def attach(self, snapshot: border.Snapshot, now: Moment) -> list[Effect]:
-        """Take what lives on the worker for true, after events may have been missed."""
+    def attach(self, snapshot: border.Snapshot, unshown: Set[int], now: Moment) -> list[Effect]:
+        """Take what lives on the worker for true, after events may have been missed.
+
+        Of what was added or removed since the snapshot was asked for, `unshown`, it says nothing.
+        """
         core = self.core
-        self._make_good(snapshot, now)
+        self._make_good(snapshot, unshown, now)
         alive = {summary.transport: summary for summary in snapshot.transports}
         for transport, participant in tuple(core.by_transport.items()):
+            if transport in unshown:
+                continue
             summary = alive.get(transport)
             state = border.TransportStatus.CLOSED if summary is None else summary.state
             event = border.TransportState(transport=transport, state=state, reason="found_so")
@@ -244,22 +249,22 @@ class Room:
                 )
         return self._effects()
 
-    def _make_good(self, snapshot: border.Snapshot, now: Moment) -> None:
+    def _make_good(self, snapshot: border.Snapshot, unshown: Set[int], now: Moment) -> None:
         """What we do not know of goes; whoever misses something comes back afresh and gets it anew."""
         core = self.core
         ours = core.by_transport
-        unknown = [
-            one.uptrack for one in snapshot.uptracks if one.transport in ours and one.uptrack not in core.by_uptrack
-        ]
+        shown = [one for one in snapshot.uptracks if one.transport in ours and one.uptrack not in unshown]
+        unknown = {one.uptrack for one in shown if one.uptrack not in core.by_uptrack}
         for uptrack in unknown:
             core.command(border.RemoveUptrack(uptrack=uptrack))
         sent = {number: found for number, found in core.by_downtrack.items() if found[1].sent is not None}
         for one in snapshot.downtracks:
             # Those of an uptrack that goes end with it.
-            if one.transport in ours and one.downtrack not in sent and one.uptrack not in unknown:
+            ends = one.uptrack in unknown or one.uptrack in unshown or one.downtrack in unshown
+            if one.transport in ours and one.downtrack not in sent and not ends:
                 core.command(border.RemoveDowntrack(downtrack=one.downtrack))
-        uptracks = {one.uptrack for one in snapshot.uptracks}
-        downtracks = {one.downtrack for one in snapshot.downtracks}
+        uptracks = unshown | {one.uptrack for one in snapshot.uptracks}
+        downtracks = unshown | {one.downtrack for one in snapshot.downtracks}
         without = [found[0] for number, found in core.by_uptrack.items() if number not in uptracks]
         without += [found[0] for number, found in sent.items() if number not in downtracks]
         for participant in without:

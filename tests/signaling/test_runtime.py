@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from sfu import border
 from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
-from sfu.node import Node, WorkerHandle
+from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
 from signaling import tokens
 from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unauthenticated, Unavailable
@@ -57,8 +57,10 @@ class MemoryWorker:
     memory: dict[str, bytes] = field(default_factory=dict)
     transports: dict[int, border.AddTransport] = field(default_factory=dict)
     candidates: list[tuple[str, str, int]] = field(default_factory=lambda: [("udp", "192.0.2.7", 7882)])
+    unshown: Unshown = field(default_factory=Unshown)
 
     def send(self, *commands: AnyCommand) -> None:
+        self.unshown.sent(commands)
         for command in commands:
             self.log.append(command)
             match command:
@@ -581,6 +583,24 @@ async def test_nobody_joins_before_the_workers_have_shown_what_they_have() -> No
     assert after.rooms._early is None
     newcomer = await after.join("bob")
     assert "leave" not in newcomer.kinds()
+
+
+async def test_who_joins_before_a_snapshot_arrives_stays() -> None:
+    """As when the connection to a worker broke and was made anew in the middle of a call."""
+    edge = await Edge.start()
+    alice = await edge.join("alice")
+    worker = edge.worker_of()
+    shown = worker.snapshot()
+    worker.unshown.sent([border.TakeSnapshot()])
+    bob = await edge.join("bob")
+    await edge.join("gone")
+    edge.rooms.apply(edge.hosted(), edge.hosted().room.remove("gone", edge.rooms.now()))
+    commands = len(worker.log)
+    edge.says(worker, shown)
+    assert not any("leave" in signal.kinds() for signal in (alice, bob))
+    assert not [entry for entry in worker.log[commands:] if not isinstance(entry, tuple)]
+    edge.says(worker, shown)
+    assert "leave" in bob.kinds()
 
 
 async def test_what_belongs_to_nobody_is_cleared_away() -> None:

@@ -10,6 +10,7 @@ from livekit.protocol import rtc
 
 from sfu import border
 from sfu.border import IceCredentials, TransportStatus
+from sfu.node import Unshown
 from signaling.rooms.memory import Unpacker, pack
 from tests.signaling.rooms.world import Client, World, user_packet
 
@@ -61,7 +62,7 @@ def test_a_room_goes_on_after_a_restart() -> None:
     before = {one.identity: one.info() for one in world.room.core.participants.values()}
     commands = len(world.worker.log)
     world.restart()
-    world.apply(world.room.attach(world.snapshot(), world.now))
+    world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
     assert len(world.worker.log) == commands
     assert {one.identity: one.info() for one in world.room.core.participants.values()} == before
     world.resume(alice)
@@ -80,7 +81,7 @@ def test_a_room_goes_on_after_a_restart() -> None:
 def test_who_does_not_come_back_after_a_restart_goes_in_time() -> None:
     world, _, bob = busy_world()
     world.restart()
-    world.apply(world.room.attach(world.snapshot(), world.now))
+    world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
     world.resume(bob)
     world.wait(world.settings.signal_absence_seconds + 1)
     assert set(bob.people) == {bob.sid}
@@ -93,7 +94,7 @@ def test_whose_media_died_meanwhile_is_gone_at_once() -> None:
     gone = alice.record.publisher.transport
     world.worker.close(gone)
     left = tuple(summary for summary in snapshot.transports if summary.transport != gone)
-    world.apply(world.room.attach(msgspec.structs.replace(snapshot, transports=left), world.now))
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, transports=left), frozenset(), world.now))
     assert alice.sid not in world.room.core.participants
     world.resume(bob)
     assert set(bob.people) == {bob.sid}
@@ -103,7 +104,7 @@ def test_one_who_was_still_connecting_has_his_time() -> None:
     world = World()
     alice = world.join("alice", connected=False)
     world.restart()
-    world.apply(world.room.attach(world.snapshot(alice=TransportStatus.CONNECTING), world.now))
+    world.apply(world.room.attach(world.snapshot(alice=TransportStatus.CONNECTING), frozenset(), world.now))
     assert alice.sid in world.room.core.participants
     world.wait(world.settings.connect_seconds + 1)
     assert not world.room.core.participants
@@ -123,7 +124,7 @@ def test_what_the_worker_needs_is_asked_of_the_publisher_after_a_restart() -> No
     world.restart()
     snapshot = world.snapshot()
     uptracks = tuple(msgspec.structs.replace(one, max_spatial=1) for one in snapshot.uptracks)
-    world.apply(world.room.attach(msgspec.structs.replace(snapshot, uptracks=uptracks), world.now))
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, uptracks=uptracks), frozenset(), world.now))
     world.resume(alice)
     update = alice.heard("subscribed_quality_update")[-1]
     assert [quality.enabled for quality in update.subscribed_qualities] == [True, True, False]
@@ -138,7 +139,7 @@ def test_what_the_worker_has_and_we_do_not_know_goes() -> None:
     world.worker.apply(msgspec.structs.replace(uptrack, uptrack=901))
     world.worker.apply(msgspec.structs.replace(copy, downtrack=902, mid="902"))
     world.worker.apply(msgspec.structs.replace(copy, downtrack=903, uptrack=901, mid="903"))
-    world.apply(world.room.attach(world.snapshot(), world.now))
+    world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
     assert world.worker.log[-2:] == [border.RemoveUptrack(uptrack=901), border.RemoveDowntrack(downtrack=902)]
     world.resume(alice)
     world.resume(bob)
@@ -150,6 +151,24 @@ def test_whoever_misses_something_on_the_worker_comes_back_afresh() -> None:
     number = bob.record.subscriptions[alice.track("cam").sid].downtrack
     del world.worker.downtracks[number]
     world.worker.ended.add(number)
-    world.apply(world.room.attach(world.snapshot(), world.now))
+    world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
     assert bob.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
     assert set(alice.people) == {alice.sid}
+
+
+def test_a_snapshot_says_nothing_of_what_changed_after_it_was_asked_for() -> None:
+    world, alice, bob = busy_world()
+    shown, before = world.snapshot(), len(world.worker.log)
+    unshown = Unshown()
+    unshown.sent([border.TakeSnapshot()])
+    carol = world.join("carol")
+    alice.publish_video("second")
+    bob.publish_audio("later")
+    alice.stop_sending("cam")
+    since = world.worker.log[before:]
+    unshown.sent(since)
+    assert {border.AddTransport, border.AddUptrack, border.AddDowntrack, border.RemoveUptrack} <= set(map(type, since))
+    world.apply(world.room.attach(shown, unshown.end(), world.now))
+    assert world.worker.log[before:] == since
+    assert not any(client.heard("leave") for client in (alice, bob, carol))
+    assert set(carol.people) == {alice.sid, bob.sid, carol.sid}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from livekit.protocol import room as api
 
 from sfu import border
 from sfu.border import IceCredentials, TransportStatus
+from sfu.node import Unshown
 from signaling.rooms.core import RoomCore
 from signaling.rooms.memory import Unpacker, pack
 from signaling.rooms.negotiation import ClientOffered, ServerOffered
@@ -44,6 +46,10 @@ class RoomMachine(RuleBasedStateMachine):
         self.known: list[Client] = []
         """Those who believe that they are in the room, with a signal connection or without."""
         self.published = 0
+        self.shown: border.Snapshot | None = None
+        """What the worker answers, and has not yet."""
+        self.unshown = Unshown()
+        self.asked_at = 0
 
     # --- choosing ----------------------------------------------------------------------------------------------------
 
@@ -150,8 +156,39 @@ class RoomMachine(RuleBasedStateMachine):
     def restart(self, lost: str | None) -> None:
         """Signaling dies and comes back; meanwhile one participant's media may have failed."""
         self.world.restart()
+        self.shown = None
         states = {} if lost is None else {lost: TransportStatus.FAILED}
-        self.world.apply(self.world.room.attach(self.world.snapshot(**states), self.world.now))
+        self.world.apply(self.world.room.attach(self.world.snapshot(**states), frozenset(), self.world.now))
+        self.tidy()
+
+    @rule()
+    def ask_for_a_snapshot(self) -> None:
+        """The connection to the worker broke and was made anew."""
+        known = {
+            connection.transport: TransportStatus.CONNECTED if connection.is_connected else TransportStatus.CONNECTING
+            for record in self.core.participants.values()
+            for connection in (record.publisher, record.subscriber)
+            if connection is not None
+        }
+        shown = self.world.snapshot()
+        transports = [
+            msgspec.structs.replace(one, state=known.get(one.transport, one.state)) for one in shown.transports
+        ]
+        self.shown, self.unshown = msgspec.structs.replace(shown, transports=tuple(transports)), Unshown()
+        self.unshown.sent([border.TakeSnapshot()])
+        self.asked_at = len(self.world.worker.log)
+
+    @precondition(lambda self: self.shown is not None)
+    @rule()
+    def snapshot_arrives(self) -> None:
+        """It is right about what it shows: nobody has to leave, nothing has to go."""
+        assert self.shown is not None
+        shown, self.shown = self.shown, None
+        people, commands = set(self.core.participants), list(self.world.worker.log)
+        self.unshown.sent(commands[self.asked_at :])
+        self.world.apply(self.world.room.attach(shown, self.unshown.end(), self.world.now))
+        assert set(self.core.participants) == people
+        assert self.world.worker.log == commands
         self.tidy()
 
     @rule(which=_people)
