@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from livekit import rtc
 
@@ -78,6 +79,26 @@ async def test_a_call_is_recorded_and_decided_again_in_the_same_way(
     assert report.splitlines()[-1].startswith("all "), report[-2000:]
     changed = await asyncio.to_thread(simulator, "replay", str(path), "--set", "estimate_max_bps=100000")
     assert "the first that differs under the changed settings" in changed
+
+
+async def test_a_reader_that_goes_away_makes_room_for_the_next(server: Endpoint, party: Party, room: str) -> None:
+    await party.join("alice")
+    url = f"{server.url}/debug/rooms/{room}/trace?identity=alice&seconds=60"
+    headers = {"authorization": f"Bearer {server.token(room, 'operator', room_admin=True)}"}
+
+    async def begins(client: httpx2.AsyncClient) -> int:
+        async with client.stream("GET", url, headers=headers) as reply:
+            if reply.status_code == 200:
+                await anext(reply.aiter_lines())
+            return int(reply.status_code)
+
+    async with httpx2.AsyncClient(timeout=30) as client, client.stream("GET", url, headers=headers) as reply:
+        await anext(reply.aiter_lines())
+        assert await begins(client) == 429
+    async with httpx2.AsyncClient(timeout=30) as client, asyncio.timeout(30):
+        status = 0
+        while status != 200:
+            status = await begins(client)
 
 
 async def test_who_is_not_there_is_said_and_leaves_no_file(server: Endpoint, room: str, tmp_path: Path) -> None:

@@ -110,3 +110,43 @@ pub fn deserialize<'de, T: Timed, D: Deserializer<'de>>(deserializer: D) -> Resu
     let plain = T::Plain::deserialize(deserializer)?;
     T::timed(plain, origin).ok_or_else(|| D::Error::custom("no such moment"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Times {
+        #[serde(with = "crate::moment")]
+        at: Instant,
+        #[serde(with = "crate::moment")]
+        maybe: Option<(Instant, u64)>,
+        #[serde(with = "crate::moment")]
+        many: Vec<(u32, Option<Instant>)>,
+    }
+
+    #[test]
+    fn instants_come_back_as_they_were_before_and_after_the_origin() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let origin = Instant::now();
+        let (later, before) = (origin + Duration::new(7, 1), origin - Duration::from_nanos(3));
+        let times = Times { at: before, maybe: Some((later, 9)), many: vec![(1, None), (2, Some(origin))] };
+        let text = since(origin, || serde_json::to_string(&times)).unwrap();
+        assert_eq!(text, r#"{"at":-3,"maybe":[7000000001,9],"many":[[1,null],[2,0]]}"#);
+        assert_eq!(since(origin, || serde_json::from_str::<Times>(&text)).unwrap(), times);
+        // Elsewhere they lie as far from another origin.
+        let moved: Times = since(later, || serde_json::from_str(&text)).unwrap();
+        assert_eq!(moved.at, later - Duration::from_nanos(3));
+    }
+
+    #[test]
+    fn without_an_origin_they_are_refused() {
+        let text = r#"{"at":0,"maybe":null,"many":[]}"#;
+        assert!(serde_json::from_str::<Times>(text).is_err());
+        let far = r#"{"at":-9223372036854775808,"maybe":null,"many":[]}"#;
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let origin = Instant::now();
+        // What the clock cannot say is an error, never a panic.
+        let _ = since(origin, || serde_json::from_str::<Times>(far));
+    }
+}

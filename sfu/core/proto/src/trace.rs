@@ -486,3 +486,82 @@ impl Recorder {
         self.left_bytes = self.left_bytes.saturating_sub(self.text.len() - before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder(now: Instant, bytes: usize) -> Recorder {
+        let config = Config::default();
+        let bounds = Bounds { time: Duration::from_secs(10), bytes };
+        let downlink = Downlink::new(config.bwe);
+        Recorder::new(5, now, bounds, &config, &downlink, Allotment::default(), Vec::new())
+    }
+
+    fn now() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        Instant::now()
+    }
+
+    fn lines(text: &[u8], origin: Instant) -> Vec<Line> {
+        read(std::str::from_utf8(text).unwrap(), origin).unwrap()
+    }
+
+    #[test]
+    fn what_left_stands_before_what_followed() {
+        let start = now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut recorder = recorder(start, 1 << 20);
+        recorder.sent(at(1), Flow::Audio, 100, true, None);
+        recorder.sent(at(3), Flow::Video, 1_200, true, Some(4));
+        recorder.remb(at(5), 300_000);
+        recorder.sent(at(6), Flow::Padding, 240, false, None);
+        let written = lines(&recorder.take(at(7)), start);
+        let [Line::Header { version: VERSION, .. }, Line::State { .. }, Line::Sent { at_ns, packets }, remb, last] =
+            &written[..]
+        else {
+            panic!("{written:?}")
+        };
+        assert_eq!(*at_ns, 1_000_000);
+        let second = (2_000_000, 1_200, Flow::Video, true, Some(4));
+        assert_eq!(packets[..], [(0, 100, Flow::Audio, true, None), second]);
+        assert_eq!(*remb, Line::Remb { at_ns: 5_000_000, bps: 300_000 });
+        assert!(matches!(last, Line::Sent { at_ns: 6_000_000, .. }));
+        assert!(recorder.take(at(8)).is_empty(), "once");
+    }
+
+    #[test]
+    fn it_ends_at_its_time_or_size_and_writes_nothing_more() {
+        let start = now();
+        for (bytes, reason) in [(1 << 20, End::Time), (10_000, End::Size)] {
+            let mut recorder = recorder(start, bytes);
+            for step in 0..400 {
+                recorder.tick(start + Duration::from_millis(step));
+            }
+            let mut text = recorder.take(start + Duration::from_secs(10));
+            assert_eq!(recorder.end(), Some(reason));
+            recorder.sent(start + Duration::from_secs(11), Flow::Audio, 1, true, None);
+            recorder.tick(start + Duration::from_secs(11));
+            recorder.stop(start + Duration::from_secs(11), End::Stopped);
+            text.extend(recorder.take(start + Duration::from_secs(11)));
+            assert!(text.len() < bytes + 1_000);
+            let written = lines(&text, start);
+            assert_eq!(written.iter().filter(|line| matches!(line, Line::End { .. })).count(), 1);
+            assert!(matches!(written.last(), Some(Line::End { reason: last, .. }) if *last == reason));
+        }
+    }
+
+    #[test]
+    fn settings_are_the_configuration_that_they_were_taken_from() {
+        let config = Config { pacing_factor: 1.7, congestion_control: false, ..Config::default() };
+        let settings = Settings::from(&config);
+        assert_eq!(Settings::from(&settings.config()), settings);
+        assert_eq!(settings.config().guard.backoff_max, config.guard.backoff_max);
+    }
+
+    #[test]
+    fn what_is_no_line_is_an_error_that_names_it() {
+        let error = read("{\"line\":\"tick\",\"at_ns\":1}\n\n{\"line\":\"tock\"}", now()).unwrap_err();
+        assert!(error.starts_with("line 3: "), "{error}");
+    }
+}

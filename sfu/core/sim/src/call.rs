@@ -119,8 +119,8 @@ pub struct Call {
     next_look: Instant,
     next_reports: Instant,
     looks_asked: u64,
-    /// The subscriber whose trace is recorded.
-    traced: Option<usize>,
+    /// The subscriber whose trace is recorded, and from when on, seconds after the join.
+    traced: Option<(usize, f64)>,
 }
 
 impl Call {
@@ -171,9 +171,9 @@ impl Call {
         call
     }
 
-    /// As [`Call::new`], with the core's trace of one subscriber.
-    pub fn recorded(scenario: &Scenario, seed: u64, config: Config, subscriber: usize) -> Self {
-        Self { traced: Some(subscriber), ..Self::new(scenario, seed, config) }
+    /// As [`Call::new`], with the core's trace of one subscriber from that second after the join on.
+    pub fn recorded(scenario: &Scenario, seed: u64, config: Config, subscriber: usize, from_s: f64) -> Self {
+        Self { traced: Some((subscriber, from_s)), ..Self::new(scenario, seed, config) }
     }
 
     /// Runs to the end.
@@ -184,13 +184,16 @@ impl Call {
         }
         self.publish();
         self.run_until(self.epoch + JOIN);
-        if let Some(subscriber) = self.traced {
-            let transport = TransportId((self.first_subscriber + subscriber) as u64 + 1);
-            self.apply(Command::StartTrace { trace: TRACE, transport, seconds: self.seconds + 1.0 });
+        if self.traced.is_some_and(|(_, from_s)| from_s <= 0.0) {
+            self.start_trace();
         }
         self.subscribe();
         for camera in &mut self.cameras {
             camera.keyframes_before = camera.encoder.keyframes;
+        }
+        if let Some((_, from_s)) = self.traced.filter(|(_, from_s)| *from_s > 0.0) {
+            self.run_until(self.epoch + JOIN + Duration::from_secs_f64(from_s.min(self.seconds)));
+            self.start_trace();
         }
         self.run_until(self.epoch + JOIN + Duration::from_secs_f64(self.seconds));
         if self.traced.is_some() {
@@ -202,6 +205,13 @@ impl Call {
         }
         for speaker in &mut self.speakers {
             speaker.audio.play_until(end);
+        }
+    }
+
+    fn start_trace(&mut self) {
+        if let Some((subscriber, _)) = self.traced {
+            let transport = TransportId((self.first_subscriber + subscriber) as u64 + 1);
+            self.apply(Command::StartTrace { trace: TRACE, transport, seconds: self.seconds + 1.0 });
         }
     }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 const USAGE: &str = "\
 callyard-sim run --out DIR [--seeds N] [--threads N] [--only NAME]...   figures of all scenarios, as JSON
-callyard-sim record NAME --out FILE [--seed N] [--subscriber N]           a subscriber's trace, as `callyard trace` writes it
+callyard-sim record NAME --out FILE [--seed N] [--subscriber N] [--from SECOND]   a trace, as `callyard trace` writes it
 callyard-sim replay FILE [--set NAME=VALUE]... [--out FILE]               what came in again; what is decided now, beside it
 callyard-sim forward DUMP --out FILE [--seed N] [--trouble lossy|narrow]   a captured stream as a viewer gets it
 callyard-sim allocator                                                    cost of one allocation
@@ -68,6 +68,7 @@ struct Options {
     scenarios: Option<PathBuf>,
     trouble: Option<String>,
     subscriber: u64,
+    from_s: f64,
     set: Vec<String>,
     names: Vec<String>,
 }
@@ -83,6 +84,7 @@ impl Options {
             scenarios: None,
             trouble: None,
             subscriber: 0,
+            from_s: 0.0,
             set: Vec::new(),
             names: Vec::new(),
         };
@@ -102,6 +104,10 @@ impl Options {
                 "--scenarios" => options.scenarios = Some(value.into()),
                 "--trouble" => options.trouble = Some(value.clone()),
                 "--subscriber" => options.subscriber = number()?,
+                "--from" => {
+                    let second = value.parse().ok().filter(|second: &f64| (0.0..1e6).contains(second));
+                    options.from_s = second.ok_or_else(|| format!("{argument} takes a second of the call"))?;
+                }
                 "--set" => options.set.push(value.clone()),
                 "--only" => options.only.push(value.clone()),
                 _ => return Err(USAGE.to_owned()),
@@ -170,7 +176,7 @@ fn record(options: &Options) -> Result<(), String> {
     if subscriber >= subscribers.len() {
         return Err(format!("{name} has {} subscribers, the first is 0", subscribers.len()));
     }
-    let mut call = Call::recorded(scenario, options.seed, Config::default(), subscriber);
+    let mut call = Call::recorded(scenario, options.seed, Config::default(), subscriber, options.from_s);
     call.run();
     write(options.out.as_deref().ok_or(USAGE)?, |file| file.write_all(&call.trace))
 }

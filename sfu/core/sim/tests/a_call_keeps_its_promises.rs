@@ -92,7 +92,7 @@ fn one_seed_is_one_call() {
     let link = LinkSpec { rate: Some(steps), loss: 0.01, ..LinkSpec::default() };
     let scenario = scenario(10.0, vec![publisher(&[Video::Camera])], &[link]);
     let record = || {
-        let mut call = Call::recorded(&scenario, 7, Config::default(), 0);
+        let mut call = Call::recorded(&scenario, 7, Config::default(), 0, 0.0);
         call.run();
         call.trace
     };

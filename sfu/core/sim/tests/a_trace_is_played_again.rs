@@ -8,8 +8,8 @@ use callyard_sim::profile::Rate;
 use callyard_sim::replay::{Played, play, report};
 use callyard_sim::scenario::{self, Publisher, Scenario, Subscriber, Targets, Video};
 
-fn recorded(scenario: &Scenario, seed: u64, config: Config, subscriber: usize) -> String {
-    let mut call = Call::recorded(scenario, seed, config, subscriber);
+fn recorded(scenario: &Scenario, seed: u64, config: Config, from_s: f64) -> String {
+    let mut call = Call::recorded(scenario, seed, config, 0, from_s);
     call.run();
     String::from_utf8(std::mem::take(&mut call.trace)).expect("JSON is text")
 }
@@ -49,9 +49,9 @@ fn assert_same(name: &str, text: &str) -> Played {
 #[test]
 fn every_scenario_is_decided_again_as_it_was() {
     for mut scenario in scenario::builtin() {
-        // Long enough for its first changes; some last for minutes.
-        scenario.seconds = scenario.seconds.min(15.0);
-        let text = recorded(&scenario, 3, Config::default(), 0);
+        // Long enough for its first climbs; some last for minutes, and `record` and `replay` do those.
+        scenario.seconds = scenario.seconds.min(8.0);
+        let text = recorded(&scenario, 3, Config::default(), 0.0);
         assert_same(&scenario.name, &text);
     }
 }
@@ -59,7 +59,7 @@ fn every_scenario_is_decided_again_as_it_was() {
 #[test]
 fn a_link_that_narrows_is_decided_again_with_all_that_follows() {
     for seed in 1..=2 {
-        let played = assert_same("narrow", &recorded(&narrow(), seed, Config::default(), 0));
+        let played = assert_same("narrow", &recorded(&narrow(), seed, Config::default(), 0.0));
         assert!(has(&played, |line| matches!(line, Line::Probe { .. })));
         assert!(has(&played, |line| matches!(line, Line::Keyframe { .. })));
         let is_paused = |line: &Line| match line {
@@ -72,8 +72,17 @@ fn a_link_that_narrows_is_decided_again_with_all_that_follows() {
 }
 
 #[test]
+fn a_trace_may_begin_at_any_moment() {
+    // Before, in and after the fall; while probes are under way, while a queue stands, while something is paused.
+    for from_s in [0.1, 0.35, 1.0, 2.5, 5.95, 6.1, 6.3, 6.6, 7.2, 9.0, 12.05, 12.4, 13.0, 16.0] {
+        let scenario = Scenario { seconds: from_s + 3.0, ..narrow() };
+        assert_same(&format!("from {from_s} s on"), &recorded(&scenario, 2, Config::default(), from_s));
+    }
+}
+
+#[test]
 fn other_settings_decide_otherwise_and_the_first_difference_is_told() {
-    let text = recorded(&narrow(), 1, Config::default(), 0);
+    let text = recorded(&narrow(), 1, Config::default(), 0.0);
     let changed = play(&text, &["estimate_max_bps=400000".to_owned()]).expect("it can be played");
     let (then, now) = changed.difference().expect("less may be sent");
     assert_ne!(then, now);
@@ -92,14 +101,14 @@ fn other_settings_decide_otherwise_and_the_first_difference_is_told() {
 #[test]
 fn a_trace_ends_at_its_bounds() {
     let config = Config { trace_max_bytes: 100_000, ..Config::default() };
-    let text = recorded(&narrow(), 1, config, 0);
+    let text = recorded(&narrow(), 1, config, 0.0);
     // What left last is written before the end is seen.
     assert!((100_000..200_000).contains(&text.len()), "{}", text.len());
     let played = assert_same("cut", &text);
     assert!(matches!(played.before.last(), Some(Line::End { reason: End::Size, .. })));
 
     let config = Config { trace_max_time: std::time::Duration::from_secs(3), ..Config::default() };
-    let text = recorded(&narrow(), 1, config, 0);
+    let text = recorded(&narrow(), 1, config, 0.0);
     let played = assert_same("short", &text);
     let last = played.before.last().expect("it has lines");
     assert!(matches!(last, Line::End { reason: End::Time, .. }));
