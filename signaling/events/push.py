@@ -13,23 +13,23 @@ from datetime import datetime, timedelta
 
 import structlog
 from msgspec import structs
-from sqlalchemy import func, select
 
 from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events import apns, fcm, webpush
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
+from signaling.events.owed import next_due, settle, take_due
 from signaling.events.push_message import Result, Verdict
-from signaling.store import schema
-from signaling.store.database import Database, deletion, fetch, fetch_one, save
-from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS, milliseconds
+from signaling.store.database import Database, deletion, fetch, fetch_one
+from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS
 
 log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX = 3
 BACK_OFF_SECONDS = (1, 3)
-AT_ONCE = 64
-TIMEOUT_SECONDS = 10.0
+AT_ONCE = 128
+TAKEN_SECONDS = 25.0
+"""How long a message counts as being sent: longer than a provider may take to give a key and to take it."""
 ERROR_MAX_CHARACTERS = 256
 PROVIDER_TYPES = {"apns": "apns", "apns_voip": "apns", "fcm": "fcm", "webpush": "webpush"}
 
@@ -42,27 +42,40 @@ class PushSender:
         self._apns = apns.Apns(outbound)
         self._fcm = fcm.Fcm(outbound)
         self._webpush = webpush.WebPush(outbound)
+        self._sending: set[asyncio.Task[None]] = set()
+        self.finished = asyncio.Event()
 
     async def run_due(self) -> datetime | None:
-        """Attempt every message that is due; return when the next one is."""
+        """Attempt every message that is due, and see it through; return when the next one is."""
         while True:
-            table = schema.push_jobs
-            async with self._database.read() as connection:
-                rows = await connection.execute(
-                    select(table.c.doc)
-                    .where(table.c.state == "pending", table.c.next_attempt_at <= milliseconds(self._now()))
-                    .order_by(table.c.next_attempt_at, table.c.id)
-                    .limit(AT_ONCE)
-                )
-                due = [PUSH_JOBS.read(doc) for (doc,) in rows]
-                if not due:
-                    at = (
-                        await connection.execute(
-                            select(func.min(table.c.next_attempt_at)).where(table.c.state == "pending")
-                        )
-                    ).scalar()
-                    return None if at is None else self._now() + timedelta(milliseconds=at - milliseconds(self._now()))
-            await asyncio.gather(*(self._attempt(job) for job in due))
+            at = await self.begin_due()
+            if not self._sending:
+                return at
+            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+
+    async def begin_due(self) -> datetime | None:
+        """Begin to attempt what is due; return when the next one is; None: nothing is, or one has to end first."""
+        while room := AT_ONCE - len(self._sending):
+            now = self._now()
+            until = now + timedelta(seconds=TAKEN_SECONDS)
+            due = await take_due(self._database, PUSH_JOBS, now, until, room)
+            if not due:
+                return await next_due(self._database, PUSH_JOBS, now)
+            for job in due:
+                task = asyncio.create_task(self._see_through(job))
+                self._sending.add(task)
+                task.add_done_callback(self._ended)
+        return None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self.finished.set()
+
+    async def _see_through(self, job: PushJob) -> None:
+        try:
+            await self._attempt(job)
+        except Exception:  # what is owed is in the database; it is tried again
+            log.exception("push_attempt_failed")
 
     async def _attempt(self, job: PushJob) -> None:
         now = self._now()
@@ -122,23 +135,28 @@ class PushSender:
             updated_at=self._now(),
         )
         async with self._database.write() as connection:
-            await save(connection, [settled])
+            await settle(connection, job, settled)
             if forget is not None:
                 await connection.execute(deletion(DEVICES, id=forget.id))
 
     async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
-        while True:
-            wait = poll_seconds
-            wake.clear()
-            try:
-                at = await self.run_due()
-                if at is not None:
-                    wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
-            except Exception:  # what is owed is in the database; it is tried again
-                log.exception("push_failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await wake.wait()
+        self.finished = wake
+        try:
+            while True:
+                wait = poll_seconds
+                wake.clear()
+                try:
+                    at = await self.begin_due()
+                    if at is not None:
+                        wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
+                except Exception:  # what is owed is in the database; it is tried again
+                    log.exception("push_failed")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await wake.wait()
+        finally:
+            for task in self._sending:
+                task.cancel()
 
 
 def check_keys(provider: PushProvider) -> None:

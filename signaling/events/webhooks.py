@@ -13,21 +13,23 @@ from datetime import datetime, timedelta
 
 import structlog
 from msgspec import structs
-from sqlalchemy import func, select
 
 from signaling.calls.model import Delivery, Webhook
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
+from signaling.events.owed import keep, next_due, settle, take_due
 from signaling.events.signatures import sign
 from signaling.store import schema
 from signaling.store.database import Database, fetch, fetch_one, save
-from signaling.store.kinds import DELIVERIES, WEBHOOKS, milliseconds
+from signaling.store.kinds import DELIVERIES, WEBHOOKS
 
 log = structlog.get_logger(__name__)
 
 BACK_OFF_SECONDS = (5, 30, 120, 600, 3_600, 21_600, 86_400)
 JITTER = 0.2
 AT_ONCE = 32
+TAKEN_SECONDS = 5.0
+"""How much longer than an attempt may last a delivery counts as being sent; so late is what a dead process took."""
 ERROR_MAX_CHARACTERS = 256
 GONE = 410
 
@@ -49,39 +51,57 @@ class WebhookSender:
         self._now = now
         self._randomness = randomness
         self._timeout_seconds = timeout_seconds
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self.finished = asyncio.Event()
 
     async def run_due(self) -> datetime | None:
-        """Attempt every delivery that is due; return when the next one is, None if nothing is owed."""
+        """Attempt every delivery that is due, and see it through; return when the next one is, None: nothing is."""
         while True:
-            table = schema.deliveries
-            async with self._database.read() as connection:
-                rows = await connection.execute(
-                    select(table.c.doc)
-                    .where(table.c.state == "pending", table.c.next_attempt_at <= milliseconds(self._now()))
-                    .order_by(table.c.next_attempt_at, table.c.created_at, table.c.id)
-                    .limit(AT_ONCE)
-                )
-                due = [DELIVERIES.read(doc) for (doc,) in rows]
-                webhooks = {webhook.id: webhook for webhook in await fetch(connection, WEBHOOKS)} if due else {}
-            if not due:
-                return await self._next()
-            by_stream: dict[tuple[str, str | None], list[Delivery]] = {}
-            for delivery in due:
-                by_stream.setdefault((delivery.webhook_id, delivery.cid), []).append(delivery)
-            # Streams side by side, each in order.
-            await asyncio.gather(*(self._stream(webhooks.get(key[0]), one) for key, one in by_stream.items()))
+            at = await self.begin_due()
+            if not self._sending:
+                return at
+            await asyncio.wait(self._sending.values(), return_when=asyncio.FIRST_COMPLETED)
 
-    async def _next(self) -> datetime | None:
-        table = schema.deliveries
-        async with self._database.read() as connection:
-            at = (
-                await connection.execute(select(func.min(table.c.next_attempt_at)).where(table.c.state == "pending"))
-            ).scalar()
-        return None if at is None else self._now() + timedelta(milliseconds=max(0, at - milliseconds(self._now())))
+    async def begin_due(self) -> datetime | None:
+        """Begin to attempt what is due; return when the next one is. A slow endpoint holds up itself alone."""
+        columns = schema.deliveries.c
+        while True:
+            others = columns.webhook_id.not_in(list(self._sending))
+            due = await take_due(self._database, DELIVERIES, self._now(), self._until(), AT_ONCE, others)
+            if not due:
+                return await next_due(self._database, DELIVERIES, self._now(), others)
+            async with self._database.read() as connection:
+                webhooks = {webhook.id: webhook for webhook in await fetch(connection, WEBHOOKS)}
+            of_webhook: dict[str, list[Delivery]] = {}
+            for delivery in due:
+                of_webhook.setdefault(delivery.webhook_id, []).append(delivery)
+            for webhook_id, deliveries in of_webhook.items():
+                self._sending[webhook_id] = asyncio.create_task(self._batch(webhooks.get(webhook_id), deliveries))
+
+    def _until(self) -> datetime:
+        return self._now() + timedelta(seconds=self._timeout_seconds + TAKEN_SECONDS)
+
+    async def _batch(self, webhook: Webhook | None, deliveries: list[Delivery]) -> None:
+        try:
+            streams: dict[str | None, list[Delivery]] = {}
+            for delivery in deliveries:
+                streams.setdefault(delivery.cid, []).append(delivery)
+            # Side by side, each in order.
+            await asyncio.gather(*(self._stream(webhook, one) for one in streams.values()))
+        except Exception:  # what is owed is in the database; it is tried again
+            log.exception("webhook_batch_failed")
+        finally:
+            del self._sending[deliveries[0].webhook_id]
+            self.finished.set()
 
     async def _stream(self, webhook: Webhook | None, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            await self._attempt(webhook, delivery)
+        while deliveries:
+            left = deliveries[0].next_attempt_at
+            if left is None or left - self._now() < timedelta(seconds=self._timeout_seconds):
+                deliveries = await keep(self._database, deliveries, self._until())
+                continue
+            await self._attempt(webhook, deliveries[0])
+            deliveries = deliveries[1:]
 
     async def _attempt(self, webhook: Webhook | None, delivery: Delivery) -> None:
         if webhook is None or not webhook.enabled:
@@ -128,25 +148,30 @@ class WebhookSender:
     async def _settle(self, delivery: Delivery, **changes: object) -> None:
         changes = {"next_attempt_at": None, "attempts": delivery.attempts + 1, "updated_at": self._now(), **changes}
         async with self._database.write() as connection:
-            await save(connection, [structs.replace(delivery, **changes)])
+            await settle(connection, delivery, structs.replace(delivery, **changes))
 
     async def _switch_off(self, webhook: Webhook) -> None:
-        async with self._database.write() as connection:
+        async with self._database.write(alone="webhooks") as connection:
             current: Webhook | None = await fetch_one(connection, WEBHOOKS, id=webhook.id)
             if current is not None:
                 await save(connection, [structs.replace(current, enabled=False, updated_at=self._now())])
         log.warning("webhook_switched_off", webhook=webhook.id, reason="the endpoint answered 410")
 
     async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
-        while True:
-            wait = poll_seconds
-            wake.clear()
-            try:
-                at = await self.run_due()
-                if at is not None:
-                    wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
-            except Exception:  # what is owed is in the database; it is tried again
-                log.exception("webhooks_failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await wake.wait()
+        self.finished = wake
+        try:
+            while True:
+                wait = poll_seconds
+                wake.clear()
+                try:
+                    at = await self.begin_due()
+                    if at is not None:
+                        wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
+                except Exception:  # what is owed is in the database; it is tried again
+                    log.exception("webhooks_failed")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await wake.wait()
+        finally:
+            for task in self._sending.values():
+                task.cancel()

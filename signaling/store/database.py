@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Delete, Table, bindparam, delete, event, select
+from sqlalchemy import Connection, Delete, Table, bindparam, delete, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -29,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from signaling.errors import Unavailable
 from signaling.store.direct import direct
-from signaling.store.durability import WalSync
+from signaling.store.durability import NotSynced, WalSync
 from signaling.store.kinds import OF_ENTITY, Kind
 from signaling.store.prepared import DIRECT, Prepared, as_sqlalchemy, decode, encode
 
@@ -42,9 +44,16 @@ BUSY_TIMEOUT_MS = 10_000
 CONNECTION_TIMEOUT_SECONDS = 5.0
 """How long a request waits for one of the connections; then it is told to come back."""
 
+ALSO: ContextVar[Callable[[AsyncConnection], Awaitable[None]] | None] = ContextVar("also", default=None)
+"""What whoever has set this writes in each of his transactions besides, at its end."""
+
 
 class DatabaseAway(Unavailable):
     """No connection, a broken one, or one that another process keeps locked."""
+
+
+class NotOnDisk(DatabaseAway):
+    """The transaction is committed, and holds for all who read, but the disk did not take it: it may not last."""
 
 
 class Database:
@@ -87,27 +96,46 @@ class Database:
             await connection.close()
         self._standing.clear()
         if self._sync is not None:
+            await self._sync.close()
             await self._direct.dispose()
         await self._pool.dispose()
 
     @asynccontextmanager
-    async def read(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
-        """long: it may scan a table, so SQLite does it on another thread."""
+    async def read(self, *, long: bool = False, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+        """long: it may scan a table, so SQLite does it on another thread. whole: all statements see one state of the
+        database; nothing but the database is waited for in between, nor is it `long`.
+        """
         if self._sync is not None and not long:
             with _broken_is_away():
-                yield await self._stand("read")
+                connection = await self._stand("read")
+                with _snapshot(connection.info[DIRECT]) if whole else nullcontext():
+                    yield connection
             return
         async with self._connected() as connection:
+            if whole and not self.is_sqlite:
+                connection = await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @asynccontextmanager
-    async def write(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
-        """Commit at the end, roll back if anything was raised. Returns once the commit is on the disk."""
+    async def write(self, *, long: bool = False, alone: str | None = None) -> AsyncIterator[AsyncConnection]:
+        """Commit at the end, roll back if anything was raised. Returns once the commit is on the disk.
+
+        alone: what is read and then written, by one transaction of this name at a time; SQLite has one writer anyway.
+        Raises `NotOnDisk` if it was committed but may not last.
+        """
         direct = self._sync is not None and not long
         async with self._writer, self._direct_transaction() if direct else self._pooled_transaction() as connection:
+            if alone is not None and not self.is_sqlite:
+                await connection.execute(select(func.pg_advisory_xact_lock(zlib.crc32(alone.encode()))))
             yield connection
+            also = ALSO.get()
+            if also is not None:
+                await also(connection)
         if self._sync is not None:
-            await self._sync.wait()
+            try:
+                await self._sync.wait()
+            except NotSynced as error:
+                raise NotOnDisk("The disk does not take what was written; try again.") from error
 
     async def _stand(self, name: str) -> AsyncConnection:
         connection = self._standing.get(name)
@@ -204,6 +232,15 @@ def _say(connection: sqlite3.Connection, what: str) -> None:
         raise as_sqlalchemy(what, error) from error
 
 
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    _say(connection, "BEGIN")
+    try:
+        yield
+    finally:
+        _say(connection, "COMMIT")
+
+
 async def _begin(connection: sqlite3.Connection) -> None:
     """Begin to write; while another process does, wait without holding up the loop."""
     loop = asyncio.get_running_loop()
@@ -212,7 +249,8 @@ async def _begin(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > deadline:
+            # Its kinds are in the upper bytes, as while another process puts the log of a killed one in order.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or loop.time() > deadline:
                 raise as_sqlalchemy("BEGIN IMMEDIATE", error) from error
         else:
             return

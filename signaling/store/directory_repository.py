@@ -44,12 +44,14 @@ class Directory:
         if revision is None:
             revision = int((await _REVISION.rows(connection))[0].revision)
         self.refreshed_at = time.monotonic()
-        if revision == self.revision:
+        if revision <= self.revision:
             return
         app = (await fetch(connection, APP))[0]
         types = {t.name: t for t in await fetch(connection, CALL_TYPES)}
         roles = frozenset(role.name for role in await fetch(connection, ROLES))
         bans = {ban.user_id: ban for ban in await fetch(connection, BANS)}
+        if revision <= self.revision:
+            return  # somebody else was here while the database was waited for
         self.app, self.types, self.roles, self.bans = app, types, roles, bans
         self._users.clear()
         self.revision = revision
@@ -58,15 +60,19 @@ class Directory:
         """Return those of the users that exist, deleted ones too."""
         wanted = set(ids)
         found = {user_id: self._users[user_id] for user_id in wanted & self._users.keys()}
-        absent = sorted(wanted - found.keys())
+        absent, read = sorted(wanted - found.keys()), list[User]()
+        if not absent:
+            return found
+        revision = int((await _REVISION.rows(connection))[0].revision)
         if len(absent) == 1:
             user = await fetch_one(connection, USERS, id=absent.pop())
-            if user is not None:
-                found[user.id] = user
-                self.remember(user)
+            read += [user] if user is not None else []
         for start in range(0, len(absent), 500):
-            for user in await fetch(connection, USERS, schema.users.c.id.in_(absent[start : start + 500])):
-                found[user.id] = user
+            read += await fetch(connection, USERS, schema.users.c.id.in_(absent[start : start + 500]))
+        for user in read:
+            found[user.id] = user
+            # Who was read before the last change of users may be out of date.
+            if revision >= self.revision:
                 self.remember(user)
         return found
 
@@ -83,6 +89,12 @@ class Directory:
         self._users.move_to_end(user.id)
         while len(self._users) > CACHED_USERS:
             self._users.popitem(last=False)
+
+
+async def make_user(connection: AsyncConnection, user: User) -> None:
+    """Put in a user; who is there already stays as he is."""
+    insert: Any = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(schema.users)
+    await connection.execute(insert.values(USERS.row(user)).on_conflict_do_nothing())
 
 
 async def lock_realm(connection: AsyncConnection) -> None:

@@ -4,6 +4,10 @@ SQLite's own way (`synchronous = FULL`) syncs the write-ahead log at each commit
 project's machines, so 250 a second at most. Here a commit is followed by a sync that it shares with everything
 committed meanwhile. SQLite itself syncs the log before it folds it into the database (`synchronous = NORMAL`), and on
 recovery takes the log up to the last whole commit, so nothing else is needed (https://sqlite.org/wal.html).
+
+A sync that fails is answered for by nobody who asks again: Linux forgets which pages it could not write
+(https://wiki.postgresql.org/wiki/Fsync_Errors). From then on a commit counts once all of the log was written into the
+database, and that was synced.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from pathlib import Path
 
 import structlog
 
@@ -24,8 +29,12 @@ The log's own size is not asked: its index (`-shm`) may not be opened beside SQL
 file drops all locks that the process has on it (sqlite.org/howtocorrupt.html §2.2), and SQLite's are there."""
 
 
+class NotSynced(Exception):
+    """What was committed may not be on the disk: it holds for all who read, as long as the machine runs."""
+
+
 class WalSync:
-    """`wait` returns once everything committed before it was called is on the disk.
+    """`wait` returns once everything committed before it was called is on the disk, or raises `NotSynced`.
 
     It is called once for each commit. The log is folded into the database here too, beside the loop.
     """
@@ -35,7 +44,10 @@ class WalSync:
         self._begun = self._done = 0
         # What processes before this one have left is folded first.
         self._unfolded = COMMITS_PER_FOLD
-        self._running: asyncio.Task[None] | None = None
+        self._doubtful = False
+        self._log: int | None = None
+        self._running: asyncio.Task[int] | None = None
+        self._folding: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
         # One that runs already may have begun before our commit; the next one is ours.
@@ -45,31 +57,61 @@ class WalSync:
             if self._running is None:
                 self._running = asyncio.create_task(self._sync())
             # Shared: who is cancelled must not cancel it for the others.
-            await asyncio.shield(self._running)
+            if await asyncio.shield(self._running) >= wanted > self._done:
+                raise NotSynced
+        if self._unfolded >= COMMITS_PER_FOLD and self._folding is None:
+            # Nobody waits for it: what was committed is on the disk.
+            self._unfolded = 0
+            self._folding = asyncio.create_task(self._fold())
 
-    async def _sync(self) -> None:
+    async def close(self) -> None:
+        for task in (self._running, self._folding):
+            if task is not None:
+                await task
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
+
+    async def _sync(self) -> int:
+        """Return the number of this sync."""
         self._begun += 1
         number = self._begun
-        fold = self._unfolded >= COMMITS_PER_FOLD
         try:
-            await asyncio.to_thread(_sync_log, self._database)
-            if fold:
-                self._unfolded = 0
-                await asyncio.to_thread(_fold, self._database)
+            await asyncio.to_thread(self._rewrite if self._doubtful else self._sync_log)
+            self._doubtful = False
+            self._done = number
+        except (OSError, sqlite3.Error) as error:
+            log.error("commits_not_on_disk", error=str(error))
+            self._doubtful = True
         finally:
             self._running = None
-        self._done = number
+        return number
 
+    def _sync_log(self) -> None:
+        # Kept open: a descriptor that is opened later is not told of what could not be written before.
+        try:
+            there = Path(f"{self._database}-wal").stat()
+        except FileNotFoundError:
+            return  # folded into the database, which is synced then
+        if self._log is not None and os.fstat(self._log).st_ino != there.st_ino:
+            os.close(self._log)
+            self._log = None
+        if self._log is None:
+            self._log = os.open(f"{self._database}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        os.fdatasync(self._log)
 
-def _sync_log(database: str) -> None:
-    try:
-        file = os.open(f"{database}-wal", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # folded into the database, which is synced then
-    try:
-        os.fdatasync(file)
-    finally:
-        os.close(file)
+    def _rewrite(self) -> None:
+        """Write all of the log into the database and sync that; raises if anything of it could not be."""
+        with contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as connection:
+            busy, frames, written = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if busy or frames != written:
+            raise OSError("others hold the log")
+
+    async def _fold(self) -> None:
+        try:
+            await asyncio.to_thread(_fold, self._database)
+        finally:
+            self._folding = None
 
 
 def _fold(database: str) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Select
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 Parameters = Mapping[str, Any]
 Conversion = Callable[[Any], Any]
+Result = TypeVar("Result")
 
 NOTHING: Parameters = MappingProxyType({})
 DIRECT = "direct"
@@ -92,7 +93,8 @@ class Prepared:
         direct: sqlite3.Connection | None = connection.info.get(DIRECT)
         if direct is None:
             return list(await connection.execute(self.statement, parameters))
-        return self._on_sqlite.read(_run(direct.execute, self._on_sqlite.sql, self._on_sqlite.values(parameters)))
+        found = _run(partial(_all, direct), self._on_sqlite.sql, self._on_sqlite.values(parameters))
+        return self._on_sqlite.read(found)
 
     async def run(self, connection: AsyncConnection, *parameters: Parameters) -> int:
         """Run it once for each of `parameters`; return how many rows were concerned, which only one run tells."""
@@ -105,7 +107,12 @@ class Prepared:
         return _run(direct.executemany, statement.sql, [statement.values(row) for row in parameters]).rowcount
 
 
-def _run(execute: Callable[..., sqlite3.Cursor], sql: str, values: Any) -> sqlite3.Cursor:
+def _all(connection: sqlite3.Connection, sql: str, values: Any) -> list[Any]:
+    # All of it before any is read: a statement that is not at its end holds all others to what it saw.
+    return connection.execute(sql, values).fetchall()
+
+
+def _run(execute: Callable[..., Result], sql: str, values: Any) -> Result:
     try:
         return execute(sql, values)
     except sqlite3.Error as error:

@@ -107,6 +107,7 @@ sessions = _table(
     _created(),
     _doc(),
     Index("ix_sessions_call_key_created_at", "call_key", "created_at"),
+    Index("ix_sessions_created_at", "created_at"),
 )
 participants = _table(
     "participants",
@@ -119,6 +120,7 @@ participants = _table(
     _doc(),
     Index("ix_participants_call_key_present", "call_key", "present"),
     Index("ix_participants_user_id_present", "user_id", "present"),
+    Index("ix_participants_created_at", "created_at"),
 )
 rights = _table("rights", _of_call(primary_key=True), _id("user_id", 256), _created(), _doc())
 
@@ -173,6 +175,7 @@ deliveries = _table(
     _doc(),
     Index("ix_deliveries_webhook_id_created_at", "webhook_id", "created_at"),
     Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
+    Index("ix_deliveries_created_at", "created_at"),
 )
 push_jobs = _table(
     "push_jobs",
@@ -184,6 +187,7 @@ push_jobs = _table(
     _doc(),
     Index("ix_push_jobs_state_next_attempt_at", "state", "next_attempt_at"),
     Index("ix_push_jobs_device_id_created_at", "device_id", "created_at"),
+    Index("ix_push_jobs_created_at", "created_at"),
 )
 events = Table(
     "events",
@@ -210,4 +214,5 @@ idempotency = _table(
     Column("headers", Text),
     Column("body", Text),
     _created(),
+    Index("ix_idempotency_created_at", "created_at"),
 )

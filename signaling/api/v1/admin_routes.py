@@ -129,7 +129,7 @@ async def post_webhook(ask: Ask) -> Reply:
         created_at=now,
         updated_at=now,
     )
-    async with service.database.write() as connection:
+    async with service.database.write(alone="webhooks") as connection:
         known = len(list(await connection.execute(schema.webhooks.select())))
         if known >= WEBHOOKS_MAX:
             raise Problem("conflict", f"There are {WEBHOOKS_MAX} webhooks already.")
@@ -165,7 +165,7 @@ async def patch_webhook(ask: Ask) -> Reply:
         changes["call_types"] = None if body.call_types is None else tuple(body.call_types)
     if body.enabled is not None:
         changes["enabled"] = body.enabled
-    async with service.database.write() as connection:
+    async with service.database.write(alone="webhooks") as connection:
         before = await _webhook(connection, ask)
         after = structs.replace(before, **changes, updated_at=service.now())
         await save(connection, [after])
@@ -177,7 +177,7 @@ async def patch_webhook(ask: Ask) -> Reply:
 
 async def delete_webhook(ask: Ask) -> Reply:
     service = ask.service
-    async with service.database.write() as connection:
+    async with service.database.write(alone="webhooks") as connection:
         webhook = await _webhook(connection, ask)
         await connection.execute(deletion(WEBHOOKS, id=webhook.id))
         for table in (schema.deliveries, schema.webhook_positions):
@@ -195,7 +195,7 @@ async def list_deliveries(ask: Ask) -> Reply:
 async def redeliver(ask: Ask) -> Reply:
     """Owe a delivery once more; its id stays, so the receiver can tell that it is the same event."""
     body, service = await ask.body(Redeliver), ask.service
-    async with service.database.write() as connection:
+    async with service.database.write(alone="webhooks") as connection:
         webhook = await _webhook(connection, ask)
         known: Delivery | None = await fetch_one(connection, DELIVERIES, id=body.delivery_id, webhook_id=webhook.id)
         if known is None:
@@ -210,7 +210,7 @@ async def redeliver(ask: Ask) -> Reply:
 async def rotate_secret(ask: Ask) -> Reply:
     body, service, now = await ask.body(RotateSecret), ask.service, ask.service.now()
     until = now + timedelta(seconds=body.overlap_seconds)
-    async with service.database.write() as connection:
+    async with service.database.write(alone="webhooks") as connection:
         before = await _webhook(connection, ask)
         kept = tuple(
             (secret, min(until, ends) if ends is not None else until)
@@ -241,7 +241,7 @@ async def post_push_provider(ask: Ask) -> Reply:
         updated_at=now,
     )
     service.check_push_keys(provider)
-    async with service.database.write() as connection:
+    async with service.database.write(alone="push_providers") as connection:
         if await fetch_one(connection, PUSH_PROVIDERS, name=body.name) is not None:
             raise Problem("conflict", f"There is a push provider {body.name!r} already.")
         await save(connection, [provider])

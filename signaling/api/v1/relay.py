@@ -2,7 +2,7 @@
 
 Events are in the database before anybody is told, so each process follows that table and tells its own sockets what
 it did not write itself. A call's events stay in order: before this process tells of a change of its own, it tells
-what others wrote of the call before (`catch_up`). What concerns all calls moves the realm's revision; then sockets
+what others wrote of the call before (`missed`). What concerns all calls moves the realm's revision; then sockets
 are looked at anew. Not here: who hears what (`events/channel.py`).
 """
 
@@ -76,6 +76,7 @@ class Relay:
         self._database = database
         self._head: int | None = None
         self._gaps: dict[int, int] = {}
+        self._untold: dict[str, list[Event]] = {}
         self.told = Told()
 
     async def start(self) -> None:
@@ -83,8 +84,8 @@ class Relay:
         async with self._database.read() as connection:
             self._head = (await _HEAD.rows(connection))[0].number or 0
 
-    async def look(self, *, heard: bool) -> list[Event]:
-        """Return what other processes committed since the last look, in the order of each call.
+    async def look(self, *, heard: bool) -> list[str]:
+        """Find what other processes committed since the last look; return the calls of which something is untold.
 
         heard: whether anybody is there to be told; if not, nothing is read.
         """
@@ -92,22 +93,24 @@ class Relay:
             await self.start()
         async with self._database.read() as connection:
             late, rows = await self._late(connection), await _SINCE.rows(connection, {"after": self._head})
-            self._advance([row.number for row in rows])
             found = [row.id for row in (*late, *rows) if row.cid is not None and row.id not in self.told]
-            if not found or not heard:
-                return []
-            docs = await connection.execute(select(_EVENTS.doc).where(_EVENTS.id.in_(found)).order_by(_EVENTS.number))
-            self.told.add(found)
-            return [msgspec.convert(row.doc, Event) for row in docs]
+            events: list[Event] = []
+            if found and heard:
+                query = select(_EVENTS.doc).where(_EVENTS.id.in_(found)).order_by(_EVENTS.number)
+                events = [msgspec.convert(row.doc, Event) for row in await connection.execute(query)]
+        # A database that went away in between loses nothing.
+        came = {row.number for row in late}
+        self._gaps = {n: looks + 1 for n, looks in self._gaps.items() if n not in came and looks < GAP_LOOKS_MAX}
+        self._advance([row.number for row in rows])
+        for event in events:
+            self._untold.setdefault(event.cid or "", []).append(event)
+        return list(self._untold)
 
     async def _late(self, connection: AsyncConnection) -> list[Any]:
         if not self._gaps:
             return []
         query = select(_EVENTS.number, _EVENTS.id, _EVENTS.cid).where(_EVENTS.number.in_(self._gaps))
-        late = list(await connection.execute(query.order_by(_EVENTS.number)))
-        came = {row.number for row in late}
-        self._gaps = {n: looks + 1 for n, looks in self._gaps.items() if n not in came and looks < GAP_LOOKS_MAX}
-        return late
+        return list(await connection.execute(query.order_by(_EVENTS.number)))
 
     def _advance(self, numbers: Sequence[int]) -> None:
         if not numbers:
@@ -118,14 +121,29 @@ class Relay:
         self._head = numbers[-1]
 
     async def missed(self, cid: str, before: int) -> list[Event]:
-        """Return what others wrote of a call and `look` has not found yet, up to the number `before`."""
+        """Return what others wrote of a call before the number `before` and is untold; it counts as told."""
         after = min(self._gaps, default=(self._head or 0) + 1) - 1
         async with self._database.read() as connection:
             rows = await _OF_CALL.rows(connection, {"cid_": cid, "after": after})
-        events = [msgspec.convert(row.doc, Event) for row in rows if row.id not in self.told]
-        found = [event for event in events if event.seq is None or event.seq < before]
-        self.told.add(event.id for event in found)
-        return found
+        unseen = [msgspec.convert(row.doc, Event) for row in rows]
+        return [*self.take(cid, before), *self._news(event for event in unseen if _is_before(event, before))]
+
+    def take(self, cid: str, before: int | None = None) -> list[Event]:
+        """Return what was found of a call and is untold, up to the number `before`; it counts as told."""
+        found = self._untold.pop(cid, [])
+        later = [event for event in found if before is not None and not _is_before(event, before)]
+        if later:
+            self._untold[cid] = later
+        return self._news(event for event in found if event not in later)
+
+    def _news(self, events: Iterable[Event]) -> list[Event]:
+        news = [event for event in events if event.id not in self.told]
+        self.told.add(event.id for event in news)
+        return news
+
+
+def _is_before(event: Event, number: int) -> bool:
+    return event.seq is None or event.seq < number
 
 
 class Follower:
@@ -140,26 +158,24 @@ class Follower:
         """Tell what happened since the last time."""
         service = self._service
         heard = bool(service.channel.online() or service.channel.watched())
-        events = await service.relay.look(heard=heard)
+        untold = await service.relay.look(heard=heard)
         async with service.database.read() as connection:
             await service.directory.refresh(connection)
             if heard and service.directory.revision != self._revision:
                 await self._realm_changed(connection)
-        of_call: dict[str, list[Event]] = {}
-        for event in events:
-            of_call.setdefault(event.cid or "", []).append(event)
-        for cid, of_one in of_call.items():
-            await self._tell(cid, of_one)
+        for cid in untold:
+            await self._tell(cid)
 
-    async def _tell(self, cid: str, events: list[Event]) -> None:
+    async def _tell(self, cid: str) -> None:
         def publish(turn: Turn) -> None:
-            self._service.channel.publish(turn, events)
+            # Taken no sooner: an operation of this process may go first, and tells what comes before its own.
+            self._service.channel.publish(turn, self._service.relay.take(cid))
 
         type_, _, call_id = cid.partition(":")
         try:
             await self._service.look_in_turn(type_, call_id, publish)
         except Problem:
-            return  # wiped meanwhile
+            self._service.relay.take(cid)  # wiped meanwhile: there is nobody to tell
 
     async def _realm_changed(self, connection: AsyncConnection) -> None:
         """Look at all sockets anew if what they may hear can have changed."""

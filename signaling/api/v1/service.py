@@ -56,8 +56,8 @@ from signaling.store.call_repository import (
     differs,
     running_calls,
 )
-from signaling.store.database import Database, save
-from signaling.store.directory_repository import Directory, found_installation, lock_realm
+from signaling.store.database import Database, NotOnDisk, save
+from signaling.store.directory_repository import Directory, found_installation, lock_realm, make_user
 
 log = structlog.get_logger(__name__)
 
@@ -210,13 +210,10 @@ class CallsService:
         now = self.now()
         user = User(id=user_id, name=name, created_at=now, updated_at=now)
         async with self.database.write() as connection:
-            # Two first requests at once: whoever comes second finds the user made.
-            known = (await self.directory.users(connection, [user_id])).get(user_id)
-            if known is not None:
-                return known
-            await save(connection, [user])
-        self.directory.remember(user)
-        return user
+            await make_user(connection, user)
+        async with self.database.read() as connection:
+            # Of two first requests at once, one made the user; and somebody may have changed him since.
+            return (await self.directory.users(connection, [user_id]))[user_id]
 
     # Operations on calls
 
@@ -247,6 +244,11 @@ class CallsService:
                     self.calls.forget(type_, call_id)
                     await self._unmake(rooms)
                     continue
+                except NotOnDisk:
+                    # So it is for everybody who reads; only who asked for it is not told that it will last.
+                    self.calls.forget(type_, call_id)
+                    await self._carry_out(turn, loaded)
+                    raise
                 except BaseException:
                     await self._unmake(rooms)
                     raise
@@ -278,7 +280,7 @@ class CallsService:
     async def look_each(self, principal: Principal, keys: Sequence[str], view: Callable[[Turn], T]) -> list[T]:
         """Read several calls, by their rows' keys, with a few queries for all of them; checks no reach."""
         now = self.now()
-        async with self.database.read() as connection:
+        async with self.database.read(whole=True) as connection:
             await self.directory.refresh(connection)
             found = await self.calls.load_each(connection, await self.calls.whereabouts_of(connection, keys))
             people = {user_id for one in found for user_id in _people(principal, one.state, Wanted())}
@@ -287,7 +289,7 @@ class CallsService:
 
     async def _turn(self, principal: Principal, type_: str, call_id: str, wanted: Wanted) -> tuple[Loaded, Turn]:
         now = self.now()
-        async with self.database.read() as connection:
+        async with self.database.read(whole=True) as connection:
             where = await self.calls.whereabouts(connection, type_, call_id)
             await self.directory.refresh(connection, where.realm)
             loaded = await self.calls.load(connection, type_, call_id, where)
@@ -398,9 +400,10 @@ class CallsService:
             if not isinstance(effect, Event | Push | CreateRoom):
                 await self._apply(effect)
         events = [effect for effect in turn.effects if isinstance(effect, Event)]
-        first = next((event.seq for event in events if event.seq is not None), None)
-        if first is not None and loaded.read_anew:
-            # Another process may have had the call before: what it told comes first.
+        if loaded.read_anew:
+            # Another process may have had the call before: what it told comes first. Even if nothing is told now,
+            # for the next operation finds the call as this one left it.
+            first = next((event.seq for event in events if event.seq is not None), turn.call.seq + 1)
             events = [*await self.relay.missed(turn.call.cid, first), *events]
         if events:
             self.channel.publish(turn, events)

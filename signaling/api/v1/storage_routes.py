@@ -44,7 +44,7 @@ async def post_storage(ask: Ask) -> Reply:
         except ForbiddenAddress as refused:
             raise unprocessable("/s3/endpoint", str(refused)) from None
     storage = Storage(name=body.name, type=body.type, config=body.s3.model_dump(), created_at=now, updated_at=now)
-    async with service.database.write() as connection:
+    async with service.database.write(alone="storages") as connection:
         if await fetch_one(connection, STORAGES, name=body.name) is not None:
             raise Problem("conflict", f"There is a storage {body.name!r} already.")
         await save(connection, [storage])

@@ -4,41 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from msgspec import structs
-from sqlalchemy import delete, select
+from sqlalchemy import Table, delete, select, tuple_
 
 from signaling.api.v1.service import CallsService
 from signaling.calls.model import Task
 from signaling.store import schema
-from signaling.store.database import fetch, save
+from signaling.store.database import fetch, fetch_one, save
 from signaling.store.kinds import TASKS, milliseconds
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 60.0
+FORGOTTEN_AT_ONCE = 500
+"""Rows deleted in one transaction: others write in between."""
+TOLD_WITHIN = timedelta(seconds=1)
+"""So long a call is kept after its deletion, that other processes' sockets hear of it: they read its events."""
 
 
-async def run_tasks(service: CallsService) -> None:
-    """Carry out every task that is not finished; one that a crash interrupted is done again."""
+async def run_tasks(service: CallsService) -> timedelta | None:
+    """Carry out every task that is due; return how long the next one has, None if there is none.
+
+    One that a crash interrupted is done again.
+    """
     async with service.database.read() as connection:
         tasks: list[Task] = await fetch(connection, TASKS, schema.tasks.c.status.in_(("pending", "running")))
+    early = []
     for task in tasks:
-        await _delete_call(service, task)
+        left = task.created_at + TOLD_WITHIN - service.now()
+        if left > timedelta():
+            early.append(left)
+        else:
+            await _delete_call(service, task)
+    return min(early, default=None)
 
 
 async def _delete_call(service: CallsService, task: Task) -> None:
     """Wipe a call: its row, everything that hangs on it, and its events."""
-    calls = schema.calls
-    async with service.database.write(long=True) as connection:
+    calls, events, positions = schema.calls, schema.events, schema.webhook_positions
+    async with service.database.write(long=True, alone="tasks") as connection:
+        current: Task | None = await fetch_one(connection, TASKS, id=task.id)
+        if current is None or current.status == "completed":
+            return  # another process was here
         row = (await connection.execute(select(calls.c.type, calls.c.id).where(calls.c.key == task.argument))).first()
         if row is not None:
-            # Deliveries stay: the webhooks are still to hear that the call was deleted.
-            await connection.execute(delete(schema.events).where(schema.events.c.cid == f"{row.type}:{row.id}"))
+            # The call first: from here on nobody writes anything of it.
             await connection.execute(delete(calls).where(calls.c.key == task.argument))
-            positions = schema.webhook_positions
+            # Deliveries stay: the webhooks are still to hear that the call was deleted.
+            await connection.execute(delete(events).where(events.c.cid == f"{row.type}:{row.id}"))
             await connection.execute(delete(positions).where(positions.c.cid == f"{row.type}:{row.id}"))
         now = service.now()
         done = structs.replace(task, status="completed", result={"deleted": row is not None}, updated_at=now)
@@ -56,30 +75,40 @@ async def forget_old(service: CallsService) -> None:
         return at
 
     attendance = before(settings.attendance_retention_days * 86_400)
-    async with service.database.write(long=True) as connection:
-        for table, at in (
-            (schema.events, before(settings.event_retention_seconds)),
-            (schema.idempotency, before(settings.idempotency_ttl_seconds)),
-        ):
-            await connection.execute(delete(table).where(table.c.created_at < at))
-        for owed in (schema.deliveries, schema.push_jobs):
-            limit = before(settings.delivery_retention_seconds)
-            await connection.execute(delete(owed).where(owed.c.state != "pending", owed.c.created_at < limit))
-        people, sessions = schema.participants, schema.sessions
-        await connection.execute(delete(people).where(people.c.present.is_(False), people.c.created_at < attendance))
-        await connection.execute(
-            delete(sessions).where(sessions.c.running.is_(False), sessions.c.created_at < attendance)
-        )
+    owed = before(settings.delivery_retention_seconds)
+    people, sessions = schema.participants, schema.sessions
+    await _forget(service, schema.events, before(settings.event_retention_seconds))
+    await _forget(service, schema.idempotency, before(settings.idempotency_ttl_seconds))
+    for table in (schema.deliveries, schema.push_jobs):
+        await _forget(service, table, owed, table.c.state != "pending")
+    await _forget(service, people, attendance, people.c.present.is_(False))
+    await _forget(service, sessions, attendance, sessions.c.running.is_(False))
+
+
+async def _forget(service: CallsService, table: Table, before: int, *conditions: Any) -> None:
+    key = tuple_(*table.primary_key)
+    old = select(*table.primary_key).where(table.c.created_at < before, *conditions).limit(FORGOTTEN_AT_ONCE)
+    while True:
+        async with service.database.write(long=True) as connection:
+            gone = await connection.execute(delete(table).where(key.in_(old)))
+        if gone.rowcount < FORGOTTEN_AT_ONCE:
+            return
 
 
 async def loop(service: CallsService) -> None:
+    forgotten = -math.inf
     while True:
         service.tasks_owed.clear()
+        wait = POLL_SECONDS
         try:
-            await run_tasks(service)
-            await forget_old(service)
+            left = await run_tasks(service)
+            if left is not None:
+                wait = left / timedelta(seconds=1)
+            if time.monotonic() - forgotten >= POLL_SECONDS:
+                await forget_old(service)
+                forgotten = time.monotonic()
         except Exception:  # what is left is in the database; it is tried again
             log.exception("upkeep_failed")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(wait):
                 await service.tasks_owed.wait()

@@ -213,7 +213,7 @@ async def post_device(ask: Ask) -> Reply:
     body, service, now = await ask.body(NewDevice), ask.service, ask.service.now()
     user_id = ask.path["user"]
     table = schema.devices
-    async with service.database.write() as connection:
+    async with service.database.write(alone="devices") as connection:
         await _existing(service.directory, connection, user_id)
         same = await fetch(
             connection,

@@ -29,13 +29,15 @@ from tests.signaling.api.world import KEY, SECRET, FakeMedia
 ROOT = Path(__file__).parents[3]
 
 
-async def serve(database_url: str, port: int, later_seconds: float = 0, senders: bool = True) -> None:
+async def serve(database_url: str, port: int, later_seconds: float = 0, senders: bool = True, **settings: Any) -> None:
     """Run until killed. `later_seconds`: how far its clock is ahead; `senders`: whether background work runs."""
 
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=later_seconds)
 
-    system = create_calls_system(CallsSettings(), database_url, FakeMedia(), {KEY: SECRET}, dev=True, clock=clock)
+    system = create_calls_system(
+        CallsSettings(**settings), database_url, FakeMedia(), {KEY: SECRET}, dev=True, clock=clock
+    )
     if senders:
         await system.start()
     else:

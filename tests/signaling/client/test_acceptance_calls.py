@@ -366,7 +366,7 @@ async def test_a63_hard_deletion_is_the_servers_and_frees_the_id(world: World, p
         await people("alice").make_call("default", "x").delete(hard=True)
     assert refused.value.capability == "app.admin"
     task_id = await people.server.make_call("default", "x").delete(hard=True)
-    await world.settle()
+    await world.advance(1)
     task = (await world.server.get(f"/tasks/{task_id}")).json()["task"]
     assert task["status"] == "completed"
     assert (await people("bob").make_call("default", "x").get_or_create()).created

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from signaling.store import durability
-from signaling.store.database import Database
+from signaling.store.database import Database, DatabaseAway, NotOnDisk
 
 
 class Disk:
@@ -29,7 +33,7 @@ class Disk:
             assert self.free.wait(10)
             real(file)
 
-        monkeypatch.setattr(durability.os, "fdatasync", fdatasync)
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
 
     async def asked(self) -> None:
         """Return once a sync was asked for, or after five seconds."""
@@ -50,6 +54,12 @@ async def database(tmp_path: Path) -> Database:
     async with made.write() as connection:
         await connection.exec_driver_sql("CREATE TABLE thing (number INTEGER)")
     return made
+
+
+async def _folded(database: Database) -> None:
+    assert database._sync is not None
+    if database._sync._folding is not None:
+        await database._sync._folding
 
 
 async def test_a_write_returns_only_after_its_log_is_synced(
@@ -105,6 +115,59 @@ async def test_a_write_that_fails_waits_for_nothing(database: Database, monkeypa
     await database.close()
 
 
+async def test_what_the_disk_did_not_take_is_not_acknowledged_and_written_anew(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _folded(database)
+    real, broken = os.fdatasync, [errno.EIO]
+
+    def fdatasync(file: int) -> None:
+        if broken:
+            raise OSError(broken[0], os.strerror(broken[0]))
+        real(file)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    for reason in (errno.EIO, errno.ENOSPC):
+        broken[:] = [reason]
+        results = await asyncio.gather(*(_write(database, number) for number in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [NotOnDisk] * 3
+        await _write(database, 3)
+        # All of it is in the database itself now, and not merely in a log that cannot be trusted.
+        alone = tmp_path / "copy.db"
+        shutil.copy(tmp_path / "calls.db", alone)
+        with contextlib.closing(sqlite3.connect(alone)) as copy:
+            assert {number for (number,) in copy.execute("SELECT number FROM thing")} == {0, 1, 2, 3}
+    broken.clear()
+    await _write(database, 4)
+    await database.close()
+
+
+async def test_a_full_disk_refuses_a_write_and_takes_the_next(database: Database) -> None:
+    async with database.write() as connection:
+        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
+        await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DatabaseAway):
+        async with database.write() as connection:
+            await connection.exec_driver_sql("CREATE TABLE other AS SELECT randomblob(100000) AS much")
+    await _write(database, 1)
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM thing")).scalar() == 1
+    await database.close()
+
+
+async def test_reading_as_a_whole_sees_one_state(database: Database, tmp_path: Path) -> None:
+    other = Database(f"sqlite:///{tmp_path}/calls.db")
+    count = "SELECT count(*) FROM thing"
+    async with database.read(whole=True) as connection:
+        assert (await connection.exec_driver_sql(count)).scalar() == 0
+        await _write(other, 1)
+        assert (await connection.exec_driver_sql(count)).scalar() == 0
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql(count)).scalar() == 1
+    await other.close()
+    await database.close()
+
+
 async def test_a_grown_log_is_folded_and_then_written_anew(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,10 +178,12 @@ async def test_a_grown_log_is_folded_and_then_written_anew(
         folds.append(number)
         real(file)
 
+    await _folded(database)
     monkeypatch.setattr(durability, "_fold", fold)
     monkeypatch.setattr(durability, "COMMITS_PER_FOLD", 50)
     for number in range(200):
         await _write(database, number)
+        await _folded(database)
     assert folds == [49, 99, 149, 199]
     # One page and more a write, and its file stays as large as it once was.
     assert (tmp_path / "calls.db-wal").stat().st_size < 100 * 4_096
@@ -133,8 +198,10 @@ async def test_what_another_process_left_is_folded_first(tmp_path: Path, monkeyp
     database = Database(f"sqlite:///{tmp_path}/calls.db")
     async with database.write() as connection:
         await connection.exec_driver_sql("CREATE TABLE thing (number INTEGER)")
+    await _folded(database)
     assert folds == [f"{tmp_path}/calls.db"]
     await _write(database, 1)
+    await _folded(database)
     assert len(folds) == 1
     await database.close()
 
@@ -144,7 +211,9 @@ async def test_syncing_and_folding_take_no_lock_from_who_writes(database: Databa
     file = f"{tmp_path}/calls.db"
     async with database.write() as connection:
         await connection.exec_driver_sql("INSERT INTO thing VALUES (1)")
-        durability._sync_log(file)
+        sync = durability.WalSync(file)
+        sync._sync_log()
+        await sync.close()
         durability._fold(file)
         assert await asyncio.to_thread(_write_in_another_process, file) == "database is locked\n"
     assert await asyncio.to_thread(_write_in_another_process, file) == "written\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from signaling.api.v1 import join_hook
 from signaling.calls.settings import CallsSettings, RateLimits
 from tests.signaling.api.world import World, code, pointers
 
@@ -53,6 +54,65 @@ async def test_a_refusal_is_kept_under_its_key_too(world: World) -> None:
     for wrong in ("", "x" * 256):
         reply = await world.as_("bob").post("/calls/default/x/end", headers={"idempotency-key": wrong})
         assert code(reply) == (422, "unprocessable")
+
+
+async def _participants(world: World) -> int:
+    async with world.service.database.read() as connection:
+        return int((await connection.exec_driver_sql("SELECT count(*) FROM participants")).scalar_one())
+
+
+async def test_what_was_committed_is_not_done_again_though_its_answer_was_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.call("default/x", by="alice")
+    alice, key = world.as_("alice"), {"idempotency-key": "k1"}
+    world.media.available = False
+    refused = await alice.post("/calls/default/x/join", {}, headers=key)
+    assert code(refused) == (503, "no_media_node")
+    world.media.available = True
+
+    async def broken(_: str) -> str:
+        raise ZeroDivisionError
+
+    # Nothing was done for the first, so this one is carried out; and fails when it is committed.
+    with monkeypatch.context() as fault:
+        fault.setattr(world.media, "media_url", broken)
+        assert code(await alice.post("/calls/default/x/join", {}, headers=key)) == (500, "internal")
+    assert await _participants(world) == 1
+    for seconds in (0, 3_600):
+        await world.advance(seconds)
+        assert code(await alice.post("/calls/default/x/join", {}, headers=key)) == (409, "conflict")
+    assert await _participants(world) == 1
+    await world.advance(86_401)
+    assert (await alice.post("/calls/default/x/join", {}, headers=key)).status_code == 200
+
+
+async def test_who_takes_too_long_commits_nothing_once_another_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.call("default/x", by="alice")
+    alice, key = world.as_("alice"), {"idempotency-key": "k1"}
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: Any) -> None:
+        asked.set()
+        await go_on.wait()
+
+    with monkeypatch.context() as busy:
+        busy.setattr(world.service, "settings", CallsSettings(before_join_url="https://hooks.example.com"))
+        busy.setattr(join_hook, "ask", slow)
+        first = asyncio.create_task(alice.post("/calls/default/x/join", {}, headers=key))
+        await asked.wait()
+    await world.advance(59)
+    assert code(await alice.post("/calls/default/x/join", {}, headers=key)) == (409, "conflict")
+    await world.advance(1)
+    second = await alice.post("/calls/default/x/join", {}, headers=key)
+    assert second.status_code == 200
+    go_on.set()
+    assert code(await first) == (409, "conflict")
+    assert await _participants(world) == 1
+    again = await alice.post("/calls/default/x/join", {}, headers=key)
+    assert again.json() == second.json()
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
 
 import pytest
+from msgspec import structs
 
+from signaling.api.v1 import timers
 from signaling.api.v1.relay import Follower
+from signaling.api.v1.service import SYSTEM, Wanted
 from signaling.calls.settings import CallsSettings
+from signaling.events.outbound import Answer
+from signaling.events.owed import settle, take_due
+from signaling.store.database import DatabaseAway
+from signaling.store.kinds import DELIVERIES
 from tests.signaling.api.v1.test_event_channel import serving
 from tests.signaling.api.world import Client, World
+from tests.signaling.events.gateways import gateway
 
 CALL = "/calls/default/x"
 
@@ -125,11 +135,118 @@ async def test_a_call_wiped_in_between_is_told_nobody(pair: Pair) -> None:
     alice = await pair.here.listen(pair.here.as_("alice"))
     await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
     assert (await pair.there.server.delete(f"{CALL}?mode=hard")).status_code == 202
-    await pair.there.settle()
+    await pair.there.advance(2)
     await pair.follower.look()
     assert alice.events() == []
     await pair.here.call("default/x", by="alice")
     assert [event["type"] for event in alice.events()] == ["call.created"]
+
+
+async def test_a_deletion_is_told_before_the_call_is_wiped_and_its_id_used_anew(pair: Pair) -> None:
+    await pair.here.call("default/x", by="alice")
+    alice = await pair.here.listen(pair.here.as_("alice"))
+    await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
+    assert (await pair.there.server.delete(f"{CALL}?mode=hard")).status_code == 202
+    await pair.there.settle()
+    await pair.follower.look()
+    assert [event["type"] for event in alice.events()] == ["call.updated", "call.deleted"]
+    await pair.there.advance(1)
+    await pair.there.call("default/x", by="alice")
+    await pair.follower.look()
+    assert [(event["type"], event["seq"]) for event in alice.events()] == [("call.created", 1)]
+
+
+async def test_what_was_found_is_told_though_an_operation_comes_in_between(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower has read an event and waits for the call, on which an operation of this process goes first."""
+    await pair.here.call("default/x", by="alice")
+    alice = await pair.here.listen(pair.here.as_("alice"))
+    await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
+    in_turn = pair.here.service.look_in_turn
+
+    async def after_another(*arguments: Any) -> None:
+        await pair.here.as_("alice").patch(CALL, {"custom": {"n": 2}})
+        await in_turn(*arguments)
+
+    monkeypatch.setattr(pair.here.service, "look_in_turn", after_another)
+    await pair.follower.look()
+    assert [event["data"]["call"]["custom"]["n"] for event in alice.events()] == [1, 2]
+
+
+async def test_an_operation_that_tells_nothing_does_not_hide_what_came_before_it(pair: Pair) -> None:
+    await pair.here.call("default/x", by="alice")
+    alice = await pair.here.listen(pair.here.as_("alice"))
+    await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
+    # A timer that finds nothing to do is put off, which changes the call and tells nobody.
+    await pair.here.service.operate(SYSTEM, "default", "x", timers._tick, Wanted(reach=False))
+    await pair.here.as_("alice").patch(CALL, {"custom": {"n": 2}})
+    await pair.follower.look()
+    assert [event["data"]["call"]["custom"]["n"] for event in alice.events()] == [1, 2]
+
+
+async def test_what_was_found_is_told_though_the_database_goes_away_in_between(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.here.call("default/x", by="alice")
+    alice = await pair.here.listen(pair.here.as_("alice"))
+    await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
+    with monkeypatch.context() as away:
+
+        async def gone(*_: Any) -> None:
+            raise DatabaseAway("gone")
+
+        away.setattr(pair.here.service, "look_in_turn", gone)
+        with pytest.raises(DatabaseAway):
+            await pair.follower.look()
+    await pair.as_("alice").patch(CALL, {"custom": {"n": 2}})
+    await pair.follower.look()
+    assert [event["data"]["call"]["custom"]["n"] for event in alice.events()] == [1, 2]
+
+
+async def test_a_first_request_does_not_undo_what_another_process_says_of_the_user(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding that there is no such user and making him, he is made an admin elsewhere."""
+    make = pair.here.service._first_seen
+
+    async def late(*arguments: Any) -> Any:
+        await pair.there.server.put("/users/zoe", {"role": "admin"})
+        return await make(*arguments)
+
+    monkeypatch.setattr(pair.here.service, "_first_seen", late)
+    assert (await pair.here.as_("zoe").get("/users/zoe")).json()["user"]["role"] == "admin"
+
+
+async def test_what_is_owed_is_sent_by_one_process(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    post = pair.here.service.outbound.post
+
+    async def while_the_other_looks(*arguments: Any, **more: Any) -> Answer:
+        await pair.there.system.webhooks.run_due()
+        return await post(*arguments, **more)
+
+    monkeypatch.setattr(pair.here.service.outbound, "post", while_the_other_looks)
+    async with gateway(lambda request: (204, None)) as endpoint:
+        await pair.here.server.post("/webhooks", {"url": endpoint.url})
+        await pair.here.call("default/x", by="alice")
+        # In time that stands still the other finds it put off, and comes back for it no sooner.
+        await pair.here.system.webhooks.begin_due()
+        await pair.here.system.webhooks.run_due()
+        assert len(endpoint.take()) == 1
+        # Who died with what he had taken leaves it to the others.
+        await pair.as_("alice").patch(CALL, {"custom": {"n": 1}})
+        taken = await take_due(
+            pair.there.service.database, DELIVERIES, pair.there.clock(), pair.there.clock() + timedelta(seconds=15), 9
+        )
+        assert [delivery.type for delivery in taken] == ["call.updated"]
+        await pair.here.advance(14)
+        assert endpoint.take() == []
+        await pair.here.advance(1)
+        assert [request.json["type"] for request in endpoint.take()] == ["call.updated"]
+        # And what he says of it afterwards, if he was merely slow, is not heard.
+        failed = structs.replace(taken[0], state="failed", next_attempt_at=None)
+        async with pair.there.service.database.write() as connection:
+            assert not await settle(connection, taken[0], failed)
 
 
 async def test_sockets_hear_within_a_second_without_being_told_to_look(database_url: str) -> None:
