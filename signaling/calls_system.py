@@ -90,6 +90,7 @@ def create_calls_system(
     async def follow() -> None:
         await relay.loop(service)
 
+    service.in_background(service.presence.loop)
     for work in (deliver, send_push, look_after, follow):
         service.in_background(work)
     feed = CallsFeed(service)

@@ -153,6 +153,7 @@ class Facts:
     bans: Mapping[str, Ban]
     busy: frozenset[str] = frozenset()
     online: frozenset[str] = frozenset()
+    """Who has an event socket, at whichever process; known where something is rung."""
     regions: frozenset[str] = frozenset()
 
 

@@ -317,6 +317,17 @@ async def call_of_session(connection: AsyncConnection, session_id: str) -> tuple
     return (rows[0].type, rows[0].id) if rows else None
 
 
+async def online_users(connection: AsyncConnection, user_ids: list[str], now: datetime) -> frozenset[str]:
+    """Return who of them has an event socket at some process."""
+    table = schema.presence
+    found: set[str] = set()
+    for start in range(0, len(user_ids), 500):
+        mine = table.c.user_id.in_(user_ids[start : start + 500])
+        rows = await connection.execute(select(table.c.user_id).where(mine, table.c.until > milliseconds(now)))
+        found.update(row.user_id for row in rows)
+    return frozenset(found)
+
+
 async def busy_users(connection: AsyncConnection, user_ids: list[str], except_key: str) -> frozenset[str]:
     """Return who of them is in a session of another call."""
     table = schema.participants

@@ -122,7 +122,7 @@ async def _get_or_create(ask: Ask, type_: str, call_id: str, body: PutCall, *, f
         return call_reply(turn, limit, ring=ring, created=not existing)
 
     people = [one.user_id for one in new.members]
-    wanted = Wanted(users=people, create="blank", members_shown=limit, reach=False)
+    wanted = Wanted(users=people, create="blank", members_shown=limit, reach=False, online=body.ring)
     done = await ask.service.operate(ask.principal, type_, call_id, operation, wanted)
     _watch(ask, done, body.watch, body.connection_id)
     return Reply(done.result, 201 if done.created else 200, {"etag": f'"{done.turn.call.version}"'})

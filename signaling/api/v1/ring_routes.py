@@ -52,7 +52,7 @@ async def post_ring(ask: Ask) -> Reply:
         )
         return {"ring": rings.shown(turn, ring)}
 
-    return await change_call(ask, operation, Wanted(users=body.user_ids or []))
+    return await change_call(ask, operation, Wanted(users=body.user_ids or [], online=True))
 
 
 async def notify(ask: Ask) -> Reply:

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Relay
 from signaling.calls.identifiers import uuid7, whole_milliseconds
 from signaling.calls.media import MediaRooms, NoMediaNode, Permission
@@ -54,6 +55,7 @@ from signaling.store.call_repository import (
     Stale,
     busy_users,
     differs,
+    online_users,
     running_calls,
 )
 from signaling.store.database import Database, NotOnDisk, save
@@ -84,6 +86,8 @@ class Wanted:
     reach: bool = True
     """Whether token, team, existence and blocks are checked first."""
     regions: bool = False
+    online: bool = False
+    """Whether it has to know which members have an event socket."""
 
 
 @dataclass
@@ -117,6 +121,9 @@ class CallsService:
         self.calls = CallRepository()
         self.directory = Directory()
         self.channel = Channel(settings, self.now)
+        self.presence = Presence(
+            database, self.channel, uuid7(whole_milliseconds(clock()), randomness(10), None), self.now
+        )
         self.relay = Relay(database)
         self.outbound = outbound
         self.deliveries_owed = asyncio.Event()
@@ -306,7 +313,9 @@ class CallsService:
                 loaded, draft = Loaded(base, loaded.revision, loaded.read_anew), base.draft()
             facts = self._facts(await self.directory.users(connection, _people(principal, draft, wanted)))
             facts.busy = await self._busy(connection, draft, facts)
-        facts.online = self.channel.online()
+            if wanted.online:
+                elsewhere = await online_users(connection, [*draft.members, *wanted.users], now)
+                facts.online = self.channel.online() | elsewhere
         if wanted.regions:
             facts.regions = frozenset(await self.media.regions())
         return loaded, Turn(principal, now, self.new_id, facts, draft)

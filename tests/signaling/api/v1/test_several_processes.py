@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from signaling.api.v1 import timers
+from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Follower
 from signaling.api.v1.service import SYSTEM, Wanted
 from signaling.calls.settings import CallsSettings
@@ -104,6 +105,36 @@ async def test_a_ring_reaches_a_callee_of_another_process(pair: Pair) -> None:
     await pair.follower.look()
     (ring,) = bob.only("call.ring")
     assert ring["data"]["ring"]["video"] is True
+
+
+async def _rung_before(pair: Pair, ring: str, seconds: float) -> str:
+    await pair.there.advance(seconds)
+    shown = (await pair.as_("alice").get(f"{CALL}/rings/{ring}")).json()["ring"]
+    return str(shown["callees"][0]["state"])
+
+
+async def test_who_has_a_socket_at_another_process_is_rung_as_one_who_is_online(pair: Pair) -> None:
+    """Rung for 60 s who is online, for 10 s who is not."""
+    ring = {"auto_cancel_timeout_ms": 90_000, "incoming_call_timeout_ms": 60_000, "missed_call_timeout_ms": 10_000}
+    await pair.here.users("bob")
+    await pair.here.call("default/x", by="alice", members=["bob"], settings={"ring": ring})
+    bob = await pair.here.listen(pair.here.as_("bob"))
+    await pair.here.service.presence.write()
+    first = (await pair.as_("alice").post(f"{CALL}/rings", {})).json()["ring"]["id"]
+    assert [await _rung_before(pair, first, seconds) for seconds in (11, 50)] == ["ringing", "missed"]
+    # 61 s later nobody believes any more what was not said again, as by a process that was killed.
+    second = (await pair.as_("alice").post(f"{CALL}/rings", {})).json()["ring"]["id"]
+    assert await _rung_before(pair, second, 11) == "missed"
+    again = Presence(pair.here.service.database, pair.here.service.channel, "again", pair.here.clock)
+    await again.write()
+    third = (await pair.as_("alice").put(CALL, {"ring": True})).json()["ring"]["id"]
+    assert await _rung_before(pair, third, 11) == "ringing"
+    await pair.as_("alice").post(f"{CALL}/rings/{third}/cancel", {})
+    # He goes, and that is written too.
+    bob.close()
+    await again.write()
+    fourth = (await pair.as_("alice").post(f"{CALL}/rings", {})).json()["ring"]["id"]
+    assert await _rung_before(pair, fourth, 11) == "missed"
 
 
 async def test_counts_have_no_number_and_are_told_too(pair: Pair) -> None:
