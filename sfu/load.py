@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -19,7 +18,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from sfu import control
+from sfu import control, open_files
 from sfu.border import DtlsRole, Fingerprint, IceCredentials, Value
 
 _ANSWER_TIMEOUT_SECONDS = 30.0
@@ -443,8 +442,7 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write("usage: python -m sfu.load [--cpu N | --limit SPECIFICATION]\n")
             return 2
     # A socket for each client.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    open_files.raise_limit()
     _core.run_load(sys.stdin.fileno(), sys.stdout.fileno())
     return 0
 

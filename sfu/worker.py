@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sfu import _core, border, control
+from sfu import _core, border, control, open_files
 
 log = logging.getLogger("sfu.worker")
 
@@ -422,8 +422,7 @@ def main(arguments: list[str]) -> int:
     launch = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Launch)
     if launch.cpu is not None:
         os.sched_setaffinity(0, {launch.cpu})
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    open_files.raise_limit()
     certificate = Certificate()
     try:
         core = bind_core(launch, certificate)

@@ -19,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from sfu import open_files
 from sfu.metrics import WorkerMetrics
 from sfu.node import NodeError
 from signaling import tokens
@@ -81,6 +82,7 @@ class Server:
 
     async def run(self, listener: socket.socket) -> None:
         """Serve on `listener` until told to stop by a signal or by `stop`."""
+        open_files.raise_limit()
         self._watch_signals()
         async with contextlib.AsyncExitStack() as parts:
             lag = asyncio.create_task(sample_loop_lag(self.metrics))

@@ -109,11 +109,12 @@ def _state_dir(directory: Path) -> Finding:
 
 
 def _open_files() -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _OPEN_FILES_MIN:
-        sentence = f"{soft} open files are allowed (at most {hard}); each participant needs one: `ulimit -n 65536`."
+    # The server allows itself the hard limit.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < _OPEN_FILES_MIN:
+        sentence = f"{hard} open files are allowed; each participant needs one: `ulimit -Hn 65536`."
         return Finding("open files", Verdict.WARNING, sentence)
-    return Finding("open files", Verdict.OK, f"{soft} open files are allowed.")
+    return Finding("open files", Verdict.OK, f"{hard} open files are allowed.")
 
 
 def _receive_buffer() -> Finding:

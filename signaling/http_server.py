@@ -22,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
+from sfu import open_files
 from sfu.node import prepare_run_directory, run_directory
 from signaling import listener_keeper
 from signaling.errors import SettingsError
@@ -31,6 +32,11 @@ _CLOSING_SECONDS = 15
 """How long a WebSocket that has ended may take to close, the client's own close frame included."""
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
+
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    b"Access-Control-Allow-Origin: *\r\nContent-Length: 44\r\n\r\nThe server has as many connections as it may"
+)
 
 PINGS = "websocket_pings"
 """The name in a connection's state under which the client's WebSocket pings are counted."""
@@ -102,6 +108,7 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
 
     class Protocol(_BoundedHead):
         head_timeout_seconds = settings.request_head_timeout_seconds
+        connections_max = open_files.for_connections(settings.connections_max, settings.files_reserved)
 
     return HttpServer(
         uvicorn.Config(
@@ -117,7 +124,6 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=settings.connections_max,
             backlog=settings.backlog,
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -168,14 +174,20 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 
 class _BoundedHead(H11Protocol):
-    """Closes a connection whose request head is not complete in time, however slowly its bytes come."""
+    """Closes a connection whose request head is not complete in time, however slowly its bytes come, and at once one
+    that is too many: uvicorn would wait for its request."""
 
     head_timeout_seconds: float
+    connections_max: int
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as its base does
         super().connection_made(transport)
-        self._arm()
+        if len(self.connections) > self.connections_max:
+            transport.write(_TOO_MANY)
+            transport.close()
+        else:
+            self._arm()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

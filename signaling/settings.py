@@ -105,7 +105,14 @@ class HttpSettings(Section):
         ge=10,
         le=1_000_000,
         description="Connections served at once, WebSockets included; more get 503. Raise it together with the "
-        "process's open file limit.",
+        "process's hard limit of open files, which bounds it too.",
+    )
+    files_reserved: int = Field(
+        256,
+        ge=64,
+        le=10_000,
+        description="Open files that connections leave to databases, workers, webhooks and storages. Raise it when "
+        "the log says `Too many open files`.",
     )
     backlog: int = Field(
         2048,

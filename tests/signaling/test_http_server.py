@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from sfu import open_files
 from signaling.errors import SettingsError
 from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings
@@ -145,3 +147,36 @@ def test_a_taken_port_is_said_in_a_sentence() -> None:
 def test_a_foreign_address_is_said_in_a_sentence() -> None:
     with pytest.raises(SettingsError, match="does not have that address"):
         listen("192.0.2.1", 7880, 16)
+
+
+async def _opened(port: int, number: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    return [await asyncio.open_connection("127.0.0.1", port) for _ in range(number)]
+
+
+async def test_a_connection_too_many_is_told_so_at_once_and_the_next_is_served_when_one_ends() -> None:
+    """Also where nobody sends anything: the server's own files must not be taken by those who are only there."""
+    async with running(HttpSettings(connections_max=10)) as port:
+        silent = await _opened(port, 10)
+        ((reader, writer),) = await _opened(port, 1)
+        async with asyncio.timeout(2):
+            assert (await _until_closed(reader)).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        silent[0][1].close()
+        await silent[0][1].wait_closed()
+        async with asyncio.timeout(5), connected(port, "xyz") as socket_:
+            assert await socket_.recv() == "3"
+        for _, writer in silent:
+            writer.close()
+
+
+def test_connections_leave_files_to_the_server_s_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.append(wanted))
+    assert open_files.for_connections(20_000, 256) == 768
+    open_files.raise_limit()
+    assert limits[-1] == (4096, 4096)
+    assert open_files.for_connections(20_000, 256) == 3840
+    assert open_files.for_connections(500, 256) == 500
+    limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert open_files.for_connections(20_000, 256) == 20_000
