@@ -155,7 +155,8 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
     allotment.is_limited = true;
     let audio = audio_reserve(downlink, situation.voices);
     let resent = downlink.bitrate_bps(Flow::Resent).min(estimate / RESENT_SHARE);
-    let candidates: Vec<Candidate> = tracks.iter().map(|track| candidate(now, means.guard, track)).collect();
+    let mut candidates: Vec<Candidate> = tracks.iter().map(|track| candidate(now, means.guard, track)).collect();
+    charge_climbs(tracks, &mut candidates);
     let mut budget = estimate.saturating_sub(audio + resent);
     if allotment.is_start(now, downlink) {
         let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
@@ -277,17 +278,17 @@ fn candidate(now: Instant, config: &GuardConfig, track: &Track) -> Candidate {
         speaking: track.is_speaking,
     };
     let option = |(index, rung): (usize, &Rung)| {
-        let margin = match current_bps {
-            _ if current == Some(index) => MARGIN_STAY,
-            Some(bps) if rung.bps > bps => MARGIN_UP,
-            None if track.paused.is_some() && track.has_started => MARGIN_RESUME,
-            _ => 1.0,
+        let (bps, margin) = match current_bps {
+            _ if current == Some(index) => (rung.bps, MARGIN_STAY),
+            Some(bps) if rung.bps > bps => (rung.bps.max(rung.mean_bps), MARGIN_UP),
+            None if track.paused.is_some() && track.has_started => (rung.bps, MARGIN_RESUME),
+            _ => (rung.bps, 1.0),
         };
         let is_new = target.is_none_or(|target| target.spatial != rung.layer.spatial);
         LayerOption {
             spatial: rung.layer.spatial,
             temporal: rung.layer.temporal,
-            bitrate_bps: (rung.bps as f64 * margin) as u64,
+            bitrate_bps: (bps as f64 * margin) as u64,
             utility: utility::of(view, rung.pixels, rung.fps, full_fps(rungs, rung.layer.spatial)),
             switch_cost: match (target, track.mode) {
                 (None, _) => 0.0,
@@ -310,6 +311,25 @@ fn candidate(now: Instant, config: &GuardConfig, track: &Track) -> Candidate {
         priority: priority.saturating_mul(2).saturating_add(u32::from(track.is_speaking)),
         options: if rests { Vec::new() } else { rungs.iter().enumerate().map(option).collect() },
         current,
+    }
+}
+
+/// A climb to a larger picture must fit beside what the other tracks cost over seconds, not beside what they just happen to.
+fn charge_climbs(tracks: &[Track], candidates: &mut [Candidate]) {
+    let more = |track: &Track, candidate: &Candidate| {
+        let current = candidate.current?;
+        let (rung, option) = (track.rungs.get(current)?, candidate.options.get(current)?);
+        Some((*option, rung.mean_bps as i64 - option.bitrate_bps as i64))
+    };
+    let all: i64 = tracks.iter().zip(&*candidates).filter_map(|(t, c)| more(t, c)).map(|(_, bps)| bps).sum();
+    for (track, candidate) in tracks.iter().zip(candidates) {
+        let Some((current, own)) = more(track, candidate) else { continue };
+        let charge = (all - own).max(0) as u64;
+        for option in &mut candidate.options {
+            if option.spatial > current.spatial && option.bitrate_bps > current.bitrate_bps {
+                option.bitrate_bps += charge;
+            }
+        }
     }
 }
 
@@ -419,10 +439,14 @@ fn chosen_bps(tracks: &[Track], decisions: &[Decision]) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Temporal;
+
+    fn now() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        Instant::now()
+    }
 
     fn rung(spatial: u8, bps: u64, fps: f32) -> Rung {
-        Rung { layer: Layer { spatial: Spatial(spatial), temporal: Temporal(0) }, bps, pixels: 1, fps }
+        Rung { layer: Layer { spatial: Spatial(spatial), temporal: Temporal(0) }, bps, mean_bps: bps, pixels: 1, fps }
     }
 
     #[test]
@@ -439,6 +463,49 @@ mod tests {
         assert_eq!(share(15.0), 1.0);
         assert!((0.93..1.0).contains(&share(14.6)), "{}", share(14.6));
         assert!(share(7.5) <= 0.25, "but much by half of its frames");
+    }
+
+    fn track(rungs: Vec<Rung>, target: Layer) -> Track {
+        Track {
+            downtrack: DowntrackId(1),
+            uptrack: UptrackId(1),
+            content: Content::Camera,
+            mode: LayerMode::Simulcast,
+            want: Want::default(),
+            is_speaking: false,
+            has_started: true,
+            target: Some(target),
+            current: Some(target),
+            paused: None,
+            guard: Guard::default(),
+            rungs,
+        }
+    }
+
+    #[test]
+    fn a_larger_picture_must_fit_beside_what_the_others_cost_over_seconds() {
+        let (start, config) = (now(), GuardConfig::default());
+        let charged = |means: [u64; 3]| {
+            let tracks = means.map(|mean_bps| {
+                let small = Rung { mean_bps, ..rung(0, 1_000, 30.0) };
+                track(vec![small, rung(1, 4_000, 30.0)], small.layer)
+            });
+            let mut candidates = tracks.each_ref().map(|track| candidate(start, &config, track));
+            charge_climbs(&tracks, &mut candidates);
+            candidates.map(|c| [c.options[0].bitrate_bps, c.options[1].bitrate_bps])
+        };
+        // 970 of 1 000 is what the layers being sent are reckoned at, 4 320 a climb alone.
+        assert_eq!(charged([1_270, 1_070, 870]), [[970, 4_320], [970, 4_520], [970, 4_720]]);
+        assert_eq!(charged([900, 800, 700]), [[970, 4_320]; 3], "what is cheaper than usual is no gain");
+    }
+
+    #[test]
+    fn a_layer_just_measured_low_is_reckoned_at_its_mean() {
+        let large = Rung { mean_bps: 5_000, ..rung(1, 4_000, 30.0) };
+        let small = rung(0, 1_000, 30.0);
+        let of = |target| candidate(now(), &GuardConfig::default(), &track(vec![small, large], target)).options[1];
+        assert_eq!(of(small.layer).bitrate_bps, 5_400, "to climb to");
+        assert_eq!(of(large.layer).bitrate_bps, 3_880, "but not to stay at");
     }
 
     #[test]

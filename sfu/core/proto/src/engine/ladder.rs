@@ -25,6 +25,8 @@ const DEFAULT_FPS: f32 = 30.0;
 pub struct Rung {
     pub layer: Layer,
     pub bps: u64,
+    /// Over seconds: what it will cost whoever climbs to it.
+    pub mean_bps: u64,
     pub pixels: u32,
     pub fps: f32,
 }
@@ -48,6 +50,7 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
         if uptrack.mode == LayerMode::Svc {
             for (rate, lower) in rates.iter_mut().zip(&below) {
                 rate.bps += lower.bps;
+                rate.mean_bps += lower.mean_bps;
             }
             below.clone_from(&rates);
         }
@@ -62,9 +65,10 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
 
 /// The rungs of one spatial layer, temporal layers added one by one.
 fn climb(rungs: &mut Vec<Rung>, spatial: Spatial, pixels: u32, rates: &[Rate], max_fps: u32) {
-    let (mut bps, mut fps) = (0, 0.0);
+    let (mut bps, mut mean_bps, mut fps) = (0, 0, 0.0);
     for (temporal, rate) in rates.iter().enumerate() {
         bps += rate.bps;
+        mean_bps += rate.mean_bps;
         fps += rate.fps;
         // A fifth more than was asked for is not worth a lower rate.
         if temporal > 0 && max_fps > 0 && fps > max_fps as f32 * 1.2 {
@@ -74,19 +78,15 @@ fn climb(rungs: &mut Vec<Rung>, spatial: Spatial, pixels: u32, rates: &[Rate], m
             continue;
         }
         let temporal = if temporal + 1 == rates.len() { TOP_TEMPORAL } else { Temporal(temporal as u8) };
-        rungs.push(Rung { layer: Layer { spatial, temporal }, bps: bps.max(1), pixels, fps });
+        rungs.push(Rung { layer: Layer { spatial, temporal }, bps: bps.max(1), mean_bps, pixels, fps });
     }
 }
 
 fn unmeasured(uptrack: &Uptrack, spatial: Spatial, pixels: u32) -> Rung {
     let said = uptrack.declared.iter().find(|l| l.spatial == spatial).map_or(0, |l| u64::from(l.bitrate_bps));
     let guess = (f64::from(pixels) * f64::from(DEFAULT_FPS) * BITS_A_PIXEL) as u64;
-    Rung {
-        layer: Layer { spatial, temporal: TOP_TEMPORAL },
-        bps: if said > 0 { said } else { guess },
-        pixels,
-        fps: DEFAULT_FPS,
-    }
+    let bps = if said > 0 { said } else { guess };
+    Rung { layer: Layer { spatial, temporal: TOP_TEMPORAL }, bps, mean_bps: bps, pixels, fps: DEFAULT_FPS }
 }
 
 fn pixels(uptrack: &Uptrack, spatial: Spatial) -> u32 {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn temporal_layers_are_added_one_by_one_up_to_the_wished_rate() {
-        let rates = [(100, 7.5), (50, 7.5), (80, 15.0)].map(|(bps, fps)| Rate { bps, fps });
+        let rates = [(100, 7.5), (50, 7.5), (80, 15.0)].map(|(bps, fps)| Rate { bps, mean_bps: bps, fps });
         let told = |max_fps| {
             let mut rungs = Vec::new();
             climb(&mut rungs, Spatial(1), 1, &rates, max_fps);

@@ -19,6 +19,8 @@ const FIRST_WINDOW: Duration = Duration::from_millis(250);
 /// Weight of a new measurement; frames are few in a window, so that their number says less.
 const NEWS: f64 = 0.4;
 const NEWS_OF_FRAMES: f64 = 0.2;
+/// The same of the mean over some five seconds, which has seen a key frame as well as what was saved to pay for it.
+const NEWS_OF_MEAN: f64 = 0.1;
 
 #[derive(Debug)]
 pub struct Layers {
@@ -30,7 +32,8 @@ pub struct Layers {
 struct Flow {
     last: Option<Instant>,
     since: Option<Instant>,
-    is_measured: bool,
+    /// Measurements so far.
+    measured: u32,
     in_keyframe: bool,
     rungs: [Rung; TEMPORALS],
 }
@@ -43,13 +46,17 @@ struct Rung {
     key_bytes: u64,
     key_frames: u32,
     bps: f64,
+    mean_bps: f64,
     fps: f64,
 }
 
 /// What one layer flows at, by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
+    /// Now, a key frame counted as an ordinary one.
     pub bps: u64,
+    /// Over seconds, key frames included.
+    pub mean_bps: u64,
     pub fps: f32,
 }
 
@@ -81,7 +88,7 @@ impl Layers {
         }
         let since = *flow.since.get_or_insert(now);
         let elapsed = now.saturating_duration_since(since);
-        if elapsed >= if flow.is_measured { WINDOW } else { FIRST_WINDOW } {
+        if elapsed >= if flow.measured > 0 { WINDOW } else { FIRST_WINDOW } {
             flow.fold(elapsed);
             flow.since = Some(now);
         }
@@ -105,38 +112,43 @@ impl Layers {
     /// The temporal layers of one spatial layer, each by itself, lowest first, up to the highest that flows; `None` before
     /// the first measurement.
     pub fn temporal_rates(&self, spatial: usize) -> Option<Vec<Rate>> {
-        let flow = self.flows.get(spatial).filter(|flow| flow.is_measured)?;
+        let flow = self.flows.get(spatial).filter(|flow| flow.measured > 0)?;
         let count = flow.rungs.iter().rposition(|rung| rung.bps > 0.0)? + 1;
-        Some(flow.rungs[..count].iter().map(|rung| Rate { bps: rung.bps as u64, fps: rung.fps as f32 }).collect())
+        let rate = |rung: &Rung| Rate { bps: rung.bps as u64, mean_bps: rung.mean_bps as u64, fps: rung.fps as f32 };
+        Some(flow.rungs[..count].iter().map(rate).collect())
     }
 }
 
 impl Flow {
     fn fold(&mut self, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
-        let weight = if self.is_measured { NEWS } else { 1.0 };
+        let is_first = self.measured == 0;
+        let weight = |news: f64| if is_first { 1.0 } else { news };
+        let news_of_mean = NEWS_OF_MEAN.max(1.0 / f64::from(self.measured + 1));
         for rung in &mut self.rungs {
             let frames = rung.frames + rung.key_frames;
             let bytes = if rung.frames > 0 {
                 rung.bytes as f64 * f64::from(frames) / f64::from(rung.frames)
             } else {
                 // Nothing to compare a key frame with: the last measurement, or itself.
-                if self.is_measured { rung.bps * seconds / 8.0 } else { (rung.key_bytes + rung.bytes) as f64 }
+                if is_first { (rung.key_bytes + rung.bytes) as f64 } else { rung.bps * seconds / 8.0 }
             };
             let (bps, fps) = if frames == 0 && rung.bytes == 0 {
                 (0.0, 0.0)
             } else {
                 (bytes * 8.0 / seconds, f64::from(frames) / seconds)
             };
-            rung.bps += weight * (bps - rung.bps);
-            let weight = if self.is_measured { NEWS_OF_FRAMES } else { 1.0 };
-            rung.fps += weight * (fps - rung.fps);
+            // A new layer begins with a key frame, from which no mean can be told yet.
+            let all = if is_first { bps } else { (rung.bytes + rung.key_bytes) as f64 * 8.0 / seconds };
+            rung.bps += weight(NEWS) * (bps - rung.bps);
+            rung.mean_bps += news_of_mean * (all - rung.mean_bps);
+            rung.fps += weight(NEWS_OF_FRAMES) * (fps - rung.fps);
             if rung.bps < 1_000.0 {
                 rung.bps = 0.0;
             }
             (rung.bytes, rung.frames, rung.key_bytes, rung.key_frames) = (0, 0, 0, 0);
         }
-        self.is_measured = true;
+        self.measured = self.measured.saturating_add(1);
     }
 }
 
@@ -146,6 +158,36 @@ mod tests {
 
     fn meta(temporal: u8) -> PacketMeta {
         PacketMeta { temporal: Temporal(temporal), ..PacketMeta::sound() }
+    }
+
+    /// Half a minute of one layer at 30 frames of 1 000 bytes, a key frame of 5 000 every five seconds; after it the encoder
+    /// saves a fifth of 20 frames to pay for it.
+    #[test]
+    fn the_mean_knows_of_key_frames_and_of_what_was_saved_for_them() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let mut layers = Layers::new(Duration::from_secs(2));
+        let (mut lowest, mut highest, mut least_mean) = (u64::MAX, 0, u64::MAX);
+        for frame in 0..900u32 {
+            let key = frame % 150 == 0;
+            let bytes = if key {
+                5_000
+            } else if frame % 150 <= 20 {
+                800
+            } else {
+                1_000
+            };
+            let now = start + Duration::from_micros(33_333) * frame;
+            layers.on_packet(now, (0, Temporal(0)), &meta(0), key, bytes - COPY_OVERHEAD_BYTES);
+            if frame > 450 {
+                let rate = layers.temporal_rates(0).unwrap()[0];
+                (lowest, least_mean) = (lowest.min(rate.bps), least_mean.min(rate.mean_bps));
+                highest = highest.max(rate.mean_bps);
+            }
+        }
+        assert!(lowest < 220_000, "{lowest}: just after a key frame it looks cheaper than it is");
+        assert!((225_000..240_000).contains(&least_mean), "{least_mean}");
+        assert!(highest < 260_000, "{highest}");
     }
 
     #[test]

@@ -154,7 +154,9 @@ impl VideoReceiver {
         let (&time, frame) = self.frames.iter().find(|(_, f)| f.whole_at.is_some() && self.is_decodable(f))?;
         let buffer = self.lateness.quantile(IN_TIME).clamp(LEAST_S, MOST_S);
         let due = time as f64 / 90_000.0 + base + buffer;
-        Some((time, frame.whole_at.map_or(due, |whole| whole.max(due))))
+        // Where the buffer has just become shorter, the next frame follows at once, but it does follow.
+        let after = self.shown.last().map_or(f64::NEG_INFINITY, |last| last.at);
+        Some((time, frame.whole_at.map_or(due, |whole| whole.max(due)).max(after)))
     }
 
     fn is_decodable(&self, frame: &Frame) -> bool {
