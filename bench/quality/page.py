@@ -17,7 +17,8 @@ Written by `make quality` (`python -m bench.quality --docs`); do not edit. Media
 
 The simulator (`sfu/core/sim`) drives the real media core over ICE, DTLS and SRTP in virtual time. Publishers,
 receivers and links are models: VP8 simulcast of 720p30, 360p30 and 180p30 at 1.8, 0.53 and 0.165 Mbit/s with three
-temporal layers, a 1080p5 share of 0.8 Mbit/s, Opus of 71 kbit/s on the wire; a drop-tail queue of 300 ms before the
+temporal layers, where said the same in AV1 or as VP9 SVC or AV1 SVC (AV1's layers are chosen by dependency
+descriptor), a 1080p5 share of 0.8 Mbit/s, Opus of 71 kbit/s on the wire; a drop-tail queue of 300 ms before the
 link's rate, 20 ms one way where nothing else is said; receivers that feed back, ask again, buffer, conceal and
 freeze as libwebrtc's do.
 

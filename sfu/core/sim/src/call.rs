@@ -12,8 +12,8 @@ use callyard_peer::media::{self, TWCC_ID};
 use callyard_peer::twcc::TwccReporter;
 use callyard_peer::{ROOM, base, certificate, rtcp};
 use callyard_proto::command::{
-    CodecSpec, Command, DowntrackSpec, DtlsRole, Fingerprint, IceCredentials, LayerMode, LayerSpec, MediaKind, Remote,
-    SsrcSpec, UptrackSpec, Want,
+    CodecSpec, Command, DowntrackSpec, DtlsRole, ExtensionSpec, Fingerprint, IceCredentials, LayerMode, LayerSpec,
+    MediaKind, Remote, SsrcSpec, UptrackSpec, Want,
 };
 use callyard_proto::config::Config;
 use callyard_proto::counters::Counters;
@@ -22,9 +22,10 @@ use callyard_proto::event::{DowntrackStats, Event};
 use callyard_proto::ids::{DowntrackId, Spatial, Ssrc, TransportId, UptrackId};
 use callyard_proto::transmit::Path;
 
-use crate::format::AUDIO_WIRE_BPS;
+use crate::dependency::{DESCRIPTOR, DESCRIPTOR_ID};
+use crate::format::{AUDIO_WIRE_BPS, Codec};
 use crate::link::{Link, LinkSpec};
-use crate::publisher::{Encoder, OPUS_PT, RIDS, VP8_PT, VP9_PT, Voice};
+use crate::publisher::{Encoder, OPUS_PT, RIDS, Voice, pt};
 use crate::random::Random;
 use crate::receiver::audio::AudioReceiver;
 use crate::receiver::video::VideoReceiver;
@@ -38,8 +39,6 @@ const STEP_NS: u128 = 1_000_000;
 /// Time between looks at the room's figures.
 const LOOK: Duration = Duration::from_millis(100);
 const PUBLISHER_DELAY_MS: f64 = 10.0;
-const DOWN_VP8_PT: u8 = 100;
-const DOWN_VP9_PT: u8 = 102;
 const DOWN_AUDIO_PT: u8 = 63;
 const TRACE: u64 = 1;
 
@@ -263,8 +262,7 @@ impl Call {
                 let random = Random::new(seed, 10_000 + track);
                 let encoder = Encoder::new(video, format!("v{track}"), ssrc, start, random);
                 for stream in &encoder.streams {
-                    let pt = if encoder.format.is_svc { VP9_PT } else { VP8_PT };
-                    let rtx = Rtx { ssrc: stream.ssrc + 1, pt: pt + 1 };
+                    let rtx = Rtx { ssrc: stream.ssrc + 1, pt: pt(encoder.format.codec) + 1 };
                     self.peers[peer].client.send_rtx.insert(stream.ssrc, rtx);
                 }
                 let uptrack = UptrackId(track);
@@ -283,8 +281,8 @@ impl Call {
             for camera in 0..self.cameras.len() {
                 downtrack += 1;
                 let ssrc = 1_000_000 + 10 * downtrack as u32;
-                let is_svc = self.cameras[camera].encoder.format.is_svc;
-                let rtx = Rtx { ssrc, pt: if is_svc { DOWN_VP9_PT } else { DOWN_VP8_PT } };
+                let format = &self.cameras[camera].encoder.format;
+                let rtx = Rtx { ssrc, pt: down_pt(format.codec) };
                 self.peers[client].client.receive_rtx.insert(ssrc + 1, rtx);
                 self.screens.push(Screen {
                     subscriber,
@@ -292,7 +290,7 @@ impl Call {
                     downtrack: DowntrackId(downtrack),
                     ssrc,
                     tile: self.subscribers[subscriber].tile(camera),
-                    video: VideoReceiver::new(is_svc),
+                    video: VideoReceiver::new(format),
                     states: Vec::new(),
                 });
             }
@@ -326,8 +324,8 @@ impl Call {
                     _ => LayerMode::Single,
                 },
                 mid: format!("v{}", camera.uptrack.0),
-                codecs: vec![if format.is_svc { vp9(VP9_PT) } else { media::vp8(VP8_PT) }],
-                extensions: media::extensions(),
+                codecs: vec![codec(format.codec, pt(format.codec))],
+                extensions: extensions(),
                 rids: RIDS[..format.layers.len()].iter().filter(|_| is_simulcast).map(|r| (*r).to_owned()).collect(),
                 ssrcs: if is_simulcast { Vec::new() } else { vec![ssrc] },
                 layers: layers.collect(),
@@ -343,7 +341,7 @@ impl Call {
             mode: LayerMode::Single,
             mid: format!("a{}", microphone.uptrack.0),
             codecs: vec![media::opus(OPUS_PT)],
-            extensions: media::extensions(),
+            extensions: extensions(),
             rids: Vec::new(),
             ssrcs: vec![SsrcSpec { ssrc: Ssrc(microphone.voice.ssrc), rtx_ssrc: None, rid: None }],
             layers: Vec::new(),
@@ -364,7 +362,7 @@ impl Call {
             ssrc: Ssrc(ssrc),
             rtx_ssrc: codec.rtx_pt.map(|_| Ssrc(ssrc + 1)),
             codecs: vec![codec],
-            extensions: media::extensions(),
+            extensions: extensions(),
             want,
         };
         let mut specs = Vec::new();
@@ -372,7 +370,7 @@ impl Call {
             let (width, height) = screen.tile.unwrap_or_default();
             let want = Want { width, height, ..Want::default() };
             let camera = &self.cameras[screen.camera];
-            let codec = if camera.encoder.format.is_svc { vp9(DOWN_VP9_PT) } else { media::vp8(DOWN_VP8_PT) };
+            let codec = codec(camera.encoder.format.codec, down_pt(camera.encoder.format.codec));
             let peer = self.first_subscriber + screen.subscriber;
             let spec = spec(peer, screen.downtrack.0, camera.uptrack, screen.ssrc, codec, want);
             specs.push((screen.subscriber, spec));
@@ -613,6 +611,27 @@ impl Call {
     }
 }
 
-fn vp9(pt: u8) -> CodecSpec {
-    CodecSpec { mime: "video/VP9".to_owned(), ..media::vp8(pt) }
+fn codec(codec: Codec, pt: u8) -> CodecSpec {
+    let mime = match codec {
+        Codec::Vp8 => "video/VP8",
+        Codec::Vp9 => "video/VP9",
+        Codec::Av1 => "video/AV1",
+    };
+    CodecSpec { mime: mime.to_owned(), ..media::vp8(pt) }
+}
+
+/// Payload type towards subscribers.
+fn down_pt(codec: Codec) -> u8 {
+    match codec {
+        Codec::Vp8 => 100,
+        Codec::Vp9 => 102,
+        Codec::Av1 => 106,
+    }
+}
+
+/// Dependency descriptors are negotiated in every session, as clients do.
+fn extensions() -> Vec<ExtensionSpec> {
+    let mut all = media::extensions();
+    all.push(ExtensionSpec { id: DESCRIPTOR_ID, uri: DESCRIPTOR.to_owned() });
+    all
 }

@@ -19,6 +19,7 @@ use callyard_proto::ids::{DowntrackId, Ssrc, UptrackId};
 use callyard_proto::rtp::RtpHeader;
 use serde::{Deserialize, Serialize};
 
+use crate::dependency::{DESCRIPTOR, DESCRIPTOR_ID};
 use crate::random::Random;
 
 /// The first line of a capture.
@@ -76,8 +77,6 @@ pub struct Trouble {
 const UPTRACK: UptrackId = UptrackId(1);
 const DOWNTRACK: DowntrackId = DowntrackId(1);
 const SSRC: u32 = 7_000;
-const DESCRIPTOR_ID: u8 = 13;
-const DESCRIPTOR: &str = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
 
 /// Forwards the whole capture; what the viewer got, by sequence number, each packet as sent.
 ///

@@ -20,8 +20,18 @@ pub struct Format {
     pub fps: f64,
     pub layers: &'static [Shape],
     pub temporal: &'static Temporal,
-    /// All layers in one stream; an upper layer refers to the one below in key pictures only (VP9's `L3T3_KEY`).
+    pub codec: Codec,
+    /// All layers in one stream; in VP9 an upper one refers to the one below in key pictures only (`L3T3_KEY`).
     pub is_svc: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    #[default]
+    Vp8,
+    Vp9,
+    /// With a dependency descriptor beside each packet.
+    Av1,
 }
 
 /// How frames follow each other in time.
@@ -46,16 +56,23 @@ const SCREEN: [Shape; 1] = [Shape { width: 1_920, height: 1_080, bps: 800_000.0 
 
 pub const fn of(video: Video) -> Format {
     match video {
-        Video::Camera => {
-            Format { content: Content::Camera, fps: 30.0, layers: &CAMERA, temporal: &THREE, is_svc: false }
-        }
-        Video::CameraSvc => {
-            Format { content: Content::Camera, fps: 30.0, layers: &CAMERA, temporal: &THREE, is_svc: true }
-        }
-        Video::Screen => {
-            Format { content: Content::Screen, fps: 5.0, layers: &SCREEN, temporal: &SINGLE, is_svc: false }
-        }
+        Video::Camera => camera(Codec::Vp8, false),
+        Video::CameraSvc => camera(Codec::Vp9, true),
+        Video::CameraAv1 => camera(Codec::Av1, false),
+        Video::CameraAv1Svc => camera(Codec::Av1, true),
+        Video::Screen => Format {
+            content: Content::Screen,
+            fps: 5.0,
+            layers: &SCREEN,
+            temporal: &SINGLE,
+            codec: Codec::Vp8,
+            is_svc: false,
+        },
     }
+}
+
+const fn camera(codec: Codec, is_svc: bool) -> Format {
+    Format { content: Content::Camera, fps: 30.0, layers: &CAMERA, temporal: &THREE, codec, is_svc }
 }
 
 /// Largest payload of a packet.
@@ -125,7 +142,9 @@ impl Mark {
     }
 }
 
-/// What a packet's payload descriptor says, in VP8 (RFC 7741 §4.2, with a 15-bit picture id) or VP9 (RFC 9628 §4.2).
+/// What a packet's payload descriptor says, in VP8 (RFC 7741 §4.2, with a 15-bit picture id) or VP9 (RFC 9628 §4.2). In AV1,
+/// whose payload tells none of it, it stands behind what does not change on the way: an aggregation header and the
+/// header of the first OBU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// First packet of a layer's frame.
@@ -146,13 +165,25 @@ pub struct Head {
 const VP8_DESCRIPTOR: usize = 6;
 const VP8_FRAME_TAG: usize = 10;
 const VP9_DESCRIPTOR: usize = 5;
+const AV1_DESCRIPTOR: usize = 8;
+const SEQUENCE_HEADER: u8 = 1;
+const FRAME: u8 = 6;
 
 impl Head {
     /// `layers`: sizes of the stream's layers, lowest first.
-    pub fn write(&self, is_vp9: bool, layers: &[Shape], out: &mut Vec<u8>) {
+    pub fn write(&self, codec: Codec, layers: &[Shape], out: &mut Vec<u8>) {
         let [high, low] = (self.picture_id | 0x8000).to_be_bytes();
         let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
-        if is_vp9 {
+        if codec == Codec::Av1 {
+            let begins = self.is_key && self.starts && self.spatial == 0;
+            let aggregation = flag(!self.starts, 0x80) | flag(!self.ends, 0x40) | 0x10 | flag(begins, 0x08);
+            let obu = if begins { SEQUENCE_HEADER } else { FRAME };
+            let flags = flag(self.starts, 8) | flag(self.ends, 4) | flag(self.is_sync, 2) | u8::from(self.is_key);
+            let layer = self.temporal << 5 | self.spatial << 3;
+            out.extend_from_slice(&[aggregation, obu << 3 | 4, layer, flags, high, low, self.tl0, 0]);
+            return;
+        }
+        if codec == Codec::Vp9 {
             let has_sizes = self.is_key && self.starts && self.spatial == 0;
             let flags = flag(!self.is_key, 0x40) | flag(self.starts, 0x08) | flag(self.ends, 0x04);
             let refers_below = self.is_key && self.spatial > 0;
@@ -177,8 +208,22 @@ impl Head {
     }
 
     /// The descriptor and the mark behind it.
-    pub fn read(is_vp9: bool, payload: &[u8]) -> Option<(Self, Mark)> {
-        if is_vp9 {
+    pub fn read(codec: Codec, payload: &[u8]) -> Option<(Self, Mark)> {
+        if codec == Codec::Av1 {
+            let &[_, _, layer, flags, high, low, tl0, _] = payload.first_chunk::<AV1_DESCRIPTOR>()?;
+            let head = Self {
+                starts: flags & 8 != 0,
+                ends: flags & 4 != 0,
+                picture_id: u16::from_be_bytes([high & 0x7f, low]),
+                tl0,
+                temporal: layer >> 5,
+                spatial: layer >> 3 & 3,
+                is_sync: flags & 2 != 0,
+                is_key: flags & 1 != 0,
+            };
+            return Some((head, Mark::read(payload.get(AV1_DESCRIPTOR..)?)?));
+        }
+        if codec == Codec::Vp9 {
             let &[first, high, low, layer, tl0] = payload.first_chunk::<VP9_DESCRIPTOR>()?;
             let mut at = VP9_DESCRIPTOR;
             if first & 0x02 != 0 {
@@ -219,15 +264,18 @@ mod tests {
 
     #[test]
     fn a_packet_says_what_it_is() {
-        for (is_vp9, starts) in [(false, true), (false, false), (true, true), (true, false)] {
-            let spatial = if is_vp9 && !starts { 2 } else { 0 };
+        let all = [Codec::Vp8, Codec::Vp9, Codec::Av1].map(|codec| [(codec, true), (codec, false)]);
+        for (codec, starts) in all.into_iter().flatten() {
+            let tells_more = codec != Codec::Vp8;
+            let spatial = if tells_more && !starts { 2 } else { 0 };
             let (picture_id, tl0, temporal) = (0x7abc, 9, 2);
-            let head = Head { starts, ends: is_vp9, picture_id, tl0, temporal, spatial, is_sync: true, is_key: starts };
+            let head =
+                Head { starts, ends: tells_more, picture_id, tl0, temporal, spatial, is_sync: true, is_key: starts };
             let mark = Mark { spatial: 2, temporal: 2, frame: 77 };
             let mut payload = Vec::new();
-            head.write(is_vp9, &CAMERA, &mut payload);
+            head.write(codec, &CAMERA, &mut payload);
             mark.write(&mut payload);
-            assert_eq!(Head::read(is_vp9, &payload), Some((head, mark)));
+            assert_eq!(Head::read(codec, &payload), Some((head, mark)));
         }
     }
 

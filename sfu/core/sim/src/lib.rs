@@ -4,6 +4,7 @@
 //! is repeated here. The same scenario and seed give the same call.
 
 pub mod call;
+pub mod dependency;
 pub mod dump;
 pub mod format;
 pub mod link;

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use callyard_peer::client::Outgoing;
 use callyard_peer::media::{LEVEL_ID, MID_ID, RID_ID};
 
-use crate::format::{self, AUDIO_PAYLOAD, Format, Head, MTU, Mark};
+use crate::dependency::{DESCRIPTOR_ID, Dependencies, Described};
+use crate::format::{self, AUDIO_PAYLOAD, Codec, Format, Head, MTU, Mark};
 use crate::random::Random;
 use crate::scenario::Video;
 
 pub const VP8_PT: u8 = 96;
 pub const VP9_PT: u8 = 98;
+pub const AV1_PT: u8 = 104;
 pub const OPUS_PT: u8 = 111;
 pub const RIDS: [&str; 3] = ["q", "h", "f"];
 
@@ -54,6 +56,7 @@ pub struct Stream {
     offset: u32,
     picture_id: u16,
     tl0: u8,
+    dependencies: Dependencies,
 }
 
 /// A spatial layer.
@@ -72,15 +75,15 @@ struct Frame {
     temporal: u8,
     is_sync: bool,
     is_key: bool,
-    /// Nothing above it in its stream's picture.
-    is_top: bool,
+    /// The highest layer of its picture.
+    top: usize,
 }
 
 impl Encoder {
     pub fn new(video: Video, mid: String, ssrc: u32, start: Instant, mut random: Random) -> Self {
         let format = format::of(video);
         let count = if format.is_svc { 1 } else { format.layers.len() as u32 };
-        let streams = (0..count)
+        let mut streams = (0..count)
             .map(|layer| Stream {
                 ssrc: ssrc + 10 * layer,
                 // Near their wraps.
@@ -88,8 +91,14 @@ impl Encoder {
                 offset: u32::MAX - 90_000 * (random.bits() % 20) as u32,
                 picture_id: 0x7f00 + random.bits() as u16 % 256,
                 tl0: 200 + random.bits() as u8 % 56,
+                dependencies: Dependencies::new(u16::MAX - 500),
             })
-            .collect();
+            .collect::<Vec<_>>();
+        if format.codec == Codec::Av1 {
+            // Nobody rewrites them on the way: streams that a switch joins must agree.
+            let (picture_id, tl0) = (streams[0].picture_id, streams[0].tl0);
+            streams.iter_mut().for_each(|stream| (stream.picture_id, stream.tl0) = (picture_id, tl0));
+        }
         Self {
             next_frame: start + Duration::from_secs_f64(random.uniform() / format.fps),
             format,
@@ -168,9 +177,9 @@ impl Encoder {
             stream.tl0 = stream.tl0.wrapping_add(u8::from(temporal == 0));
         }
         for &layer in &on {
-            let is_top = !self.format.is_svc || Some(&layer) == on.last();
+            let top = *on.last().filter(|_| self.format.is_svc).unwrap_or(&layer);
             let bytes = self.frame_bytes(layer, temporal, is_key);
-            self.packetize(Frame { layer, temporal, is_sync, is_key, is_top }, bytes, since, pace);
+            self.packetize(Frame { layer, temporal, is_sync, is_key, top }, bytes, since, pace);
         }
     }
 
@@ -193,13 +202,17 @@ impl Encoder {
     }
 
     fn packetize(&mut self, frame: Frame, bytes: usize, since: Duration, pace_bps: f64) {
-        let Frame { layer, temporal, is_sync, is_key, is_top } = frame;
-        let is_svc = self.format.is_svc;
+        let Frame { layer, temporal, is_sync, is_key, top } = frame;
+        let Format { codec, is_svc, .. } = self.format;
         let index = if is_svc { 0 } else { layer };
         let timestamp = self.timestamp(index, since);
         let stream = &mut self.streams[index];
         let sizes = if is_svc { self.format.layers } else { &self.format.layers[layer..=layer] };
         let count = bytes.div_ceil(MTU).max(1);
+        let spatial = if is_svc { layer as u8 } else { 0 };
+        let top = if is_svc { top } else { 0 };
+        let described = Described { spatial, temporal, is_sync, is_key, layers: sizes, top: top as u8 };
+        let numbered = stream.dependencies.number(described);
         for part in 0..count {
             let head = Head {
                 starts: part == 0,
@@ -207,12 +220,12 @@ impl Encoder {
                 picture_id: stream.picture_id,
                 tl0: stream.tl0,
                 temporal,
-                spatial: if is_svc { layer as u8 } else { 0 },
+                spatial,
                 is_sync: is_sync && temporal > 0,
                 is_key,
             };
             let mut payload = Vec::with_capacity(MTU + 32);
-            head.write(is_svc, sizes, &mut payload);
+            head.write(codec, sizes, &mut payload);
             Mark { spatial: layer as u8, temporal, frame: self.frame }.write(&mut payload);
             let size = bytes / count + usize::from(part < bytes % count);
             payload.resize(size.max(payload.len()), 0xaa);
@@ -222,12 +235,15 @@ impl Encoder {
             if self.format.layers.len() > 1 && !is_svc {
                 extensions.push((RID_ID, RIDS[layer].as_bytes().to_vec()));
             }
+            if codec == Codec::Av1 {
+                extensions.push((DESCRIPTOR_ID, numbered.descriptor(head.starts, head.ends)));
+            }
             let packet = Outgoing {
                 ssrc: stream.ssrc,
-                pt: if is_svc { VP9_PT } else { VP8_PT },
+                pt: pt(codec),
                 seq: stream.seq,
                 timestamp,
-                marker: is_top && part + 1 == count,
+                marker: usize::from(spatial) == top && part + 1 == count,
                 payload,
                 extensions,
             };
@@ -235,6 +251,15 @@ impl Encoder {
             self.queued += 1;
             self.out.insert((self.paced_until, self.queued), packet);
         }
+    }
+}
+
+/// Payload type that a publisher uses.
+pub fn pt(codec: Codec) -> u8 {
+    match codec {
+        Codec::Vp8 => VP8_PT,
+        Codec::Vp9 => VP9_PT,
+        Codec::Av1 => AV1_PT,
     }
 }
 
@@ -296,7 +321,7 @@ mod tests {
     #[test]
     fn an_encoder_keeps_its_rates_and_heeds_requests() {
         let epoch = callyard_peer::base();
-        for video in [Video::Camera, Video::CameraSvc] {
+        for video in [Video::Camera, Video::CameraSvc, Video::CameraAv1, Video::CameraAv1Svc] {
             let mut encoder = Encoder::new(video, "1".into(), 1_000, epoch, Random::new(1, 1));
             let mut last_key = 0;
             for ms in (0..60_000).step_by(5) {
@@ -307,13 +332,13 @@ mod tests {
                 }
                 for packet in encoder.poll(now, epoch) {
                     assert!(packet.payload.len() <= MTU + 1);
-                    if Head::read(encoder.format.is_svc, &packet.payload).unwrap().0.is_key {
+                    if Head::read(encoder.format.codec, &packet.payload).unwrap().0.is_key {
                         last_key = ms;
                     }
                 }
             }
             assert_eq!(encoder.keyframes, 2, "one at the start, one for two requests");
-            assert!((30_012..30_100).contains(&last_key), "{last_key}");
+            assert!((30_012..30_150).contains(&last_key), "{last_key}");
             for (index, layer) in encoder.layers.iter().enumerate() {
                 let (rate, wished) = (layer.bytes as f64 * 8.0 / 60.0, encoder.format.own_bps(index));
                 assert!((rate / wished - 1.0).abs() < 0.06, "{rate} of {wished}");

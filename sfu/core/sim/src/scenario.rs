@@ -40,6 +40,10 @@ pub enum Video {
     Camera,
     /// The camera's layers in one VP9 stream (`L3T3_KEY`): each rate includes those below.
     CameraSvc,
+    /// The camera's layers as AV1 simulcast, one dependency descriptor a stream.
+    CameraAv1,
+    /// The camera's layers in one AV1 stream (`L3T3`, an upper layer refers to the one below in every picture).
+    CameraAv1Svc,
     /// VP8, 1080p5, 0.8 Mbit/s, one layer.
     Screen,
 }

@@ -72,10 +72,15 @@ fn streams_stay_sound_over_steps_losses_mutes_and_rivals() {
         LinkSpec { rate: constant(2_500.0), rival, ..LinkSpec::default() },
         LinkSpec { rate: Some(Rate::Lte { mean_kbps: 1_500.0 }), delay_ms: 60.0, ..LinkSpec::default() },
     ];
-    let mut publishers = vec![publisher(&[Video::Camera, Video::Screen]), publisher(&[Video::CameraSvc])];
-    publishers[1].muted = vec![(8.0, 10.0)];
-    for seed in 1..=2 {
-        let call = run(&scenario(15.0, publishers.clone(), &links), seed);
+    let of = |videos: [&[Video]; 2]| {
+        let mut publishers = videos.map(publisher).to_vec();
+        publishers[1].muted = vec![(8.0, 10.0)];
+        scenario(15.0, publishers, &links)
+    };
+    let calls =
+        [of([&[Video::Camera, Video::Screen], &[Video::CameraSvc]]), of([&[Video::CameraAv1], &[Video::CameraAv1Svc]])];
+    for (scenario, seed) in calls.iter().flat_map(|scenario| [(scenario, 1), (scenario, 2)]) {
+        let call = run(scenario, seed);
         assert_sound(&call);
         for subscriber in 0..links.len() {
             let screens = call.screens.iter().filter(|screen| screen.subscriber == subscriber);

@@ -87,6 +87,24 @@ pub struct PacketMeta {
     pub tl0: Option<(u8, u8)>,
 }
 
+impl PacketMeta {
+    /// As the dependency descriptor beside the payload says, which knows the layer of every packet. `parsed`: what the payload
+    /// says, if it can be read at all.
+    pub fn described(parsed: Option<Self>, by: &dd::Descriptor) -> Self {
+        Self {
+            spatial: Spatial(by.spatial),
+            temporal: Temporal(by.temporal),
+            keyframe: by.structure.is_some() || parsed.is_some_and(|meta| meta.keyframe),
+            start_of_frame: by.start_of_frame,
+            end_of_frame: by.end_of_frame,
+            temporal_sync: parsed.is_some_and(|meta| meta.temporal_sync),
+            spatial_sync: parsed.is_some_and(|meta| meta.spatial_sync),
+            picture_id: parsed.and_then(|meta| meta.picture_id),
+            tl0: parsed.and_then(|meta| meta.tl0),
+        }
+    }
+}
+
 /// A picture id inside a payload descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PictureId {

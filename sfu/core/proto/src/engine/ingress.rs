@@ -15,7 +15,7 @@ use crate::codec::dd::Descriptor;
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
-use crate::ids::{Ssrc, Temporal};
+use crate::ids::Ssrc;
 use crate::registers::uptrack::Arrived;
 use crate::rtp::{self, AudioLevel, RtpHeader, TransportSeq, read_sdes_text};
 use crate::transmit::Path;
@@ -159,12 +159,6 @@ impl Engine {
         uptrack.bytes += len as u64;
         let payload = header.payload();
         let carried = carried(&header, datagram.payload, &uptrack.extensions);
-        let meta = if payload.is_empty() {
-            PacketMeta::sound()
-        } else {
-            let codec = uptrack.codecs[codec_index].codec;
-            codec.parse(payload, header.marker).ok_or(DropReason::PayloadMalformed)?
-        };
         let descriptor =
             uptrack.extensions.dependency_descriptor.and_then(|id| header.extension(id)).and_then(|bytes| {
                 let descriptor = Descriptor::parse(bytes, encoding.structure.as_ref())?;
@@ -173,25 +167,29 @@ impl Engine {
                 }
                 Some(descriptor)
             });
-        let is_keyframe = meta.keyframe || descriptor.as_ref().is_some_and(|d| d.structure.is_some());
-        if is_keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
+        let meta = if payload.is_empty() {
+            PacketMeta::sound()
+        } else {
+            let parsed = uptrack.codecs[codec_index].codec.parse(payload, header.marker);
+            match &descriptor {
+                // The first packet of an AV1 frame may name its layer, the others never do.
+                Some(descriptor) => PacketMeta::described(parsed, descriptor),
+                None => parsed.ok_or(DropReason::PayloadMalformed)?,
+            }
+        };
+        if meta.keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
             encoding.keyframes.on_keyframe(now);
         }
         encoding.history.insert(now, seq, packet);
         let is_simulcast = uptrack.encodings.len() > 1;
-        let spatial = if is_simulcast {
-            encoding_index
-        } else {
-            descriptor.as_ref().map_or(usize::from(meta.spatial.0), |d| usize::from(d.spatial))
-        };
+        let spatial = if is_simulcast { encoding_index } else { usize::from(meta.spatial.0) };
         let was_live = uptrack.layers.is_live(now, spatial);
-        let temporal = descriptor.as_ref().map_or(meta.temporal, |d| Temporal(d.temporal));
         // libwebrtc probes its own link with bare padding on the lowest layer's stream, many times that layer's bitrate.
         let is_media = !payload.is_empty();
         if is_media {
             let bytes = header.header_len + payload.len();
-            uptrack.layers.on_packet(now, (spatial, temporal), &meta, is_keyframe, bytes);
+            uptrack.layers.on_packet(now, (spatial, meta.temporal), &meta, meta.keyframe, bytes);
         }
         let is_news = is_media && (!was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index));
         if let Some(level) = carried.audio_level

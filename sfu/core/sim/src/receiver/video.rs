@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use callyard_peer::client::Received;
+use callyard_proto::codec::dd::{Descriptor, Structure};
 
 use super::freeze::Freezes;
 use super::{Lateness, Unwrap};
-use crate::format::{Head, Mark};
+use crate::dependency::DESCRIPTOR_ID;
+use crate::format::{Codec, Format, Head, Mark};
 
 /// Lateness that this share of frames keeps within sets the jitter buffer.
 const IN_TIME: f64 = 0.95;
@@ -21,6 +23,8 @@ const WAIT_FOR_KEY_S: f64 = 0.2;
 const WAIT_FOR_FRAME_S: f64 = 3.0;
 /// A stream without packets for so long has been paused by the sender: nothing is asked for.
 const QUIET_S: f64 = 1.0;
+/// Frames that later ones may refer to: more than any encoder keeps.
+const REMEMBERED: usize = 64;
 
 /// A frame that was seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +45,9 @@ struct Frame {
     first: Option<i64>,
     last: Option<i64>,
     seqs: Vec<i64>,
+    /// By dependency descriptors: numbers of its layers' frames, and of those that they refer to.
+    numbers: Vec<u16>,
+    references: Vec<u16>,
     whole_at: Option<f64>,
 }
 
@@ -52,12 +59,16 @@ struct Decoded {
     pictures: Vec<u16>,
     time: i64,
     spatial: u8,
+    /// By dependency descriptors: frames since the last key frame.
+    numbers: Vec<u16>,
 }
 
 #[derive(Default)]
 pub struct VideoReceiver {
-    /// VP9, whose layers come in one stream; else VP8.
+    codec: Codec,
+    /// All layers come in one stream.
     is_svc: bool,
+    structure: Option<Structure>,
     seqs: Unwrap16,
     times: Unwrap,
     lateness: Lateness,
@@ -82,16 +93,18 @@ pub struct Faults {
     pub backward: u64,
     /// The size changed at a frame that is no key frame (in SVC: grew).
     pub torn: u64,
+    /// A dependency descriptor that does not lead to the frames that its encoder meant, or cannot be read.
+    pub astray: u64,
 }
 
 impl VideoReceiver {
-    pub fn new(is_svc: bool) -> Self {
-        Self { is_svc, ..Self::default() }
+    pub fn new(format: &Format) -> Self {
+        Self { codec: format.codec, is_svc: format.is_svc, ..Self::default() }
     }
 
     pub fn packet(&mut self, at: f64, packet: &Received) {
         // Padding carries nothing.
-        let Some((head, mark)) = Head::read(self.is_svc, &packet.payload) else { return };
+        let Some((head, mark)) = Head::read(self.codec, &packet.payload) else { return };
         self.last_packet = Some(at);
         self.waits_since.get_or_insert(at);
         let (seq, time) = (self.seqs.next(packet.seq), self.times.next(packet.timestamp));
@@ -104,12 +117,27 @@ impl VideoReceiver {
             first: None,
             last: None,
             seqs: Vec::new(),
+            numbers: Vec::new(),
+            references: Vec::new(),
             whole_at: None,
         });
         let is_same = frame.mark.frame == mark.frame && frame.head.picture_id == head.picture_id;
         self.faults.contradictions += u64::from(!is_same || frame.mark.spatial != mark.spatial && !self.is_svc);
         if frame.whole_at.is_some() || frame.seqs.contains(&seq) {
             return;
+        }
+        if self.codec == Codec::Av1 && head.starts {
+            let bytes = packet.extensions.iter().find(|(id, _)| *id == DESCRIPTOR_ID).map(|(_, bytes)| bytes);
+            match bytes.and_then(|bytes| Descriptor::parse(bytes, self.structure.as_ref())) {
+                Some(descriptor) => {
+                    frame.numbers.push(descriptor.frame_number);
+                    frame.references.extend(descriptor.references());
+                    if let Some(structure) = descriptor.structure {
+                        self.structure = Some(structure);
+                    }
+                }
+                None => self.faults.astray += u64::from(self.structure.is_some() || head.is_key && head.spatial == 0),
+            }
         }
         frame.seqs.push(seq);
         frame.mark.spatial = frame.mark.spatial.max(mark.spatial);
@@ -165,6 +193,9 @@ impl VideoReceiver {
             return true;
         }
         let Some(decoded) = &self.decoded else { return false };
+        if self.codec == Codec::Av1 {
+            return frame.references.iter().all(|r| decoded.numbers.contains(r) || frame.numbers.contains(r));
+        }
         if frame.mark.spatial > decoded.spatial {
             return false;
         }
@@ -186,13 +217,28 @@ impl VideoReceiver {
             self.faults.torn += u64::from(!is_key && last.spatial != frame.mark.spatial && !shrinks);
             let ahead = |a: u16, b: u16| (a.wrapping_sub(b) & 0x7fff) < 0x4000;
             let newest = decoded.pictures.last().copied().unwrap_or(picture_id);
-            let goes_back = !ahead(picture_id, newest) || picture_id == newest || tl0.wrapping_sub(decoded.tl0) > 128;
+            let goes_back =
+                match (self.codec, decoded.numbers.iter().max_by_key(|n| n.wrapping_sub(decoded.numbers[0]))) {
+                    (Codec::Av1, Some(newest)) => {
+                        frame.numbers.iter().any(|n| !(1..1 << 15).contains(&n.wrapping_sub(*newest)))
+                    }
+                    _ => !ahead(picture_id, newest) || picture_id == newest || tl0.wrapping_sub(decoded.tl0) > 128,
+                };
             self.faults.backward += u64::from(goes_back);
+            // Nobody rewrites what these say on the way.
+            let is_meant = tl0 == decoded.tl0.wrapping_add(u8::from(temporal == 0));
+            self.faults.astray += u64::from(self.codec == Codec::Av1 && !is_key && !is_meant);
         }
         let decoded = self.decoded.get_or_insert_default();
         if temporal == 0 || is_key {
             decoded.pictures.clear();
         }
+        if is_key {
+            decoded.numbers.clear();
+        }
+        let forgotten = decoded.numbers.len().saturating_sub(REMEMBERED);
+        decoded.numbers.drain(..forgotten);
+        decoded.numbers.extend(&frame.numbers);
         decoded.tl0 = tl0;
         decoded.time = time;
         decoded.spatial = frame.mark.spatial;
@@ -251,7 +297,7 @@ mod tests {
                 let (starts, ends, spatial) = (part == 0, false, 0);
                 let head = Head { starts, ends, picture_id, tl0, temporal, spatial, is_sync, is_key };
                 let mut payload = Vec::new();
-                head.write(false, &[SHAPE], &mut payload);
+                head.write(Codec::Vp8, &[SHAPE], &mut payload);
                 Mark { spatial: 0, temporal, frame }.write(&mut payload);
                 all.push(Received {
                     at: callyard_peer::base(),
