@@ -164,10 +164,6 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
     }
     let decisions = allocate(budget, &candidates);
     let used: u64 = chosen_bps(tracks, &decisions).sum();
-    aim(now, &mut allotment, tracks, &candidates, &decisions, used);
-    for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
-        *total += audio + resent;
-    }
     blame_the_last(tracks, &decisions);
     let spare = budget.saturating_sub(used);
     let has_narrowed = (estimate as f64) < NARROWED * before.used_bps as f64;
@@ -178,7 +174,13 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
         }
         settle(now, means.guard, track, decision, spare)
     });
-    Outcome { budget_bps: Some(budget), choices: settled.collect(), allotment }
+    let choices = settled.collect();
+    // What has just failed is no aim any more.
+    aim(now, &mut allotment, tracks, &candidates, &decisions, used);
+    for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
+        *total += audio + resent;
+    }
+    Outcome { budget_bps: Some(budget), choices, allotment }
 }
 
 impl Allotment {
@@ -506,6 +508,38 @@ mod tests {
         let of = |target| candidate(now(), &GuardConfig::default(), &track(vec![small, large], target)).options[1];
         assert_eq!(of(small.layer).bitrate_bps, 5_400, "to climb to");
         assert_eq!(of(large.layer).bitrate_bps, 3_880, "but not to stay at");
+    }
+
+    /// A link that seems to carry a layer for half a second at a time.
+    #[test]
+    fn what_failed_is_no_aim_for_a_time_that_grows_and_then_is_one_again() {
+        let (start, config) = (now(), GuardConfig::default());
+        let sized = |spatial, bps, pixels| Rung { pixels, ..rung(spatial, bps, 30.0) };
+        let (small, large) = (sized(0, 200_000, 320 * 180), sized(1, 600_000, 640 * 360));
+        let mut situation = Situation { voices: 0, tracks: vec![track(vec![small, large], small.layer)] };
+        let mut downlink = Downlink::new(crate::bwe::BweConfig::default());
+        let (mut before, mut at) = (Allotment::default(), start);
+        let mut chosen = |at, bps, situation: &mut Situation, before: &mut Allotment| {
+            downlink.remb(at, bps);
+            let outcome = choose(at, &Means { downlink: &downlink, before: *before, guard: &config }, situation);
+            *before = outcome.allotment;
+            situation.tracks[0].target = outcome.choices[0].layer;
+            (outcome.choices[0].clone(), outcome.allotment.wants_more(&downlink))
+        };
+        for expected in [5.0, 10.0, 20.0, 40.0, 60.0, 60.0] {
+            let (climb, _) = chosen(at, 1_000_000, &mut situation, &mut before);
+            assert_eq!(climb.layer, Some(large.layer));
+            at += Duration::from_millis(500);
+            let fall = at;
+            let (fallen, mut has_aim) = chosen(at, 300_000, &mut situation, &mut before);
+            assert_eq!((fallen.layer, fallen.barred, has_aim), (Some(small.layer), vec![Spatial(1)], false));
+            while !has_aim {
+                at += INTERVAL_LIMITED;
+                has_aim = chosen(at, 300_000, &mut situation, &mut before).1;
+            }
+            let waited = at.saturating_duration_since(fall).as_secs_f64();
+            assert!((expected..expected + 0.5).contains(&waited), "{waited} instead of {expected}");
+        }
     }
 
     #[test]
