@@ -284,6 +284,61 @@ def test_whatever_is_forwarded_is_decoded_to_the_same_pictures(path: Path, troub
     assert len(sizes) > 1, "layers were switched"
 
 
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_what_a_lost_packet_leaves_whole_is_decoded_to_the_same_pictures(path: Path, tmp_path: Path) -> None:
+    """A publisher's link loses 5 %, not all of it repaired. What came whole, and nothing but what came whole before
+    it since the last key picture, owes nothing to what is missing."""
+    mime, owners, shown = reference(path)
+    judged = total = 0
+    for seed in SEEDS:
+        decoder, is_intact = Decoder(mime), False
+        previous: Packet | None = None
+        for one in _pictures_as_sent(forwarded(path, seed, "lossy", tmp_path / "packets")):
+            follows = previous is None or one[0].seq == (previous.seq + 1) % 65_536
+            previous, total = one[-1], total + 1
+            if _is_key(mime, one[0]):
+                decoder, is_intact = Decoder(mime), True
+            picture = [layered(mime, packet) for packet in one]
+            is_intact &= (follows or _is_key(mime, one[0])) and _is_whole(
+                mime, one, [owners[p.body][2] for p in picture]
+            )
+            if not is_intact:
+                continue
+            judged += 1
+            source, timestamp, _ = owners[picture[0].body]
+            for frame in frames(mime, picture):
+                expected = dict(shown[source, timestamp])[frame.spatial]
+                assert decoder.decode(frame.data) == expected, (seed, timestamp, frame.spatial)
+    assert judged > total // 2, (judged, total)
+
+
+def _pictures_as_sent(packets: list[Packet]) -> Iterator[list[Packet]]:
+    for _, one in groupby(packets, key=lambda packet: packet.timestamp):
+        yield list(one)
+
+
+def _is_key(mime: str, packet: Packet) -> bool:
+    """Whether a picture's first packet begins with a frame that refers to nothing."""
+    if mime == "video/AV1":
+        # Its descriptor carries a structure.
+        return len(packet.descriptor) > 3 and packet.descriptor[3] & 0x80 > 0
+    if mime == "video/VP8":
+        return packet.payload[0] & 0x10 > 0 and layered(mime, packet).body[0] & 1 == 0
+    return packet.payload[0] & 0x48 == 0x08 and layered(mime, packet).spatial == 0
+
+
+def _is_whole(mime: str, packets: list[Packet], counts: list[int]) -> bool:
+    """Whether each layer's frame has all of its packets; `counts`: how many the capture has of each one's layer."""
+    if any(after.seq != (before.seq + 1) % 65_536 for before, after in pairwise(packets)):
+        return False
+    if mime == "video/AV1":
+        # Layers cannot be told by the payload; descriptors say where each frame starts and ends.
+        of_frames = [list(one) for _, one in groupby(packets, key=lambda packet: packet.descriptor[1:3])]
+        return all(one[0].descriptor[0] & 0x80 and one[-1].descriptor[0] & 0x40 for one in of_frames)
+    layers = [layered(mime, packet).spatial for packet in packets]
+    return all(layers.count(layer) == count for layer, count in zip(layers, counts, strict=True))
+
+
 def _numbers_run_on(mime: str, packets: list[Packet]) -> None:
     assert all(after.seq == (before.seq + 1) % 65_536 for before, after in pairwise(packets)), "no hole"
     timestamps = [packet.timestamp for packet in packets]
