@@ -188,7 +188,9 @@ def _broken_is_away() -> Iterator[None]:
 
 
 def _away(error: Exception) -> DatabaseAway:
-    log.warning("database_away", error=type(error).__name__)
+    # The driver's own words ("database or disk is full"): SQLAlchemy's would hold the statement and its values.
+    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    log.warning("database_away", error=type(error).__name__, reason=reason)
     return DatabaseAway("The database does not answer; try again.")
 
 

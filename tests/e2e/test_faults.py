@@ -6,9 +6,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import httpx2
+import jwt
 import pytest
 from livekit import rtc
 
@@ -182,3 +187,52 @@ async def test_draining_ends_when_the_last_one_leaves(own_server: Start, room: s
         assert server.process.poll() is None
         await alice.leave()
         assert await server.ended(20) == 0
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 4 MiB of its own; mounting one needs root."""
+    with tempfile.TemporaryDirectory(prefix="callyard-disk-") as directory:
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", directory]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here")
+        try:
+            yield Path(directory)
+        finally:
+            subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+async def test_a_full_disk_refuses_what_must_last_and_costs_no_call(
+    own_server: Start, room: str, small_disk: Path
+) -> None:
+    """F-27: people talk on, come and go; what cannot be written is refused, and taken again when there is room."""
+    environment = {"CALLYARD_DATABASE_URL": f"sqlite:///{small_disk}/callyard.sqlite"}
+    server = await own_server(workers=1, environment=environment)
+    claims = {"iss": server.key, "scope": "server", "exp": int(time.time()) + 600}
+    token = jwt.encode(claims, server.secret, algorithm="HS256")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with gathering(server, room) as party, httpx2.AsyncClient(headers=headers, timeout=15) as client:
+
+        async def written() -> int:
+            body = {"custom": {"filling": "x" * 8_000}}
+            return (await client.post(f"{server.url}/v1/calls/default", json=body)).status_code
+
+        alice, bob = await party.join("alice"), await party.join("bob")
+        await talk(party, alice, bob, 440)
+        assert await written() == 201
+        before = await bob.arrived()
+        filling = small_disk / "filling"
+        with pytest.raises(OSError, match="No space left"):
+            filling.write_bytes(bytes(8 << 20))
+        # The log of the database may hold a few more.
+        answers = [await written() for _ in range(60)]
+        assert set(answers) <= {201, 503}
+        assert answers[-10:] == [503] * 10
+        carol = await party.join("carol")
+        await hear_tone(await carol.track("alice", "audio"), 440)
+        await asyncio.sleep(1)
+        assert grew_without_loss(before, await bob.arrived(), packets=8)
+        assert (await client.get(f"{server.url}/healthz")).status_code == 200
+        filling.unlink()
+        assert await written() == 201
+        assert "disk is full" in server.tail(200_000)
