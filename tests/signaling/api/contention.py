@@ -164,7 +164,10 @@ async def _listen(processes: Processes, place: int, found: Found, ended: asyncio
                         resumed = True
                     if frame["type"] == "resync" or frame.get("seq") is not None:
                         heard.append({**frame, "resumed": resumed})
-                        last[frame["cid"]] = max(last.get(frame["cid"], 0), frame.get("seq") or 0)
+                        known = last.get(frame["cid"], 0)
+                        # Past a gap that is not closed yet nothing is known: it is asked for again after a loss.
+                        if resumed or frame.get("prev_seq") == known:
+                            last[frame["cid"]] = max(known, frame.get("seq") or 0)
         await asyncio.sleep(0.05)
 
 
