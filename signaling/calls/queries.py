@@ -105,7 +105,10 @@ class _Parser:
     def _check_fits(self, kind: str, operator: str, value: Any, pointer: str) -> None:
         if kind == "members" and operator not in ("$eq", "$contains"):
             raise unprocessable(pointer, f"This field takes $in and $contains, not {operator}.")
-        if operator in ("$prefix", "$contains") and not (isinstance(value, str) and kind != "time"):
+        if operator == "$contains" and kind == "custom":
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise unprocessable(pointer, "$contains takes text, or an item of a list: text or a number.")
+        elif operator in ("$prefix", "$contains") and not (isinstance(value, str) and kind != "time"):
             raise unprocessable(pointer, f"{operator} takes text.")
         if operator in ORDERED and (value is None or isinstance(value, bool) or kind == "flag"):
             raise unprocessable(pointer, f"{operator} compares numbers, times and text.")

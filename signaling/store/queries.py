@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, case, exists, false, func, literal, not_, or_, select, true
+from sqlalchemy import Boolean, ColumnElement, String, and_, case, exists, false, func, literal, not_, or_, select, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -14,6 +14,7 @@ from signaling.calls.model import CallType
 from signaling.calls.queries import All, Any_, Expression, Leaf, Not
 from signaling.store import schema
 from signaling.store.kinds import milliseconds
+from signaling.store.prepared import encode
 
 Columns = Mapping[str, Any]
 
@@ -88,6 +89,8 @@ def _leaf(leaf: Leaf, columns: Columns) -> ColumnElement[bool]:
         present = _column(leaf, columns, "").is_not(None)
         has: ColumnElement[bool] = present if value else not_(present)
         return has
+    if leaf.kind == "custom" and leaf.operator == "$contains":
+        return _custom_contains(leaf, columns, value)
     column = _column(leaf, columns, value)
     ordered: dict[str, Callable[[], Any]] = {
         "$gt": lambda: column > value,
@@ -99,6 +102,19 @@ def _leaf(leaf: Leaf, columns: Columns) -> ColumnElement[bool]:
     }
     holds: ColumnElement[bool] = func.coalesce(ordered[leaf.operator](), false())
     return holds
+
+
+def _custom_contains(leaf: Leaf, columns: Columns, value: Any) -> ColumnElement[bool]:
+    """Text contains a part of it, a list contains an item."""
+    parts = tuple(leaf.field.split("."))
+    document, path = columns["custom"], columns["custom"][parts]
+    place = literal("$" + "".join(f'."{part}"' for part in parts))
+    has = _JsonHas(document, place, path, literal(value), literal(encode([value])))
+    listed = and_(_JsonKind(document, place, path) == "array", has)
+    if not isinstance(value, str):
+        return func.coalesce(listed, false())
+    within = _column(leaf, columns, value).contains(value, autoescape=True)
+    return or_(func.coalesce(within, false()), func.coalesce(listed, false()))
 
 
 def _list_leaf(leaf: Leaf, holds: Callable[[str], ColumnElement[bool]]) -> ColumnElement[bool]:
@@ -156,3 +172,26 @@ def _json_kind_sqlite(element: Any, compiler: Any, **how: Any) -> str:
 def _json_kind_postgresql(element: Any, compiler: Any, **how: Any) -> str:
     _, _, value = element.clauses
     return f"jsonb_typeof({compiler.process(value, **how)})"
+
+
+class _JsonHas(FunctionElement[bool]):
+    """Whether the list at a path has an item: its document, the path, what stands there, the item, a list of it."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_JsonHas, "sqlite")
+def _json_has_sqlite(element: Any, compiler: Any, **how: Any) -> str:
+    document, path, _, item, _ = element.clauses
+    each = f"json_each({compiler.process(document, **how)}, {compiler.process(path, **how)}) AS item"
+    # True and false are 1 and 0 there, and are no numbers.
+    known = "item.type IN ('text', 'integer', 'real')"
+    same = f"item.value = {compiler.process(item, **how)}"
+    return f"EXISTS (SELECT 1 FROM {each} WHERE {same} AND {known})"  # noqa: S608 - compiled, its values are bound
+
+
+@compiles(_JsonHas, "postgresql")
+def _json_has_postgresql(element: Any, compiler: Any, **how: Any) -> str:
+    _, _, value, _, items = element.clauses
+    return f"({compiler.process(value, **how)} @> CAST({compiler.process(items, **how)} AS JSONB))"

@@ -232,6 +232,31 @@ async def test_users_are_made_changed_and_searched(world: World) -> None:
     assert pointers(await world.server.put("/users/carl", {"role": "wizard"})) == ["/role"]
 
 
+async def test_custom_text_contains_its_parts_and_a_list_its_items(world: World) -> None:
+    custom: dict[str, Any] = {
+        "a": {"tags": ["red", "blue"], "at": {"floors": [1, 2.5, 30]}},
+        "b": {"tags": "a red car", "at": {"floors": ["1", True, None]}},
+        "c": {"tags": {"red": 1}, "at": {"floors": 1}},
+        "d": {"tags": ["reddish", ["red"], 'a "red" one']},
+    }
+    for name, value in custom.items():
+        await world.call(f"default/{name}", by="alice", custom=value)
+    for wanted, found in (
+        ({"custom.tags": {"$contains": "red"}}, ["a", "b"]),
+        ({"custom.tags": {"$contains": 'a "red" one'}}, ["d"]),
+        ({"custom.at.floors": {"$contains": 1}}, ["a"]),
+        ({"custom.at.floors": {"$contains": 2.5}}, ["a"]),
+        ({"custom.at.floors": {"$contains": "1"}}, ["b"]),
+        ({"custom.at.floors": {"$contains": 3}}, []),
+        ({"$not": {"custom.tags": {"$contains": "red"}}}, ["c", "d"]),
+    ):
+        reply = await world.as_("alice").post("/calls/query", {"filter": wanted, "sort": [{"field": "id"}]})
+        assert [item["call"]["id"] for item in reply.json()["items"]] == found, wanted
+    for wrong in (True, None, ["red"]):
+        reply = await world.as_("alice").post("/calls/query", {"filter": {"custom.tags": {"$contains": wrong}}})
+        assert pointers(reply) == ["/filter/custom.tags/$contains"]
+
+
 async def test_guests_are_welcome_if_the_app_says_so(world: World) -> None:
     nobody = world.as_("nobody")
     nobody.headers = {}
