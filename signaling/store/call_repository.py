@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Integer, Table, and_, bindparam, delete, func, select, update
@@ -64,6 +64,17 @@ class Loaded:
     state: CallState
     revision: int
     read_anew: bool = False
+
+
+class Whereabouts(NamedTuple):
+    key: str
+    revision: int
+    type: str
+    id: str
+
+
+NOWHERE = Whereabouts("", 0, "", "")
+"""Of no call: loading it finds nothing."""
 
 
 class CallRepository:

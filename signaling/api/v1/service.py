@@ -50,6 +50,7 @@ from signaling.events.outbound import Outbound
 from signaling.events.push import check_keys
 from signaling.events.push_message import UnusableKey
 from signaling.store.call_repository import (
+    NOWHERE,
     CallRepository,
     Loaded,
     Stale,
@@ -157,6 +158,9 @@ class CallsService:
             await found_installation(connection, self.now(), dev=self.dev)
         async with self.database.read() as connection:
             await self.directory.refresh(connection)
+            # The first use of a statement puts it together, for 20 ms: no request is to wait for that.
+            await self.calls.load_each(connection, [NOWHERE])
+            await busy_users(connection, [""], "")
         self.warn_of_development()
 
     def warn_of_development(self) -> None:
