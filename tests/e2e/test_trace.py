@@ -93,8 +93,11 @@ async def test_a_reader_that_goes_away_makes_room_for_the_next(server: Endpoint,
             return int(reply.status_code)
 
     async with httpx2.AsyncClient(timeout=30) as client, client.stream("GET", url, headers=headers) as reply:
-        await anext(reply.aiter_lines())
+        # Held: an iterator that is thrown away closes its stream.
+        lines = reply.aiter_lines()
+        await anext(lines)
         assert await begins(client) == 429
+        await anext(lines)
     async with httpx2.AsyncClient(timeout=30) as client, asyncio.timeout(30):
         status = 0
         while status != 200:
