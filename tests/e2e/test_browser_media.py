@@ -149,13 +149,13 @@ async def test_layers_nobody_wants_are_not_sent(tabs: Tabs, single: bool) -> Non
 
 
 async def until_active(tab: Tab, rids: list[str]) -> None:
-    await tab.page.wait_for_function(
+    await tab.holds(
         """async ([wanted]) => {
           const sent = await window.e2e.sending('camera');
           return Object.entries(sent).filter(([, entry]) => entry.active).map(([rid]) => rid).join() === wanted;
         }""",
-        arg=[",".join(rids)],
-        timeout=30_000,
+        ",".join(rids),
+        seconds=30,
     )
 
 
@@ -183,21 +183,16 @@ async def test_a_disabled_track_pauses_and_comes_back(tabs: Tabs) -> None:
     await alice.call("publishPicture", "red", "green", 640, 360, 15, camera())
     await bob.shows("alice", CAMERA, "red", "green")
     await bob.call("enable", "alice", CAMERA, False)
-    await bob.page.wait_for_function(
+    await bob.holds(
         """async () => {
           const before = (await window.e2e.stats('alice', 'camera')).packets;
           await new Promise((done) => setTimeout(done, 700));
           return (await window.e2e.stats('alice', 'camera')).packets === before;
-        }""",
-        timeout=15_000,
+        }"""
     )
     frames = (await bob.call("stats", "alice", CAMERA))["frames"]
     await bob.call("enable", "alice", CAMERA, True)
-    await bob.page.wait_for_function(
-        "async ([before]) => (await window.e2e.stats('alice', 'camera')).frames > before + 5",
-        arg=[frames],
-        timeout=15_000,
-    )
+    await bob.holds("async ([before]) => (await window.e2e.stats('alice', 'camera'))?.frames > before + 5", frames)
 
 
 @MODES
@@ -229,11 +224,7 @@ async def test_devices_are_switched_on_muted_and_unmuted(tabs: Tabs, single: boo
     await alice.call("camera", True)
     await alice.call("microphone", True)
     await bob.event("trackUnmuted", count=2)
-    await bob.page.wait_for_function(
-        "async ([before]) => (await window.e2e.stats('alice', 'camera')).frames > before + 5",
-        arg=[frames],
-        timeout=20_000,
-    )
+    await bob.holds("async ([before]) => (await window.e2e.stats('alice', 'camera'))?.frames > before + 5", frames)
 
 
 @MODES

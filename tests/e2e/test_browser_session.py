@@ -33,9 +33,7 @@ async def flows(alice: Tab, bob: Tab) -> None:
     """Pictures that move, and both tones."""
     await bob.shows("alice", CAMERA, "red", "green", seconds=30)
     frames = (await bob.call("stats", "alice", CAMERA))["frames"]
-    await bob.page.wait_for_function(
-        "async ([before]) => (await window.e2e.stats('alice', 'camera')).frames > before + 5", arg=[frames]
-    )
+    await bob.holds("async ([before]) => (await window.e2e.stats('alice', 'camera'))?.frames > before + 5", frames)
     await bob.hears("alice", 440)
     await alice.hears("bob", 1000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -63,13 +63,21 @@ class Tab:
 
     async def until(self, name: str, *arguments: Any, seconds: float = 20, what: str = "") -> Any:
         """Waits until `e2e.name(…arguments)` is truthy and returns it."""
+        return await self._until(lambda: self.call(name, *arguments), seconds, what or f"{name}{arguments}")
+
+    async def holds(self, condition: str, *arguments: Any, seconds: float = 20) -> None:
+        """Waits until this function of JavaScript, an async one too, is true of the arguments.
+
+        Playwright's own `wait_for_function` takes any promise for true.
+        """
+        await self._until(lambda: self.page.evaluate(condition, list(arguments)), seconds, condition)
+
+    async def _until(self, ask: Callable[[], Awaitable[Any]], seconds: float, what: str) -> Any:
         deadline = asyncio.get_running_loop().time() + seconds
-        while not (found := await self.call(name, *arguments)):
+        while not (found := await ask()):
             if asyncio.get_running_loop().time() > deadline:
                 events = await self.call("events")
-                raise AssertionError(
-                    f"{self.identity} waited {seconds} s in vain for {what or (name, arguments)}; told {events}"
-                )
+                raise AssertionError(f"{self.identity} waited {seconds} s in vain for {what}; told {events}")
             await asyncio.sleep(0.1)
         return found
 
