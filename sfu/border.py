@@ -288,6 +288,10 @@ class TransportState(Event, frozen=True, kw_only=True, tag="transport_state"):
     reason: str
 
 
+class Unanswered(Event, frozen=True, kw_only=True, tag="unanswered"):
+    transport: int
+
+
 class TransportPath(Event, frozen=True, kw_only=True, tag="transport_path"):
     transport: int
     protocol: PathProtocol
@@ -497,6 +501,7 @@ AnyCommand: TypeAlias = (
 )
 AnyEvent: TypeAlias = (
     TransportState
+    | Unanswered
     | TransportPath
     | DataChannelOpen
     | DataMessage

@@ -98,6 +98,7 @@ _COUNTERS = (
     _Plain("callyard_probes", "Probe clusters sent to learn what a link carries.", "engine", "probes"),
     _Plain("callyard_allocations", "Times that a subscriber's layers were chosen anew.", "engine", "allocations"),
     _Plain("callyard_breaker_trips", "Times that a circuit breaker (RFC 8083) has tripped.", "engine", "breaker_trips"),
+    _Plain("callyard_unanswered", "Clients that answered and then fell silent.", "engine", "unanswered"),
     _Plain("callyard_traces", "Traces of subscribers that were begun.", "engine", "traces"),
     _Plain("callyard_traces_cut", "Traces that ended early because of their size.", "engine", "traces_cut"),
     _Plain("callyard_bandwidth_pauses", "Video paused for want of bandwidth.", "engine", "bandwidth_pauses"),

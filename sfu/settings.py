@@ -173,6 +173,15 @@ class EngineSettings(BaseModel):
             "of few frames.",
         ),
     ] = 1.5
+    unanswered_after_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=15,
+            description="Silence of a client that answered what it is sent, until it is asked for another path. Raise "
+            "it for clients that stand still for seconds; a network that has closed is left that much later.",
+        ),
+    ] = 3.0
     quality_interval_seconds: Annotated[
         float,
         Field(

@@ -593,6 +593,7 @@ def _room_number(event: AnyEvent) -> int:
             return room
         case (
             border.TransportState(transport=number)
+            | border.Unanswered(transport=number)
             | border.TransportPath(transport=number)
             | border.DataChannelOpen(transport=number)
             | border.DataMessage(transport=number)

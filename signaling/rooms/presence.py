@@ -34,6 +34,8 @@ from signaling.rooms.state import Connection, Cutoff, Participant
 _Action = rtc.LeaveRequest.Action
 _KNOWS_ACTIONS = 13
 """Protocol version from which `leave.action` is understood."""
+_ASKED_AGAIN_SECONDS = 30.0
+"""A way back takes a client up to 15 s, so one who is asked sooner would never finish."""
 PING_INTERVAL_SECONDS = 5
 PING_TIMEOUT_SECONDS = 15
 _UNCLEAN = (
@@ -410,6 +412,26 @@ def _active(room: RoomCore, participant: Participant, now: Moment) -> None:
     for track in participant.tracks.values():
         if track.is_published:
             room.notify("track_published", participant, track.info)
+
+
+def unanswered(room: RoomCore, event: border.Unanswered, now: Moment) -> None:
+    """His network may have closed to media while his signal connection lives: he is to look for another path.
+
+    Clients find out by themselves only after 15 s and more. One who was asked is left alone for a while, whatever came
+    of it.
+    """
+    participant = room.by_transport.get(event.transport)
+    if participant is None or participant.session is None or participant.protocol < _KNOWS_ACTIONS:
+        return
+    asked = ("asked", participant.sid)
+    if asked in room.timers:
+        return
+    room.timers.set(asked, now.seconds + _ASKED_AGAIN_SECONDS)
+    _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
+    room.hang_up(participant, "media unanswered")
+    room.timers.clear(("refresh", participant.sid))
+    room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
+    room.touch(participant)
 
 
 def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None:

@@ -203,6 +203,8 @@ class Room:
                     data.received(core, self._cache, sender, event, now)
             case border.TransportState():
                 presence.transport_changed(core, event, now)
+            case border.Unanswered():
+                presence.unanswered(core, event, now)
             case border.DataChannelOpen():
                 receiver = core.by_transport.get(event.transport)
                 if receiver is not None:

@@ -647,6 +647,37 @@ def test_media_that_comes_back_without_its_client_does_not_stay_for_ever(world: 
     assert not world.room.core.participants
 
 
+def test_who_does_not_answer_is_asked_for_another_path_and_keeps_his_place(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    world.unanswered(alice.record.receiving.transport)
+    assert (last_leave(alice).action, last_leave(alice).reason) == (ACTIONS.RESUME, REASONS.CONNECTION_TIMEOUT)
+    assert alice.session is None
+    world.resume(alice)
+    world.wait(world.settings.signal_absence_seconds * 2)
+    assert alice.sid in bob.people
+
+
+def test_who_was_asked_for_another_path_has_time_to_find_it(world: World) -> None:
+    alice = world.join("alice")
+    transport = alice.record.receiving.transport
+    world.unanswered(transport)
+    world.resume(alice)
+    alice.forget()
+    world.wait(20)
+    world.unanswered(transport)
+    assert not alice.heard("leave")
+    world.wait(20)
+    world.unanswered(transport)
+    assert last_leave(alice).action == ACTIONS.RESUME
+
+
+def test_who_does_not_answer_and_does_not_come_back_is_gone(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    world.unanswered(alice.record.receiving.transport)
+    world.transport(alice.record.publisher.transport, TransportStatus.FAILED)
+    assert alice.sid not in bob.people
+
+
 def test_media_that_fails_after_the_signal_is_the_end(world: World) -> None:
     alice = world.join("alice")
     transport = alice.record.publisher.transport

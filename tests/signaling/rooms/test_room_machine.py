@@ -141,6 +141,14 @@ class RoomMachine(RuleBasedStateMachine):
             self.world.transport(numbers[pick % len(numbers)], state, "by_chance")
         self.tidy()
 
+    @rule(which=_people, pick=_which)
+    def nobody_answers(self, which: int, pick: int) -> None:
+        client = self.anybody(which)
+        numbers = self.transports(client) if client is not None else []
+        if numbers:
+            self.world.unanswered(numbers[pick % len(numbers)])
+        self.tidy()
+
     @rule(which=_people)
     def connect(self, which: int) -> None:
         client = self.anybody(which)

@@ -622,6 +622,9 @@ class World:
             self.worker.close(number)
         self.event(border.TransportState(transport=number, state=state, reason=reason))
 
+    def unanswered(self, number: int) -> None:
+        self.event(border.Unanswered(transport=number))
+
     def connect(self, client: Client) -> None:
         """Media comes up: connected, channels open."""
         record = self.room.core.participants.get(client.sid)

@@ -50,6 +50,9 @@ pub struct Config {
     pub demand_dwell: Duration,
     /// Time without packets after which a layer counts as not sent.
     pub layer_timeout: Duration,
+    /// Silence of a client that answered what it is sent, until signaling is told. Raise it for clients that stand still
+    /// for seconds; a network that has closed is left that much later.
+    pub unanswered_after: Duration,
     /// Time between connection-quality reports.
     pub quality_interval: Duration,
     /// Receiver estimated maximum bitrate told to publishers that negotiated only `goog-remb`.
@@ -114,6 +117,7 @@ impl Default for Config {
             first_picture_burst: 10,
             demand_dwell: Duration::from_secs(3),
             layer_timeout: Duration::from_millis(1_500),
+            unanswered_after: Duration::from_secs(3),
             quality_interval: Duration::from_secs(5),
             remb_bps: 20_000_000,
             twcc_interval: Duration::from_millis(100),

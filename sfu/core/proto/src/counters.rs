@@ -184,6 +184,8 @@ pub struct Counters {
     pub allocations: u64,
     /// Times that a circuit breaker (RFC 8083) has tripped by a receiver report.
     pub breaker_trips: u64,
+    /// Clients that answered what they are sent and then fell silent.
+    pub unanswered: u64,
     /// Traces begun, and those among them that ended for their size.
     pub traces: u64,
     pub traces_cut: u64,

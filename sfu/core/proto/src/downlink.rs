@@ -139,6 +139,11 @@ impl Downlink {
         }
     }
 
+    /// The client has told of packets' arrival, so it is expected to do so.
+    pub fn is_answered(&self) -> bool {
+        self.source == Source::Feedback
+    }
+
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
     pub fn estimate_bps(&self) -> Option<u64> {
         let estimate = self.estimator.as_ref().filter(|_| self.is_estimated()).map(|e| e.estimate_bps());

@@ -16,6 +16,10 @@ pub enum Event {
         state: TransportState,
         reason: String,
     },
+    /// A client that answered what it is sent has fallen silent; told once a silence, long before `Disconnected`.
+    Unanswered {
+        transport: TransportId,
+    },
     /// The path in use and what protects it; sent on the first connect and whenever the path's protocol changes.
     TransportPath {
         transport: TransportId,

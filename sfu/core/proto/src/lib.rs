@@ -39,3 +39,4 @@ mod testing;
 pub mod trace;
 pub mod transmit;
 pub mod transport;
+mod unanswered;

@@ -25,6 +25,7 @@ use crate::rtt::Rtt;
 use crate::sctp::{Sctp, SctpEvent};
 use crate::srtp::{InboundSrtp, OutboundSrtp, Profile};
 use crate::transmit::{Path, TransmitArena};
+use crate::unanswered;
 
 /// What happened inside a transport and concerns the engine.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +100,9 @@ pub struct Transport {
     pub bytes_down: u64,
     pub packets_up: u64,
     pub packets_down: u64,
+    /// RTCP, and checks of the path in use: with `packets_up`, all that was heard.
+    pub signs_up: u64,
+    pub unanswered: unanswered::Watch,
     /// The byte counts at the last quality report.
     pub reported_up: u64,
     pub reported_down: u64,
@@ -160,6 +164,8 @@ impl Transport {
             bytes_down: 0,
             packets_up: 0,
             packets_down: 0,
+            signs_up: 0,
+            unanswered: unanswered::Watch::default(),
             reported_up: 0,
             reported_down: 0,
             dtls: None,

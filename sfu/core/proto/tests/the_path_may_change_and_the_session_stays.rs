@@ -164,3 +164,31 @@ fn tcp_carries_a_call_and_gives_way_to_another_connection() {
     assert!(pictures > 110, "{pictures} of about 120 pictures in 4 s");
     assert_eq!(world.strays, 0, "nothing is written to the closed connection");
 }
+
+/// How often each of two clients was told of as not answering.
+fn unanswered(world: &mut World, clients: [usize; 2]) -> [usize; 2] {
+    let events = world.take_events();
+    clients.map(|client| {
+        let told = Event::Unanswered { transport: World::transport(client) };
+        events.iter().filter(|event| **event == told).count()
+    })
+}
+
+#[test]
+fn a_viewer_behind_a_network_that_has_closed_is_told_of_long_before_its_consent_ends() {
+    let (mut world, alice, bob, mut camera) = call(7);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(5));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0]);
+    world.up[bob].config.loss = 1.0;
+    play(&mut world, &mut [&mut camera], Duration::from_millis(2_800));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0], "not for a moment's silence");
+    play(&mut world, &mut [&mut camera], Duration::from_millis(500));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 1]);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0], "once is enough");
+    world.up[bob].config.loss = 0.0;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    world.up[bob].config.loss = 1.0;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 1], "and again the next time");
+}

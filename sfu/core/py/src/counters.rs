@@ -42,6 +42,7 @@ pub(crate) struct CountersView {
     allocations: u64,
     bandwidth_pauses: u64,
     breaker_trips: u64,
+    unanswered: u64,
     traces: u64,
     traces_cut: u64,
 }
@@ -115,6 +116,7 @@ impl From<&Counters> for CountersView {
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
             breaker_trips: counters.breaker_trips,
+            unanswered: counters.unanswered,
             traces: counters.traces,
             traces_cut: counters.traces_cut,
         }

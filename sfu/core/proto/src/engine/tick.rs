@@ -49,6 +49,18 @@ impl Engine {
         }
     }
 
+    /// Tells signaling of a client that has stopped to answer.
+    fn listen(&mut self, slot: usize) {
+        let limit = (self.config.unanswered_after.as_secs_f64() / TICK.as_secs_f64()).ceil() as u32;
+        let transport = &mut self.transports[slot];
+        let heard = transport.packets_up + transport.signs_up;
+        if transport.unanswered.tick(heard, transport.packets_down, limit) && transport.downlink.is_answered() {
+            let transport = transport.id;
+            self.counters.unanswered += 1;
+            self.emit(Event::Unanswered { transport });
+        }
+    }
+
     fn tick_transport(&mut self, now: Instant, slot: usize) {
         self.hand_over_trace(now, slot);
         let transport = &self.transports[slot];
@@ -66,6 +78,7 @@ impl Engine {
             return;
         }
         self.tick_downlink(now, slot);
+        self.listen(slot);
         let transport = &mut self.transports[slot];
         let is_due = transport.next_report.is_none_or(|at| now >= at);
         if is_due {
