@@ -23,6 +23,7 @@ from sfu import open_files
 from sfu.metrics import WorkerMetrics
 from sfu.node import NodeError
 from signaling import tokens
+from signaling.api.client_address import TrustedProxies
 from signaling.api.health import health_routes
 from signaling.api.metrics import RequestMetrics, SignalingMetrics, metrics_routes, sample_loop_lag
 from signaling.api.room_debug import room_debug_routes
@@ -132,13 +133,14 @@ class Server:
             *console_routes(self.calls.service, public_url=settings.public_url, figures=RoomFigures(self.rooms)),
         ]
         # Browser applications come from other origins; whoever asks brings a token, never a cookie.
-        return CORSMiddleware(
+        shared = CORSMiddleware(
             Starlette(routes=routes),
             allow_origins=["*"],
             allow_methods=["*"],
             allow_headers=["*"],
             max_age=_CORS_SECONDS,
         )
+        return TrustedProxies(shared, settings.http.trusted_proxies)
 
     def signal_url(self) -> str:
         """How clients reach the signal connection."""

@@ -91,6 +91,7 @@ def create_calls_system(
         await relay.loop(service)
 
     service.in_background(service.presence.loop)
+    service.in_background(service.addresses.loop)
     for work in (deliver, send_push, look_after, follow):
         service.in_background(work)
     feed = CallsFeed(service)

@@ -142,9 +142,9 @@ class Reports:
         self._lanes: dict[str, asyncio.Queue[Callable[[], Awaitable[None]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def admit(self, grants: Grants) -> Grants:
+    async def admit(self, grants: Grants, address: str | None) -> Grants:
         """Return the grants that hold now; raises `PermissionDenied`. The token alone opens nothing."""
-        verdict = await self._feed.admit(grants.room, grants.identity)
+        verdict = await self._feed.admit(grants.room, grants.identity, address)
         if isinstance(verdict, Refuse):
             raise PermissionDenied(verdict.sentence)
         allowed = grants.with_permission(livekit_permission(verdict.permission))

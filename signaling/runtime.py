@@ -84,8 +84,8 @@ class Session(Protocol):
 class Feed(Protocol):
     """Who else is told what happens in managed rooms, and asked who may come (`calls/media.py`)."""
 
-    async def admit(self, grants: Grants) -> Grants:
-        """Return the grants that hold now; raises a `Refusal`."""
+    async def admit(self, grants: Grants, address: str | None) -> Grants:
+        """Return the grants that hold now; raises a `Refusal`. address: where the client comes from, if known."""
 
     def entered(self, hosted: Hosted, effect: Effect) -> None: ...
 
@@ -277,15 +277,18 @@ class Rooms:
 
     # --- signal connections ------------------------------------------------------------------------------------------
 
-    async def admit(self, parameters: JoinParameters) -> JoinParameters:
-        """Return what this client may connect with now; raises a `Refusal`. Nothing is made yet."""
+    async def admit(self, parameters: JoinParameters, address: str | None = None) -> JoinParameters:
+        """Return what this client may connect with now; raises a `Refusal`. Nothing is made yet.
+
+        address: where he comes from, if that is known.
+        """
         presence.check(parameters, self.settings.rooms)
         grants = parameters.grants
         hosted = self.hosted.get(grants.room)
         if grants.managed or (hosted is not None and hosted.record.is_managed):
             if self.feed is None:
                 raise PermissionDenied("This room is not open.")
-            grants = await self.feed.admit(replace(grants, managed=True))
+            grants = await self.feed.admit(replace(grants, managed=True), address)
             parameters = replace(parameters, grants=grants)
             hosted = self.hosted.get(grants.room)
         self._check_room(hosted, parameters)

@@ -114,6 +114,13 @@ class HttpSettings(Section):
         description="Open files that connections leave to databases, workers, webhooks and storages. Raise it when "
         "the log says `Too many open files`.",
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Addresses of your own reverse proxies as CIDRs (`10.0.0.0/8`), whose X-Forwarded-For is believed. "
+        "Set it when clients reach the server through a proxy: without it everybody seems to come from there, so that "
+        "limits and bans by address hit all of them.",
+    )
     backlog: int = Field(
         2048,
         ge=16,
@@ -121,6 +128,16 @@ class HttpSettings(Section):
         description="Connections the kernel holds until they are accepted. Raise it, with net.core.somaxconn, when "
         "thousands reconnect within a second.",
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, blocks: tuple[str, ...]) -> tuple[str, ...]:
+        for block in blocks:
+            try:
+                ipaddress.ip_network(block)
+            except ValueError as error:
+                raise ValueError(f"`{block}` is no CIDR: {error}") from None
+        return blocks
 
 
 class WebhookSettings(Section):

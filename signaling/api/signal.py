@@ -43,7 +43,7 @@ _CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "Au
 class Rooms(Protocol):
     """What is asked of `signaling.runtime.Rooms`."""
 
-    async def admit(self, parameters: JoinParameters) -> JoinParameters: ...
+    async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters: ...
     def connect(self, session: Session, parameters: JoinParameters) -> SessionId: ...
     def request(self, session: SessionId, request: rtc.SignalRequest) -> None: ...
     def disconnected(self, session: SessionId) -> None: ...
@@ -61,7 +61,7 @@ def signal_routes(
         is_v1 = connection.url.path.startswith("/rtc/v1")
         grants = verify(_token(connection))
         parameters = connecting.parameters(connection.query_params, grants, is_v1=is_v1)
-        return await rooms.admit(parameters)
+        return await rooms.admit(parameters, connection.client.host if connection.client else None)
 
     async def validate(request: Request) -> Response:
         try:

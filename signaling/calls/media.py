@@ -118,8 +118,11 @@ class MediaFeed(Protocol):
     connection of it stands, or has replaced the one that ended, nobody has left.
     """
 
-    async def admit(self, room: str, identity: str) -> Verdict:
-        """Asked at every connect and reconnect; the token alone opens nothing (T-1, T-5)."""
+    async def admit(self, room: str, identity: str, address: str | None = None) -> Verdict:
+        """Asked at every connect and reconnect; the token alone opens nothing (T-1, T-5).
+
+        address: where the client comes from, if that is known.
+        """
 
     async def participant_joined(self, room: str, identity: str) -> None:
         """The signaling join was answered."""

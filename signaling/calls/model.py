@@ -57,6 +57,8 @@ class App(Struct, frozen=True, kw_only=True):
 
 
 class Ban(Struct, frozen=True, kw_only=True):
+    """`addresses`: with `ip`, hashes of where the user was seen (`api/v1/addresses.py`); shown to nobody."""
+
     user_id: str
     reason: str | None
     expires_at: datetime | None
@@ -64,6 +66,7 @@ class Ban(Struct, frozen=True, kw_only=True):
     banned_by: str | None
     created_at: datetime
     updated_at: datetime
+    addresses: tuple[str, ...] = ()
 
 
 class Call(Struct, frozen=True, kw_only=True):

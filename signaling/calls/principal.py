@@ -27,7 +27,10 @@ TOKEN_MAX_CHARACTERS = 16_384
 
 @dataclass(frozen=True)
 class Principal:
-    """`kind`: server, user or anonymous. `acting`: a server token that acts on behalf of `user_id`."""
+    """`kind`: server, user or anonymous. `acting`: a server token that acts on behalf of `user_id`.
+
+    `sources`: hashes of the address he asks from (`api/v1/addresses.py`); none of a server, or if it is not known.
+    """
 
     kind: str
     user_id: str | None
@@ -37,6 +40,7 @@ class Principal:
     teams: frozenset[str] | None = None
     scope: TokenScope = UNNARROWED
     acting: bool = False
+    sources: tuple[str, ...] = ()
 
     @property
     def is_server(self) -> bool:

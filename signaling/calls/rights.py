@@ -6,13 +6,15 @@ session revocations; within the settings mask, the state mask and the token's sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from signaling.calls import gate
 from signaling.calls.call_types import granted
 from signaling.calls.capabilities import ALL, REQUESTABLE
-from signaling.calls.model import UNNARROWED, Member, TokenScope
+from signaling.calls.model import UNNARROWED, Ban, Member, TokenScope
 from signaling.calls.problems import Problem, missing, not_found
 from signaling.calls.state import Facts, Turn
 
@@ -41,8 +43,28 @@ def app_role(facts: Facts, user_id: str | None) -> str:
 
 
 def active_ban(turn: Turn, user_id: str | None) -> bool:
-    ban = turn.facts.bans.get(user_id or "")
-    return ban is not None and (ban.expires_at is None or ban.expires_at > turn.now)
+    return _user_banned(turn.facts, turn.now, user_id)
+
+
+def _user_banned(facts: Facts, now: datetime, user_id: str | None) -> bool:
+    ban = facts.bans.get(user_id or "")
+    return ban is not None and in_force(ban, now)
+
+
+def in_force(ban: Ban, now: datetime) -> bool:
+    return ban.expires_at is None or ban.expires_at > now
+
+
+def address_banned(facts: Facts, now: datetime, sources: Sequence[str]) -> bool:
+    """Tell whether a ban in force covers the address of these hashes."""
+    return any(in_force(ban, now) for source in sources for ban in facts.banned_addresses.get(source, ()))
+
+
+def turned_away(facts: Facts, now: datetime, user_id: str | None, sources: Sequence[str]) -> bool:
+    """Tell whether a user is banned, or the address he comes from; app admins may come from everywhere."""
+    if _user_banned(facts, now, user_id):
+        return True
+    return address_banned(facts, now, sources) and app_role(facts, user_id) != "admin"
 
 
 def active_block(turn: Turn, user_id: str | None) -> bool:
@@ -117,7 +139,10 @@ def own(turn: Turn) -> Holding:
     """Return what the caller holds; a server token holds everything."""
     if turn.principal.is_server:
         return Holding("admin", ALL, ALL, ALL)
-    return holding(turn, turn.actor, turn.principal.scope)
+    held = holding(turn, turn.actor, turn.principal.scope)
+    if turned_away(turn.facts, turn.now, turn.actor, turn.principal.sources):
+        return replace(held, capabilities=frozenset(), unmasked=frozenset())
+    return held
 
 
 def own_team(turn: Turn) -> frozenset[str]:
@@ -141,11 +166,16 @@ def check_reach(turn: Turn) -> None:
     check_standing(turn)
 
 
+def banned() -> Problem:
+    """Return the refusal of who is banned; it does not tell whether he is, or his address."""
+    return Problem("banned", "You are banned.")
+
+
 def check_standing(turn: Turn) -> None:
     if turn.principal.is_server:
         return
-    if active_ban(turn, turn.actor):
-        raise Problem("banned", "You are banned.")
+    if turned_away(turn.facts, turn.now, turn.actor, turn.principal.sources):
+        raise banned()
     if active_block(turn, turn.actor):
         raise Problem("blocked", "You are blocked in this call.")
 

@@ -53,6 +53,20 @@ class CallsSettings(BaseModel):
     attendance_retention_days: int = Field(
         90, ge=1, le=3_650, description="How long ended sessions and who attended them are kept."
     )
+    addresses_kept_days: int = Field(
+        30,
+        ge=1,
+        le=365,
+        description="How long it is remembered from which addresses a user was seen, for bans by address; only keyed "
+        "hashes are kept, never an address. Lower it to remember less.",
+    )
+    addresses_per_user: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="How many addresses are remembered of each user, the latest. A ban by address covers these: raise "
+        "it to ban more of somebody who moves about, and more of his neighbours.",
+    )
     webhook_timeout_seconds: float = Field(
         10.0, ge=0.1, le=60, description="How long one delivery may take. Raise it for slow receivers."
     )

@@ -6,7 +6,7 @@ the same object. Not here: rules, storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
@@ -155,6 +155,8 @@ class Facts:
     online: frozenset[str] = frozenset()
     """Who has an event socket, at whichever process; known where something is rung."""
     regions: frozenset[str] = frozenset()
+    banned_addresses: Mapping[str, Sequence[Ban]] = field(default_factory=dict)
+    """The bans that cover an address, by its hash; those that have run out too."""
 
 
 @dataclass

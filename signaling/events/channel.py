@@ -20,7 +20,7 @@ from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import Event, User
 from signaling.calls.principal import Principal
 from signaling.calls.problems import Problem
-from signaling.calls.rights import active_ban, active_block, check_reach, holding
+from signaling.calls.rights import active_ban, active_block, address_banned, check_reach, holding
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import Turn
 from signaling.events.audience import audience, deciding_users, shown_to
@@ -291,6 +291,7 @@ def _standing(turn: Turn, socket: Socket) -> Hashable:
         (member.role, member.granted, member.revoked) if member else None,
         (rights.granted, rights.revoked) if rights else None,
         active_ban(turn, user_id) or active_block(turn, user_id),
+        address_banned(turn.facts, turn.now, principal.sources),
     )
 
 

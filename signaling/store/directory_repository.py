@@ -37,6 +37,7 @@ class Directory:
         self.types: dict[str, CallType] = {}
         self.roles: frozenset[str] = frozenset()
         self.bans: dict[str, Ban] = {}
+        self.banned_addresses: dict[str, list[Ban]] = {}
         self._users: OrderedDict[str, User] = OrderedDict()
 
     async def refresh(self, connection: AsyncConnection, revision: int | None = None) -> None:
@@ -53,6 +54,10 @@ class Directory:
         if revision <= self.revision:
             return  # somebody else was here while the database was waited for
         self.app, self.types, self.roles, self.bans = app, types, roles, bans
+        self.banned_addresses = {}
+        for ban in bans.values():
+            for address in ban.addresses:
+                self.banned_addresses.setdefault(address, []).append(ban)
         self._users.clear()
         self.revision = revision
 

@@ -203,6 +203,12 @@ events = Table(
     # No number twice: other processes follow the events by it.
     sqlite_autoincrement=True,
 )
+addresses = _table(
+    "addresses",
+    _id("user_id"),
+    _id("address", 64),
+    Column("seen_at", BigInteger, nullable=False, index=True),
+)
 presence = _table("presence", _id("user_id", 256), _id("process", 36), Column("until", BigInteger, nullable=False))
 tasks = _table("tasks", _id("id", 36), Column("status", String(16), nullable=False, index=True), _created(), _doc())
 audit = _table("audit", _id("id", 36), _created(), _doc(), Index("ix_audit_created_at_id", "created_at", "id"))

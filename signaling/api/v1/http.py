@@ -209,7 +209,7 @@ class Endpoint:
 
     async def _answer(self, request: Request, more: dict[str, str]) -> Reply | Response:
         address = request.client.host if request.client else ""
-        principal = await self._authenticate(request)
+        principal = await self._authenticate(request, address)
         more.update(self._limiter.take(self.route, principal, address))
         if self.route.auth == "server" and not principal.is_server:
             raise missing("app.admin")
@@ -234,14 +234,14 @@ class Endpoint:
         digest = hashlib.sha256(request.url.query.encode() + b"\n" + raw).hexdigest()
         return await self._idempotency.run(scope, key, digest, lambda: self._handle(ask))
 
-    async def _authenticate(self, request: Request) -> Principal:
+    async def _authenticate(self, request: Request, address: str) -> Principal:
         if self.route.auth == "public":
-            return Principal("public", None, self._service.now())
+            return Principal("public", None, self._service.now(), sources=self._service.addresses.sources(address))
         header = request.headers.get("authorization", "")
         kind, _, token = header.partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Problem("unauthenticated", "Send an API token: Authorization: Bearer.")
-        return await self._service.authenticate(token.strip(), request.headers.get("on-behalf-of"))
+        return await self._service.authenticate(token.strip(), request.headers.get("on-behalf-of"), address)
 
     async def _handle(self, ask: Ask) -> Reply:
         try:

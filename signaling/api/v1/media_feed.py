@@ -37,27 +37,30 @@ class CallsFeed:
         self._known: OrderedDict[str, Address] = OrderedDict()
         self._unsure: set[Address] = set()
 
-    async def admit(self, room: str, identity: str) -> Verdict:
+    async def admit(self, room: str, identity: str, address: str | None = None) -> Verdict:
+        sources = self._service.addresses.sources(address)
         try:
             where = await self._call_of(room)
             if where is None:
                 return Refuse("not_found", "This session has ended.")
             answer = await self._service.look(
-                SYSTEM, *where, lambda turn: joining.admit(turn, identity), Wanted(reach=False)
+                SYSTEM, *where, lambda turn: joining.admit(turn, identity, sources), Wanted(reach=False)
             )
         except Problem as problem:
             return Refuse(problem.code, problem.message)
         except DatabaseAway:
             log.warning("admitting_from_memory")
-            return self._from_memory(room, identity)
+            return self._from_memory(room, identity, sources)
+        if isinstance(answer, Participant) and answer.app_role != "anonymous":
+            self._service.addresses.note(answer.user_id, sources)
         return _verdict(answer)
 
-    def _from_memory(self, room: str, identity: str) -> Verdict:
+    def _from_memory(self, room: str, identity: str, sources: Sequence[str]) -> Verdict:
         """Decide by what was last known: a running call must not lose people because the database is away."""
         turn = self._service.remembered(*self._known[room]) if room in self._known else None
         if turn is None:
             return Refuse("unavailable", "The server cannot check this now; try again.")
-        return _verdict(joining.admit(turn, identity))
+        return _verdict(joining.admit(turn, identity, sources))
 
     async def participant_joined(self, room: str, identity: str) -> None:
         await self._report(room, lambda turn: joining.connected(turn, identity))

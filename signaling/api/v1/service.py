@@ -13,13 +13,14 @@ import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from signaling.api.v1.addresses import SeenAddresses
 from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Relay
 from signaling.calls.identifiers import uuid7, whole_milliseconds
@@ -30,7 +31,7 @@ from signaling.calls.operations import sessions
 from signaling.calls.operations.calls import blank, check_type
 from signaling.calls.principal import Principal, verify
 from signaling.calls.problems import Problem, not_found, unprocessable
-from signaling.calls.rights import check_reach
+from signaling.calls.rights import banned, check_reach, turned_away
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import (
     CallState,
@@ -126,6 +127,7 @@ class CallsService:
             database, self.channel, uuid7(whole_milliseconds(clock()), randomness(10), None), self.now
         )
         self.relay = Relay(database)
+        self.addresses = SeenAddresses(database, keys, self.now, per_user=settings.addresses_per_user)
         self.outbound = outbound
         self.deliveries_owed = asyncio.Event()
         self.push_owed = asyncio.Event()
@@ -193,8 +195,26 @@ class CallsService:
 
     # Principals
 
-    async def authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
-        """Return who asks; a user whom a token vouches for is made on his first request."""
+    async def authenticate(self, token: str, on_behalf_of: str | None, address: str | None = None) -> Principal:
+        """Return who asks; a user whom a token vouches for is made on his first request.
+
+        address: where he asks from, if that is known. An application's server asks for many, from its own.
+        """
+        principal = await self._authenticate(token, on_behalf_of)
+        if principal.kind == "server":
+            return principal
+        sources = self.addresses.sources(address)
+        if principal.user_id is not None:
+            self.addresses.note(principal.user_id, sources)
+        return replace(principal, sources=sources)
+
+    def check_banned(self, principal: Principal) -> None:
+        """Refuse who is banned, or comes from a banned address, where no call is concerned; he was authenticated."""
+        facts = self._facts(self.directory.remembered_users())
+        if not principal.is_server and turned_away(facts, self.now(), principal.user_id, principal.sources):
+            raise banned()
+
+    async def _authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
         principal = verify(token, self.keys, self.now())
         fresh = time.monotonic() - self.directory.refreshed_at < DIRECTORY_FRESH_SECONDS
         met = self.directory.known_user(principal.user_id) if fresh else None
@@ -334,7 +354,14 @@ class CallsService:
 
     def _facts(self, users: Mapping[str, User]) -> Facts:
         directory = self.directory
-        return Facts(directory.app, directory.types, directory.roles, users, directory.bans)
+        return Facts(
+            directory.app,
+            directory.types,
+            directory.roles,
+            users,
+            directory.bans,
+            banned_addresses=directory.banned_addresses,
+        )
 
     async def _busy(self, connection: AsyncConnection, draft: CallState, facts: Facts) -> frozenset[str]:
         type_ = facts.types.get(draft.call.type)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -61,7 +62,7 @@ class EventSocket:
         except Refusal as refusal:
             with contextlib.suppress(RuntimeError):
                 await websocket.send_text(_error(refusal, self._service.new_id()))
-                await websocket.close(CLOSE_EXPIRED)
+                await websocket.close(CLOSE_FORBIDDEN if refusal.code == "banned" else CLOSE_EXPIRED)
             return
         except WebSocketDisconnect:
             return
@@ -86,7 +87,10 @@ class EventSocket:
             token, device_id = frame["token"], frame.get("device_id")
             if device_id is not None and not (isinstance(device_id, str) and DEVICE_ID.match(device_id)):
                 raise Problem("unauthenticated", "device_id is not a device id.")
-        return self.opened(await self._service.authenticate(token, None), device_id)
+        address = websocket.client.host if websocket.client else None
+        principal = await self._service.authenticate(token, None, address)
+        self._service.check_banned(principal)
+        return self.opened(principal, device_id)
 
     def opened(self, principal: Principal, device_id: str | None) -> Socket:
         """Return the socket of a client who is authenticated, with its greeting in the queue."""
@@ -200,7 +204,8 @@ class EventSocket:
         if principal.user_id != socket.user_id or principal.kind != socket.principal.kind:
             socket.close(CLOSE_FORBIDDEN)
             return
-        socket.principal = principal
+        # He is where he was when he connected.
+        socket.principal = replace(principal, sources=socket.principal.sources)
         socket.wake.set()
         socket.control(self._hello(socket))
 

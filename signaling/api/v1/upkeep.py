@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,8 @@ from msgspec import structs
 from sqlalchemy import Table, delete, select, tuple_
 
 from signaling.api.v1.service import CallsService
-from signaling.calls.model import Task
+from signaling.calls.model import Ban, Task
+from signaling.calls.rights import in_force
 from signaling.store import schema
 from signaling.store.database import fetch, fetch_one, save
 from signaling.store.kinds import TASKS, milliseconds
@@ -67,7 +69,7 @@ async def _delete_call(service: CallsService, task: Task) -> None:
 
 
 async def forget_old(service: CallsService) -> None:
-    """Delete events, deliveries, kept replies and attendance that are past their time."""
+    """Delete events, deliveries, kept replies, attendance and addresses that are past their time."""
     now, settings = service.now(), service.settings
 
     def before(seconds: float) -> int:
@@ -77,6 +79,8 @@ async def forget_old(service: CallsService) -> None:
     attendance = before(settings.attendance_retention_days * 86_400)
     owed = before(settings.delivery_retention_seconds)
     people, sessions = schema.participants, schema.sessions
+    await _release_addresses(service)
+    await _forget(service, schema.addresses, before(settings.addresses_kept_days * 86_400), by="seen_at")
     await _forget(service, schema.events, before(settings.event_retention_seconds))
     await _forget(service, schema.idempotency, before(settings.idempotency_ttl_seconds))
     for table in (schema.deliveries, schema.push_jobs):
@@ -85,9 +89,20 @@ async def forget_old(service: CallsService) -> None:
     await _forget(service, sessions, attendance, sessions.c.running.is_(False))
 
 
-async def _forget(service: CallsService, table: Table, before: int, *conditions: Any) -> None:
+async def _release_addresses(service: CallsService) -> None:
+    """Forget the addresses of bans that have run out."""
+
+    def over(bans: Iterable[Ban]) -> list[Ban]:
+        return [ban for ban in bans if ban.addresses and not in_force(ban, service.now())]
+
+    if over(service.directory.bans.values()):
+        async with service.realm() as (connection, current):
+            await save(connection, [structs.replace(ban, addresses=()) for ban in over(current.bans.values())])
+
+
+async def _forget(service: CallsService, table: Table, before: int, *conditions: Any, by: str = "created_at") -> None:
     key = tuple_(*table.primary_key)
-    old = select(*table.primary_key).where(table.c.created_at < before, *conditions).limit(FORGOTTEN_AT_ONCE)
+    old = select(*table.primary_key).where(table.c[by] < before, *conditions).limit(FORGOTTEN_AT_ONCE)
     while True:
         async with service.database.write(long=True) as connection:
             gone = await connection.execute(delete(table).where(key.in_(old)))

@@ -31,6 +31,8 @@ from signaling.store.queries import condition, user_columns
 
 TOKEN_TTL_MAX_SECONDS = 31_536_000
 GUEST_TTL_SECONDS = 86_400
+BANNED_ADDRESSES_MAX = 100
+"""Of one ban: each time it is given again, those are added where the user was seen meanwhile."""
 
 
 class PutUser(Body):
@@ -64,7 +66,7 @@ class NewDevice(Body):
 class PutBan(Body):
     reason: str | None = Field(None, max_length=256)
     expires_at: AwareDatetime | None = None
-    ip: bool = False
+    ip: bool = Field(False, description="Also ban the addresses from which the user was seen of late.")
 
 
 class QueryUsers(Body):
@@ -142,12 +144,16 @@ def _self_or_admin(ask: Ask) -> None:
 
 
 async def delete_user(ask: Ask) -> Reply:
-    """Delete a user: he is refused from now on, and leaves the calls he is in."""
+    """Delete a user: he is refused from now on, leaves the calls he is in, and nobody knows where he was seen."""
     service, user_id = ask.service, ask.path["user"]
-    async with service.realm() as (connection, current):
+    async with service.addresses.writing, service.realm() as (connection, current):
         user = await _existing(current, connection, user_id)
         await save(connection, [structs.replace(user, deleted_at=service.now(), updated_at=service.now())])
         await connection.execute(delete(schema.devices).where(schema.devices.c.user_id == user_id))
+        await service.addresses.forget(connection, user_id)
+        ban = current.bans.get(user_id)
+        if ban is not None and ban.ip:
+            await save(connection, [structs.replace(ban, ip=False, addresses=())])
         await service.note(connection, ask.principal, "user.delete", user_id, views.user(user), None)
     await service.remove_user(user_id)
     return Reply(status=204)
@@ -174,6 +180,7 @@ async def post_guest(ask: Ask) -> Reply:
         await service.directory.refresh(connection)
     if not service.directory.app.guests_enabled:
         raise Problem("feature_disabled", "Guests are not enabled here.")
+    service.check_banned(ask.principal)
     user = User(
         id=f"guest-{service.new_id()}", name=body.name, image=body.image, role="guest", created_at=now, updated_at=now
     )
@@ -293,12 +300,15 @@ async def put_ban(ask: Ask) -> Reply:
     body, service, now = await ask.body(PutBan), ask.service, ask.service.now()
     user_id = ask.path["user"]
     if body.ip:
-        raise Problem("feature_disabled", "No addresses of users are kept here, so none can be banned.")
+        await service.addresses.write()
     async with service.realm() as (connection, current):
         target = await _existing(current, connection, user_id)
         if target.role == "admin" and not ask.principal.is_server and _role_of(ask) != "admin":
             raise Problem("role_escalation", "You cannot ban someone above you.")
         known = current.bans.get(user_id)
+        seen = await service.addresses.of_user(connection, user_id) if body.ip else []
+        if body.ip and known is not None:
+            seen = list(dict.fromkeys([*seen, *known.addresses]))
         ban = Ban(
             user_id=user_id,
             reason=body.reason,
@@ -307,6 +317,7 @@ async def put_ban(ask: Ask) -> Reply:
             banned_by=ask.principal.user_id,
             created_at=known.created_at if known else now,
             updated_at=now,
+            addresses=tuple(seen[:BANNED_ADDRESSES_MAX]),
         )
         await save(connection, [ban])
         await service.note(

@@ -5,7 +5,7 @@ A media token alone opens nothing: `admit` is asked at every connect and reconne
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,12 +17,13 @@ from signaling.calls.problems import Problem, missing, not_found, unprocessable
 from signaling.calls.rights import (
     ANONYMOUS_PREFIX,
     Holding,
-    active_ban,
     active_block,
     app_role,
+    banned,
     holding,
     own,
     require_app_admin,
+    turned_away,
 )
 from signaling.calls.state import CreateRoom, Turn, UpdateParticipant
 
@@ -134,14 +135,14 @@ def step_out(turn: Turn, participant_id: str) -> None:
     sessions.leave(turn, participant, "left", remove=True)
 
 
-def admit(turn: Turn, identity: str) -> Participant | Problem:
-    """Answer the SFU's question whether this identity may connect now."""
+def admit(turn: Turn, identity: str, sources: Sequence[str] = ()) -> Participant | Problem:
+    """Answer the SFU's question whether this identity may connect now, from the address of these hashes."""
     participant = next((p for p in turn.state.present() if p.identity == identity), None)
     if participant is None or turn.state.running is None:
         return Problem("not_found", "Nobody of this identity is in the session; join again.")
     user_id = participant.user_id
-    if active_ban(turn, user_id):
-        return Problem("banned", "You are banned.")
+    if turned_away(turn.facts, turn.now, user_id, sources):
+        return banned()
     if active_block(turn, user_id):
         return Problem("blocked", "You are blocked in this call.")
     held = holding(turn, None if participant.app_role == "anonymous" else user_id, participant.scope)

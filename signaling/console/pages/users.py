@@ -72,7 +72,8 @@ async def act(visit: Visit) -> Response:
         body = {"user_id": user_id, "ttl_seconds": TOKEN_SECONDS}
         return await _one(visit, user_id, token=(await visit.ask("POST", "/tokens", body))["token"])
     if what == "ban":
-        await visit.ask("PUT", "/bans/{user}", {"reason": visit.field("reason").strip() or None}, user=user_id)
+        ban = {"reason": visit.field("reason").strip() or None, "ip": visit.field("ip") == "on"}
+        await visit.ask("PUT", "/bans/{user}", ban, user=user_id)
     elif what == "unban":
         await visit.ask("DELETE", "/bans/{user}", user=user_id)
     elif what == "forget":

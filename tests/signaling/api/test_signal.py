@@ -43,13 +43,15 @@ class FakeRooms:
     fails: bool = False
     sessions: dict[SessionId, Session] = field(default_factory=dict)
     parameters: list[JoinParameters] = field(default_factory=list)
+    addresses: list[str | None] = field(default_factory=list)
     requests: list[rtc.SignalRequest] = field(default_factory=list)
     gone: list[SessionId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     first: Callable[[Session], None] | None = None
 
-    async def admit(self, parameters: JoinParameters) -> JoinParameters:
+    async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters:
         self.parameters.append(parameters)
+        self.addresses.append(address)
         if self.admission is not None:
             raise self.admission
         return parameters
@@ -195,6 +197,7 @@ async def test_validate_says_success_and_joins_nobody() -> None:
             assert reply.headers["Access-Control-Allow-Origin"] == "*"
         assert not endpoint.rooms.sessions
         assert [found.is_single for found in endpoint.rooms.parameters] == [False, True]
+        assert endpoint.rooms.addresses == ["127.0.0.1", "127.0.0.1"]
 
 
 @pytest.mark.parametrize("path", ["/rtc", "/rtc/v1", "/rtc/v2"])

@@ -19,6 +19,7 @@ import msgspec
 from sqlalchemy import select
 from starlette.applications import Starlette
 
+from signaling.api.client_address import TrustedProxies
 from signaling.api.v1 import upkeep
 from signaling.api.v1.socket import EventSocket
 from signaling.calls.media import Allow, NoMediaNode, Permission
@@ -120,11 +121,22 @@ class Client:
     def __init__(self, world: World, token: str, user_id: str | None) -> None:
         self.world, self.token, self.user_id = world, token, user_id
         self.headers: dict[str, str] = {"authorization": f"Bearer {token}"}
+        self.http = world.http
+
+    def at(self, address: str, trusted: Sequence[str] = ()) -> Client:
+        """Return the same client where he connects from an address, to a server that trusts these proxies."""
+        moved = Client(self.world, self.token, self.user_id)
+        app = TrustedProxies(self.world.app, trusted)
+        moved.http = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=app, client=(address, 40_000)), base_url="http://calls.test"
+        )
+        moved.headers = dict(self.headers)
+        return moved
 
     async def request(self, method: str, path: str, json: Any = None, **more: Any) -> httpx2.Response:
         headers = {**self.headers, **more.pop("headers", {})}
         url = path if path.startswith("/openapi") else f"/v1{path}"
-        return await self.world.http.request(method, url, json=json, headers=headers, **more)
+        return await self.http.request(method, url, json=json, headers=headers, **more)
 
     async def get(self, path: str, **more: Any) -> httpx2.Response:
         return await self.request("GET", path, **more)
@@ -155,6 +167,7 @@ class World:
     def __init__(self, system: CallsSystem, media: FakeMedia, clock: Clock, app: Starlette) -> None:
         self.system, self.media, self.clock = system, media, clock
         self.service = system.service
+        self.app = app
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://calls.test")
         self.server = Client(self, self.token({"scope": "server"}), None)
 

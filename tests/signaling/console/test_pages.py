@@ -349,7 +349,9 @@ async def test_users_devices_bans_and_tokens(world: World, desk: Desk) -> None:
     assert "No device is registered" in (await desk.get("/console/users/alice")).text
     await desk.post("/console/users/alice", do="save", name="Alicia", role="user", teams="")
     assert (await world.server.get("/users/alice")).json()["user"]["name"] == "Alicia"
-    assert "Banned" in (await desk.post("/console/users/alice", do="ban", reason="spam")).text
+    banned = (await desk.post("/console/users/alice", do="ban", reason="spam", ip="on")).text
+    assert "Banned" in banned
+    assert "with the addresses he was seen at" in banned
     await world.call("default/x", by="host")
     assert (await world.as_("alice").get("/calls/default/x")).json()["code"] == "banned"
     await desk.post("/console/users/alice", do="unban")

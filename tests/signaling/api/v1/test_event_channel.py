@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import websockets
 from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 
+from signaling.api.client_address import TrustedProxies
 from signaling.calls.settings import CallsSettings
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
@@ -72,9 +73,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(world: World) -> AsyncIterator[Server]:
+async def serving(world: World, *, trusted: Sequence[str] = ()) -> AsyncIterator[Server]:
     listener = listen("127.0.0.1", 0, 64)
-    app = Starlette(routes=list(world.system.routes))
+    app = TrustedProxies(Starlette(routes=list(world.system.routes)), trusted)
     server: uvicorn.Server = http_server(app, HttpSettings())
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
