@@ -6,15 +6,21 @@ What is taken is put off until its time is over, and counts as taken no longer t
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from msgspec import structs
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.store.database import Database, save
 from signaling.store.kinds import OF_ENTITY, Kind, milliseconds
+
+log = structlog.get_logger(__name__)
 
 
 async def take_due(
@@ -64,3 +70,28 @@ async def next_due(database: Database, kind: Kind[Any], now: datetime, *conditio
     async with database.read() as connection:
         at = (await connection.execute(query)).scalar()
     return None if at is None else now + timedelta(milliseconds=max(0, at - milliseconds(now)))
+
+
+async def begin_as_due(
+    begin: Callable[[], Awaitable[datetime | None]],
+    now: Callable[[], datetime],
+    wake: asyncio.Event,
+    poll_seconds: float,
+    failure: str,
+) -> None:
+    """Run `begin` when it says that something is due, when woken, and else each `poll_seconds`, until cancelled.
+
+    failure: the log's word for what went wrong.
+    """
+    while True:
+        wait = poll_seconds
+        wake.clear()
+        try:
+            at = await begin()
+            if at is not None:
+                wait = min(wait, max(0.01, (at - now()).total_seconds()))
+        except Exception:  # what is owed is in the database; it is tried again
+            log.exception(failure)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await wake.wait()

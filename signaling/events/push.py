@@ -7,7 +7,6 @@ Not here: what is owed (`journal.py`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -18,7 +17,7 @@ from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events import apns, fcm, webpush
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
-from signaling.events.owed import next_due, settle, take_due
+from signaling.events.owed import begin_as_due, next_due, settle, take_due
 from signaling.events.push_message import Result, Verdict
 from signaling.store.database import Database, deletion, fetch, fetch_one
 from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS
@@ -142,18 +141,7 @@ class PushSender:
     async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
         self.finished = wake
         try:
-            while True:
-                wait = poll_seconds
-                wake.clear()
-                try:
-                    at = await self.begin_due()
-                    if at is not None:
-                        wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
-                except Exception:  # what is owed is in the database; it is tried again
-                    log.exception("push_failed")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await wake.wait()
+            await begin_as_due(self.begin_due, self._now, wake, poll_seconds, "push_failed")
         finally:
             for task in self._sending:
                 task.cancel()

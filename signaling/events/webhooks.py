@@ -7,7 +7,6 @@ Back-off: 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, ± 20 %. 410 switches the en
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -17,7 +16,7 @@ from msgspec import structs
 from signaling.calls.model import Delivery, Webhook
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
-from signaling.events.owed import keep, next_due, settle, take_due
+from signaling.events.owed import begin_as_due, keep, next_due, settle, take_due
 from signaling.events.signatures import sign
 from signaling.store import schema
 from signaling.store.database import Database, fetch, fetch_one, save
@@ -160,18 +159,7 @@ class WebhookSender:
     async def loop(self, wake: asyncio.Event, poll_seconds: float) -> None:
         self.finished = wake
         try:
-            while True:
-                wait = poll_seconds
-                wake.clear()
-                try:
-                    at = await self.begin_due()
-                    if at is not None:
-                        wait = min(wait, max(0.01, (at - self._now()).total_seconds()))
-                except Exception:  # what is owed is in the database; it is tried again
-                    log.exception("webhooks_failed")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await wake.wait()
+            await begin_as_due(self.begin_due, self._now, wake, poll_seconds, "webhooks_failed")
         finally:
             for task in self._sending.values():
                 task.cancel()
