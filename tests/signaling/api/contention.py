@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -190,7 +191,9 @@ async def work(database_url: str, *, seconds: float, processes: int, kills: int)
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=30, trust_env=False, limits=limits))
         server, alice, bob = (Client(there, found, http, user) for user in (None, "alice", "bob"))
         for user in ("alice", "bob", "carol"):
-            assert (await server.ask("PUT", f"/users/{user}")).status_code == 201  # type: ignore[union-attr]
+            made = await server.ask("PUT", f"/users/{user}")
+            assert made is not None
+            assert made.status_code == 201
         hook = await server.ask("POST", "/webhooks", {"url": endpoint.url})
         assert hook is not None
         assert hook.status_code == 201, hook.text
@@ -207,10 +210,10 @@ async def work(database_url: str, *, seconds: float, processes: int, kills: int)
 
         steps: list[Callable[[], Awaitable[None]]] = []
         for call in CALLS:
-            steps.append(lambda call=call: _ring(alice, bob, found, call))  # type: ignore[misc]
-            steps.append(lambda call=call: _come_and_go(bob, call))  # type: ignore[misc]
+            steps.append(partial(_ring, alice, bob, found, call))
+            steps.append(partial(_come_and_go, bob, call))
             for number in range(WRITERS_A_CALL):
-                steps.append(lambda call=call, name=f"w{number}": _change(alice, found, call, name))  # type: ignore[misc]
+                steps.append(partial(_change, alice, found, call, f"w{number}"))
         keys = iter(range(1_000_000))
         steps.append(lambda: _make_once(alice, found, f"key-{next(keys)}"))
         workers = [asyncio.create_task(again(step)) for step in steps]
