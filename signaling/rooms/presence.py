@@ -427,10 +427,7 @@ def unanswered(room: RoomCore, event: border.Unanswered, now: Moment) -> None:
     if asked in room.timers:
         return
     room.timers.set(asked, now.seconds + _ASKED_AGAIN_SECONDS)
-    _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
-    room.hang_up(participant, "media unanswered")
-    room.timers.clear(("refresh", participant.sid))
-    room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
+    _send_to_resume(room, participant, now, "media unanswered")
     room.touch(participant)
 
 
@@ -438,10 +435,14 @@ def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None
     if participant.session is None:
         leave(room, participant, Reason.CONNECTION_TIMEOUT, now)
         return
-    _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
-    room.hang_up(participant, "media failed")
-    room.timers.clear(("refresh", participant.sid))
+    _send_to_resume(room, participant, now, "media failed")
     room.timers.set(("gone", participant.sid), now.seconds + room.settings.media_absence_seconds)
+
+
+def _send_to_resume(room: RoomCore, participant: Participant, now: Moment, why: str) -> None:
+    _tell_leave(room, participant, Reason.CONNECTION_TIMEOUT, _Action.RESUME)
+    room.hang_up(participant, why)
+    room.timers.clear(("refresh", participant.sid))
     # Media may come back by itself, and the client not.
     room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
 
