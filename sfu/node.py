@@ -26,7 +26,7 @@ import msgspec
 
 from sfu import border, control
 from sfu.settings import NodeSettings
-from sfu.worker import Launch
+from sfu.worker import Launch, LogStyle
 
 log = logging.getLogger("sfu.node")
 
@@ -307,8 +307,10 @@ class Node:
         on_event: EventCallback,
         on_lost: LostCallback,
         on_started: Callable[[WorkerHandle], None] | None = None,
+        log_style: LogStyle = LogStyle(),  # noqa: B008 — a frozen value
     ) -> None:
         self.settings = settings
+        self._log_style = log_style
         self.count = settings.workers or len(os.sched_getaffinity(0))
         self._on_event = on_event
         self._on_lost = on_lost
@@ -400,6 +402,7 @@ class Node:
             controller_max_queue_bytes=self.settings.controller_max_queue_bytes,
             orphan_timeout_seconds=self.settings.orphan_timeout_seconds,
             idle_orphan_timeout_seconds=self.settings.idle_orphan_timeout_seconds,
+            log=self._log_style,
         )
         launch_file = socket.with_suffix(".json")
         launch_file.write_bytes(msgspec.json.encode(launch))

@@ -41,6 +41,15 @@ _PORT_ATTEMPTS = 32
 _PAGE_BYTES = resource.getpagesize()
 
 
+class LogStyle(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker writes its log to stderr."""
+
+    level: str = "info"
+    """The least severe that is written: debug, info, warning or error."""
+    json: bool = True
+    """One JSON object a line; else a line for people."""
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """All a worker is told at its start; written by the node as the JSON launch file."""
 
@@ -58,6 +67,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     controller_max_queue_bytes: int
     orphan_timeout_seconds: float
     idle_orphan_timeout_seconds: float
+    log: LogStyle = LogStyle()
 
 
 class Memory:
@@ -418,8 +428,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m sfu.worker LAUNCH_FILE\n")
         return 2
-    _log_json_lines()
     launch = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Launch)
+    _configure_log(launch.log)
     if launch.cpu is not None:
         os.sched_setaffinity(0, {launch.cpu})
     open_files.raise_limit()
@@ -450,29 +460,33 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, and what the call site adds."""
+class LogLines(logging.Formatter):
+    """One line a record, as signaling writes its own: event, what the call site adds, level, time."""
 
     _standard = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-        }
-        line.update({key: value for key, value in vars(record).items() if key not in self._standard})
+        event, level = record.getMessage(), record.levelname.lower()
+        timestamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        added = {key: value for key, value in vars(record).items() if key not in self._standard}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            added["exception"] = self.formatException(record.exc_info)
+        if self._as_json:
+            return json.dumps({**added, "event": event, "level": level, "timestamp": timestamp}, default=str)
+        pairs = " ".join(f"{key}={value!r}" for key, value in added.items())
+        return f"{timestamp} [{level:<9}] {event:<30} {pairs}"
 
 
-def _log_json_lines() -> None:
+def _configure_log(style: LogStyle) -> None:
     # Signaling may have died with the other end of our stderr: a log line is not worth an exception.
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    handler.setFormatter(LogLines(as_json=style.json))
+    logging.basicConfig(level=style.level.upper(), handlers=[handler])
 
 
 def _resident_bytes() -> int:

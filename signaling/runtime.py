@@ -24,7 +24,7 @@ from livekit.protocol.webhook import WebhookEvent
 from sfu import border
 from sfu.border import AnyCommand, AnyEvent, IceCredentials
 from sfu.node import Node, NodeError, WorkerHandle, place
-from signaling import tokens
+from signaling import structured_logs, tokens
 from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
 from signaling.rooms import memory, presence
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
@@ -145,7 +145,9 @@ class Rooms:
         self._gone = asyncio.Event()
         """Set when a participant or a signal connection is gone; while starting, when a worker says something."""
         self._early: deque[tuple[WorkerHandle, AnyEvent]] | None = deque()
-        self.node = Node(settings.node, self._event, self._worker_lost)
+        self.node = Node(
+            settings.node, self._event, self._worker_lost, log_style=structured_logs.style_of_workers(settings.log)
+        )
         info = models.ServerInfo(
             edition=models.ServerInfo.Edition.Standard,
             version=LIVEKIT_VERSION,

@@ -1,7 +1,8 @@
 """Logs as events: JSON lines for machines, coloured lines on a terminal, both without clients' addresses.
 
 Room and participant are bound once by `structlog.contextvars` and stand on every line of their task. Records of the
-standard library (uvicorn, asyncio) leave by the same pipe. Not here: what is worth logging.
+standard library (the node, uvicorn, asyncio) leave by the same pipe, with their `extra`. Workers write theirs
+themselves, in the same style (`style_of_workers`). Not here: what is worth logging.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
+from sfu.worker import LogStyle
 from signaling.settings import LogFormat, LogSettings
 
 REDACTED = "[ip]"
@@ -27,7 +29,7 @@ _V6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{0,4}|(?:\d
 
 def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
     """Set up structlog and the standard library's logging for the whole process."""
-    as_json = settings.format is LogFormat.JSON or (settings.format is LogFormat.AUTO and not stream.isatty())
+    as_json = _as_json(settings, stream)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -52,15 +54,24 @@ def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.value.upper())
-    for chatty in ("httpx2", "httpcore2", "websockets", "asyncio", "uvicorn", "aiosqlite"):
+    for chatty in ("httpx2", "httpcore2", "websockets", "asyncio", "uvicorn", "aiosqlite", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def style_of_workers(settings: LogSettings, stream: TextIO = sys.stderr) -> LogStyle:
+    """What to tell a node, whose workers write to the same stream."""
+    return LogStyle(level=settings.level.value, json=_as_json(settings, stream))
+
+
+def _as_json(settings: LogSettings, stream: TextIO) -> bool:
+    return settings.format is LogFormat.JSON or (settings.format is LogFormat.AUTO and not stream.isatty())
 
 
 def redact_addresses(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -268,11 +268,13 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    if set(MigrationContext.configure(connection).get_current_heads()) == _heads():
+    before = MigrationContext.configure(connection).get_current_heads()
+    if set(before) == _heads():
         return
     config = _migrations()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    log.info("database_upgraded", before=", ".join(before) or None, after=", ".join(_heads()))
 
 
 def _migrations() -> Config:

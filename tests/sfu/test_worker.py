@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from sfu.node import Node
 from sfu.settings import NodeSettings
-from sfu.worker import Certificate, JsonLines, Memory
+from sfu.worker import Certificate, LogLines, Memory
 
 OPERATIONS = st.lists(
     st.one_of(
@@ -62,8 +63,16 @@ def test_the_certificate_is_an_ecdsa_p256_one_with_its_own_key_and_fingerprint()
 
 def test_log_lines_are_json_with_the_call_sites_fields() -> None:
     record = logging.makeLogRecord({"msg": "worker_started", "levelname": "INFO", "worker": "0-a", "path": Path("/x")})
-    line = json.loads(JsonLines().format(record))
-    assert (line["event"], line["level"], line["worker"], line["path"]) == ("worker_started", "info", "0-a", "/x")
+    line = json.loads(LogLines(as_json=True).format(record))
+    assert datetime.fromisoformat(line.pop("timestamp")).timestamp() == pytest.approx(record.created, abs=1e-3)
+    assert line == {"event": "worker_started", "level": "info", "worker": "0-a", "path": "/x"}
+
+
+def test_log_lines_for_people_have_the_same_on_one_line() -> None:
+    record = logging.makeLogRecord({"msg": "worker_started", "levelname": "INFO", "reason": "a\nb\x1b[31m"})
+    line = LogLines(as_json=False).format(record)
+    assert "[info     ] worker_started" in line
+    assert line.endswith(r"reason='a\nb\x1b[31m'")
 
 
 async def exit_of(pid: int) -> None:

@@ -11,8 +11,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfu.worker import LogStyle
 from signaling.settings import LogFormat, LogLevel, LogSettings
-from signaling.structured_logs import REDACTED, configure, redact_addresses
+from signaling.structured_logs import REDACTED, configure, redact_addresses, style_of_workers
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,20 @@ def test_standard_library_records_leave_by_the_same_pipe() -> None:
     logging.getLogger("uvicorn.error").warning("peer %s went away", "203.0.113.9")
     (line,) = lines(stream)
     assert (line["event"], line["level"]) == ("peer [ip] went away", "warning")
+
+
+def test_what_a_standard_library_record_adds_stands_on_its_line() -> None:
+    stream = io.StringIO()
+    configure(LogSettings(), stream)
+    logging.getLogger("sfu.node").error("worker_lost", extra={"worker": "0-a", "reason": "gone, last at 203.0.113.9"})
+    (line,) = lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "worker_lost", "level": "error", "worker": "0-a", "reason": "gone, last at [ip]"}
+
+
+def test_workers_are_told_the_style_of_the_same_stream() -> None:
+    assert style_of_workers(LogSettings(level=LogLevel.ERROR), io.StringIO()) == LogStyle(level="error", json=True)
+    assert not style_of_workers(LogSettings(format=LogFormat.CONSOLE), io.StringIO()).json
 
 
 def test_level_and_addresses_are_settings() -> None:
