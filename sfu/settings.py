@@ -178,8 +178,9 @@ class EngineSettings(BaseModel):
         Field(
             ge=1,
             le=15,
-            description="Silence of a client that answered what it is sent, until it is asked for another path. Raise "
-            "it for clients that stand still for seconds; a network that has closed is left that much later.",
+            description="Silence of a client that answered what it is sent, until it is asked for another path; one "
+            "who is sent nothing is asked once two of its checks are missing. Raise it for clients that stand still "
+            "for seconds; a network that has closed is left that much later.",
         ),
     ] = 3.0
     quality_interval_seconds: Annotated[

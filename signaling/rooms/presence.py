@@ -34,8 +34,6 @@ from signaling.rooms.state import Connection, Cutoff, Participant
 _Action = rtc.LeaveRequest.Action
 _KNOWS_ACTIONS = 13
 """Protocol version from which `leave.action` is understood."""
-_ASKED_AGAIN_SECONDS = 30.0
-"""A way back takes a client up to 15 s, so one who is asked sooner would never finish."""
 PING_INTERVAL_SECONDS = 5
 PING_TIMEOUT_SECONDS = 15
 _UNCLEAN = (
@@ -259,6 +257,8 @@ def resume(
     participant.session = session
     room.by_session[session] = participant
     room.timers.clear(("absent", participant.sid))
+    # He looks for a path already, and would never find it if he was asked to begin again.
+    room.timers.set(("asked", participant.sid), now.seconds + room.settings.asked_again_seconds)
     if ("gone", participant.sid) in room.timers:
         # He is here again: now his media may take as long as a newcomer's.
         room.timers.set(("gone", participant.sid), now.seconds + room.settings.connect_seconds)
@@ -366,6 +366,7 @@ def signal_closed(room: RoomCore, session: SessionId, now: Moment) -> None:
         leave(room, participant, Reason.SIGNAL_CLOSE, now)
         return
     room.timers.set(("absent", participant.sid), now.seconds + room.settings.signal_absence_seconds)
+    room.timers.set(("lost", participant.sid), now.seconds + room.settings.media_absence_seconds)
     room.touch(participant)
 
 
@@ -417,8 +418,8 @@ def _active(room: RoomCore, participant: Participant, now: Moment) -> None:
 def unanswered(room: RoomCore, event: border.Unanswered, now: Moment) -> None:
     """His network may have closed to media while his signal connection lives: he is to look for another path.
 
-    Clients find out by themselves only after 15 s and more. One who was asked is left alone for a while, whatever came
-    of it.
+    Clients find out by themselves only after 15 s and more. One who was asked, or has just come back by himself, is
+    left alone for a while, whatever came of it.
     """
     participant = room.by_transport.get(event.transport)
     if participant is None or participant.session is None or participant.protocol < _KNOWS_ACTIONS:
@@ -426,16 +427,18 @@ def unanswered(room: RoomCore, event: border.Unanswered, now: Moment) -> None:
     asked = ("asked", participant.sid)
     if asked in room.timers:
         return
-    room.timers.set(asked, now.seconds + _ASKED_AGAIN_SECONDS)
+    room.timers.set(asked, now.seconds + room.settings.asked_again_seconds)
     _send_to_resume(room, participant, now, "media unanswered")
     room.touch(participant)
 
 
 def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None:
-    if participant.session is None:
+    if participant.session is not None:
+        _send_to_resume(room, participant, now, "media failed")
+    elif ("lost", participant.sid) not in room.timers and ("asked", participant.sid) not in room.timers:
         leave(room, participant, Reason.CONNECTION_TIMEOUT, now)
         return
-    _send_to_resume(room, participant, now, "media failed")
+    # Who lost both at once, with his network, notices as late as we do, and may never have heard what he was asked.
     room.timers.set(("gone", participant.sid), now.seconds + room.settings.media_absence_seconds)
 
 
@@ -498,7 +501,7 @@ def leave(
         del room.server_calls[request_id]
         room.timers.clear(("rpc", request_id))
         room.out.append(RpcEnded(request_id, "", "the participant has left"))
-    for kind in ("connect", "gone", "absent", "refresh"):
+    for kind in ("connect", "gone", "absent", "refresh", "asked", "lost"):
         room.timers.clear((kind, participant.sid))
     room.touch(participant)
     room.notify("participant_left" if was_active else "participant_connection_aborted", participant)

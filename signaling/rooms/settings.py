@@ -98,6 +98,14 @@ class RoomSettings(BaseModel):
         description="How long a participant stays after his media has failed, to come back. Raise it for links that "
         "break for longer.",
     )
+    asked_again_seconds: float = Field(
+        30.0,
+        ge=15,
+        le=300,
+        description="How long a participant who was asked for another path because his media fell silent, or came "
+        "back by himself, is left alone to find it. Raise it for networks on which clients take longer: who is asked "
+        "sooner never finishes.",
+    )
     connect_seconds: float = Field(
         20.0,
         ge=5,

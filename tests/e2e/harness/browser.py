@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, Page, async_playwright
 
+from bench.links.lab import Side
 from tests.e2e.harness.server import REPOSITORY, Endpoint
 
 CLIENT = REPOSITORY / "signaling/console/static/vendor/livekit-client.umd.js"
@@ -40,14 +44,25 @@ def executable() -> str:
     raise AssertionError("no Chromium; tools/machine_packages installs it")
 
 
+def _within(side: Side, directory: str) -> str:
+    """A program that starts the browser in a namespace."""
+    program = Path(directory, "chromium")
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(side.command(executable()))} "$@"\n')
+    program.chmod(0o700)
+    return str(program)
+
+
 @asynccontextmanager
-async def launched() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable(), args=FLAGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+async def launched(*flags: str, side: Side | None = None) -> AsyncIterator[Browser]:
+    """`side`: the namespace that it runs in."""
+    with tempfile.TemporaryDirectory(prefix="callyard-browser-") as directory:
+        program = _within(side, directory) if side is not None else executable()
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
+            try:
+                yield browser
+            finally:
+                await browser.close()
 
 
 class Tab:

@@ -24,6 +24,8 @@ from typing import Any
 import httpx2
 from livekit import api
 
+from bench.links.lab import Side
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXTERNAL_URL = os.environ.get("CALLYARD_E2E_URL")
 START_SECONDS = 60.0
@@ -62,12 +64,23 @@ class Endpoint:
 class ServerProcess(Endpoint):
     """`callyard serve --dev` with its own ports, state and workers. `start` again after `kill` finds them."""
 
-    def __init__(self, *arguments: str, workers: int = 2, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        workers: int = 2,
+        environment: dict[str, str] | None = None,
+        side: Side | None = None,
+    ) -> None:
+        """`side`: the namespace that it runs in and listens for."""
         self.port, self.udp_port = free_ports(workers)
-        super().__init__(f"http://127.0.0.1:{self.port}")
+        super().__init__(f"http://{side.ip if side is not None else '127.0.0.1'}:{self.port}")
+        self._side = side
         self.state = Path(tempfile.mkdtemp(prefix="callyard-e2e-"))
         self.log = self.state / "log"
         self._arguments = ["--port", str(self.port), "--udp-port", str(self.udp_port), "--workers", str(workers)]
+        if side is not None:
+            # Development keys are refused for other addresses than loopback's unless it is said twice.
+            self._arguments += ["--dev", "--bind", "0.0.0.0", "--node-ip", side.ip]
         self._arguments += arguments
         self._environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
@@ -77,7 +90,7 @@ class ServerProcess(Endpoint):
         """Returns when the server is ready for work."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220 (it returns at once)
-                [sys.executable, "-m", "signaling.cli", "serve", "--dev", *self._arguments],
+                self._command(sys.executable, "-m", "signaling.cli", "serve", "--dev", *self._arguments),
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,
@@ -89,16 +102,27 @@ class ServerProcess(Endpoint):
                     **self._environment,
                 },
             )
-        async with httpx2.AsyncClient() as client:
-            deadline = asyncio.get_running_loop().time() + START_SECONDS
-            while True:
-                with contextlib.suppress(httpx2.TransportError):
-                    if (await client.get(f"{self.url}/readyz")).status_code == 200:
-                        break
-                if self.process.poll() is not None or asyncio.get_running_loop().time() > deadline:
-                    raise AssertionError(f"the server did not start:\n{self.tail()}")
-                await asyncio.sleep(0.05)
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        while not await self._is_ready():
+            if self.process.poll() is not None or asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"the server did not start:\n{self.tail()}")
+            await asyncio.sleep(0.05)
         self._pids |= set(self.worker_pids())
+
+    def _command(self, *arguments: str) -> list[str]:
+        return self._side.command(*arguments) if self._side is not None else list(arguments)
+
+    async def _is_ready(self) -> bool:
+        if self._side is not None:
+            asks = f"import urllib.request; urllib.request.urlopen('{self.url}/readyz', timeout=2)"
+            asking = await asyncio.create_subprocess_exec(
+                *self._command(sys.executable, "-c", asks), stderr=asyncio.subprocess.DEVNULL
+            )
+            return await asking.wait() == 0
+        with contextlib.suppress(httpx2.TransportError):
+            async with httpx2.AsyncClient() as client:
+                return (await client.get(f"{self.url}/readyz")).status_code == 200
+        return False
 
     def worker_pids(self) -> list[int]:
         """Of the workers that live now, in the order of their index."""

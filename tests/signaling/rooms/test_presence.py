@@ -269,6 +269,7 @@ def test_a_large_room_is_told_of_many_together() -> None:
 
 
 def test_in_a_large_room_a_join_costs_messages_to_the_newcomer_only() -> None:
+    """F-40"""
     world = World()
     for number in range(LARGE_ROOM + 10):
         world.join(f"u{number}")
@@ -311,6 +312,7 @@ def test_a_second_client_of_an_identity_takes_the_place_of_the_first(world: Worl
 
 
 def test_two_clients_of_one_identity_cannot_throw_each_other_out_without_end(world: World) -> None:
+    """S-50"""
     world.join("alice")
     world.join("alice")
     third = world.client("alice")
@@ -389,6 +391,7 @@ def test_a_room_that_is_deleted_tells_everybody_and_ends(world: World) -> None:
 
 
 def test_a_lost_worker_sends_everybody_away_afresh_and_the_room_lives_on(world: World) -> None:
+    """F-16"""
     alice = world.join("alice")
     world.apply(world.room.worker_lost(world.now))
     assert (last_leave(alice).reason, last_leave(alice).action) == (REASONS.STATE_MISMATCH, ACTIONS.RECONNECT)
@@ -671,10 +674,28 @@ def test_who_was_asked_for_another_path_has_time_to_find_it(world: World) -> Non
     assert last_leave(alice).action == ACTIONS.RESUME
 
 
+def test_who_has_just_come_back_by_himself_is_not_asked_for_another_path(world: World) -> None:
+    """F-10"""
+    # Seen with Chromium in another network: it resumes at once, and its media finds the new address seconds later.
+    alice = world.join("alice")
+    world.lose_signal(alice)
+    world.resume(alice)
+    alice.forget()
+    world.unanswered(alice.record.receiving.transport)
+    assert not alice.heard("leave")
+    assert alice.session is not None
+    world.wait(world.settings.asked_again_seconds + 1)
+    world.unanswered(alice.record.receiving.transport)
+    assert last_leave(alice).action == ACTIONS.RESUME
+
+
 def test_who_does_not_answer_and_does_not_come_back_is_gone(world: World) -> None:
     alice, bob = world.join("alice"), world.join("bob")
     world.unanswered(alice.record.receiving.transport)
+    world.wait(12)
     world.transport(alice.record.publisher.transport, TransportStatus.FAILED)
+    assert alice.sid in bob.people, "he may never have heard it"
+    world.wait(world.settings.media_absence_seconds + 0.1)
     assert alice.sid not in bob.people
 
 
@@ -682,8 +703,24 @@ def test_media_that_fails_after_the_signal_is_the_end(world: World) -> None:
     alice = world.join("alice")
     transport = alice.record.publisher.transport
     world.lose_signal(alice)
+    world.wait(world.settings.media_absence_seconds + 0.1)
     world.transport(transport, TransportStatus.FAILED)
     assert not world.room.core.participants
+
+
+def test_who_loses_signal_and_media_with_his_network_has_time_to_come_back(world: World) -> None:
+    """F-09: seen with Chromium in another network; it notices by its own ping, as late as the server does."""
+    alice, bob = world.join("alice"), world.join("bob")
+    transport = alice.record.publisher.transport
+    world.lose_signal(alice)
+    world.wait(1)
+    world.transport(transport, TransportStatus.FAILED)
+    world.wait(world.settings.media_absence_seconds - 1)
+    assert alice.sid in bob.people
+    world.resume(alice)
+    world.transport(transport, TransportStatus.CONNECTED)
+    world.wait(world.settings.connect_seconds + 1)
+    assert alice.sid in bob.people
 
 
 @pytest.mark.parametrize(
@@ -792,6 +829,7 @@ def removed(world: World, **grants: Any) -> Client:
 
 @pytest.mark.parametrize("issued_at", [0.0, NOW - 300, NOW])
 def test_who_was_removed_does_not_come_back_by_a_token_from_before(world: World, issued_at: float) -> None:
+    """S-62"""
     client = removed(world, issued_at=issued_at)
     with pytest.raises(Unauthenticated, match="before this participant was removed"):
         check_place(world.room.core, client.grants, world.now)
@@ -830,6 +868,7 @@ def test_the_calls_system_decides_about_its_own(world: World) -> None:
 
 
 def test_an_older_token_brings_back_no_permission_that_was_taken(world: World) -> None:
+    """S-62"""
     alice = world.join("alice", issued_at=NOW - 300)
     lowered = models.ParticipantPermission(can_subscribe=True, can_publish_data=True, can_update_metadata=True)
     change = api.UpdateParticipantRequest(room="lobby", identity="alice", permission=lowered)

@@ -101,7 +101,8 @@ pub struct Transport {
     pub packets_up: u64,
     pub packets_down: u64,
     /// RTCP, and checks of the path in use: with `packets_up`, all that was heard.
-    pub signs_up: u64,
+    pub reports_up: u64,
+    pub checks_up: u64,
     pub unanswered: unanswered::Watch,
     /// The byte counts at the last quality report.
     pub reported_up: u64,
@@ -164,7 +165,8 @@ impl Transport {
             bytes_down: 0,
             packets_up: 0,
             packets_down: 0,
-            signs_up: 0,
+            reports_up: 0,
+            checks_up: 0,
             unanswered: unanswered::Watch::default(),
             reported_up: 0,
             reported_down: 0,

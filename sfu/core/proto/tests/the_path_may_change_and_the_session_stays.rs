@@ -40,6 +40,7 @@ fn a_client_that_moves_keeps_its_keys_and_its_media() {
     assert_eq!(world.engine.counters().path_switches, 2);
 }
 
+/// S-13
 #[test]
 fn media_from_an_address_without_a_check_is_not_taken() {
     let (mut world, alice, bob, mut camera) = call(2);
@@ -77,6 +78,7 @@ fn ice_restarts_without_a_gap() {
     assert_eq!(world.clients[bob].holes(5_000), 0);
 }
 
+/// S-08
 #[test]
 fn a_silent_client_gets_nothing_more_and_may_come_back() {
     let (mut world, _, bob, mut camera) = call(4);
@@ -108,6 +110,7 @@ fn a_client_that_says_goodbye_is_gone_at_once() {
     assert_eq!(world.clients[bob].received.len(), before);
 }
 
+/// S-30
 #[test]
 fn one_who_never_connects_is_freed() {
     let mut world = World::new(6);
@@ -191,4 +194,22 @@ fn a_viewer_behind_a_network_that_has_closed_is_told_of_long_before_its_consent_
     world.up[bob].config.loss = 1.0;
     play(&mut world, &mut [&mut camera], Duration::from_secs(4));
     assert_eq!(unanswered(&mut world, [alice, bob]), [0, 1], "and again the next time");
+}
+
+/// F-10
+#[test]
+fn one_who_only_publishes_is_told_of_when_two_of_his_checks_are_missing() {
+    let (mut world, alice, bob, mut camera) = call(9);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(10));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0]);
+    // Muted, he is not heard from but for his checks, and that is no silence.
+    world.run(Duration::from_secs(20));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0]);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    world.up[alice].config.loss = 1.0;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(7));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [0, 0], "one of his checks may be late");
+    play(&mut world, &mut [&mut camera], Duration::from_millis(1_700));
+    assert_eq!(unanswered(&mut world, [alice, bob]), [1, 0]);
+    assert!(world.states(alice).is_empty(), "long before his consent ends");
 }

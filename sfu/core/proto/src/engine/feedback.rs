@@ -34,7 +34,7 @@ impl Engine {
             Ok(len) => len,
             Err(reason) => return self.counters.dropped.add(reason),
         };
-        transport.signs_up += 1;
+        transport.reports_up += 1;
         let packets = match rtcp::compound(&datagram[..len]) {
             Ok(packets) => packets,
             Err(reason) => return self.counters.dropped.add(reason),

@@ -35,7 +35,7 @@ impl Engine {
         self.scratch = answer;
         outcome?;
         let transport = &mut self.transports[slot];
-        transport.signs_up += u64::from(transport.path == Some(path));
+        transport.checks_up += u64::from(transport.path == Some(path));
         // A path belongs to one transport, and a live one keeps it: else any client could divert another's by spoofing.
         let owner = self.paths.get(&path).copied().filter(|s| *s != slot);
         if owner.and_then(|s| self.transports.get(s)).is_some_and(|t| t.state == TransportState::Connected) {

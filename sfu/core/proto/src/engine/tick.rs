@@ -8,6 +8,7 @@ use super::Engine;
 use crate::event::{Event, TransportState};
 use crate::ids::Ssrc;
 use crate::rtcp::{CompoundWriter, ReportBlock, SenderInfo};
+use crate::unanswered;
 
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// How soon a missing packet is noticed and asked for.
@@ -49,12 +50,18 @@ impl Engine {
         }
     }
 
-    /// Tells signaling of a client that has stopped to answer.
+    /// Tells signaling of a client that has fallen silent.
     fn listen(&mut self, slot: usize) {
-        let limit = (self.config.unanswered_after.as_secs_f64() / TICK.as_secs_f64()).ceil() as u32;
+        let ticks = |time: Duration| (time.as_secs_f64() / TICK.as_secs_f64()).ceil() as u32;
+        let (limit, second) = (ticks(self.config.unanswered_after), ticks(Duration::from_secs(1)));
         let transport = &mut self.transports[slot];
-        let heard = transport.packets_up + transport.signs_up;
-        if transport.unanswered.tick(heard, transport.packets_down, limit) && transport.downlink.is_answered() {
+        let sums = unanswered::Sums {
+            heard: transport.packets_up + transport.reports_up + transport.checks_up,
+            checks: transport.checks_up,
+            sent: transport.packets_down,
+            is_answering: transport.downlink.is_answered(),
+        };
+        if transport.unanswered.tick(sums, limit, second) {
             let transport = transport.id;
             self.counters.unanswered += 1;
             self.emit(Event::Unanswered { transport });
