@@ -27,6 +27,7 @@ pub mod ids;
 pub mod moment;
 pub mod pacer;
 mod registers;
+mod remb_sum;
 pub mod rtcp;
 pub mod rtp;
 pub mod rtt;

@@ -21,6 +21,7 @@ use crate::ice::{self, IceAgent};
 use crate::ids::{RoomId, Ssrc, TransportId};
 use crate::pacer::Pacer;
 use crate::registers::uptrack::TwccRecorder;
+use crate::remb_sum::RembSum;
 use crate::rtt::Rtt;
 use crate::sctp::{Sctp, SctpEvent};
 use crate::srtp::{InboundSrtp, OutboundSrtp, Profile};
@@ -103,6 +104,7 @@ pub struct Transport {
     /// RTCP, and checks of the path in use: with `packets_up`, all that was heard.
     pub reports_up: u64,
     pub checks_up: u64,
+    pub rembs: RembSum,
     pub unanswered: unanswered::Watch,
     /// The byte counts at the last quality report.
     pub reported_up: u64,
@@ -167,6 +169,7 @@ impl Transport {
             packets_down: 0,
             reports_up: 0,
             checks_up: 0,
+            rembs: RembSum::default(),
             unanswered: unanswered::Watch::default(),
             reported_up: 0,
             reported_down: 0,

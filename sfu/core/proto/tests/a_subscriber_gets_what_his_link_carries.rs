@@ -55,6 +55,7 @@ fn at_one_megabit_frame_rate_is_kept_before_size() {
     assert_eq!(downtracks.iter().find(|d| d.downtrack.0 == 11).unwrap().allocation, "budget");
 }
 
+/// F-05
 #[test]
 fn a_step_down_is_followed_at_once_and_a_step_up_within_seconds() {
     let mut call = Call::new(3, link(3_000_000), one_camera());
@@ -98,6 +99,7 @@ fn loss_without_a_queue_costs_no_layer() {
     }
 }
 
+/// F-06
 #[test]
 fn when_only_sound_fits_the_picture_is_paused_and_comes_back() {
     let mut call = Call::new(5, link(2_000_000), one_camera());
@@ -177,6 +179,23 @@ fn remb_is_kept_to_where_there_is_nothing_better() {
     assert_eq!(call.layers(0, then), [2]);
 }
 
+#[test]
+fn rembs_of_several_receivers_add_up() {
+    let mut call = Call::new(8, LinkConfig::default(), vec![Camera::new(1, 1_000), Camera::new(2, 2_000)]);
+    call.world.clients[VIEWER].feedback = None;
+    let report = |call: &mut Call, bps: u64| {
+        for _ in 0..20 {
+            for camera in 0..2 {
+                call.world.clients[VIEWER].send_rtcp(&remb(&[CAMERA + 10 * camera], bps));
+            }
+            call.run(SECOND);
+        }
+    };
+    report(&mut call, 1_000_000);
+    let (transport, _) = call.stats();
+    assert!((1_900_000..=2_000_000).contains(&transport.estimate_bps), "{transport:?}");
+}
+
 /// The viewer's camera again, under a section without a retransmission stream.
 fn without_rtx(call: &mut Call) {
     call.world.apply(Command::RemoveDowntrack { downtrack: DowntrackId(11) });
@@ -239,6 +258,7 @@ fn three_cameras_and_a_share_start_at_once_and_fill_two_megabits() {
     }
 }
 
+/// S-21
 #[test]
 fn the_link_is_never_flooded() {
     for (bps, seed) in [(150_000, 1), (300_000, 2), (600_000, 3), (1_000_000, 4), (2_500_000, 5)] {

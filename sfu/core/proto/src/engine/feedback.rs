@@ -19,7 +19,7 @@ use crate::pacer::Resend;
 use crate::registers::uptrack::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
 use crate::srtp::MAX_TRAILER_LEN;
-use crate::transport::StreamUse;
+use crate::transport::{StreamUse, Transport};
 
 /// RTCP is written into a buffer of an ordinary packet's size.
 const RTCP_BYTES: usize = 1_200;
@@ -80,7 +80,10 @@ impl Engine {
             Packet::Remb(remb) => {
                 counters.remb += 1;
                 if self.config.congestion_control {
-                    self.transports[slot].downlink.remb(now, remb.bitrate_bps);
+                    let Transport { rembs, downlink, sent_streams, .. } = &mut self.transports[slot];
+                    let ssrcs = remb.ssrcs().map(|ssrc| ssrc.0);
+                    let whole = rembs.take(now, remb.bitrate_bps, ssrcs, |ssrc| sent_streams.contains_key(&ssrc));
+                    downlink.remb(now, whole);
                     self.estimate_changed(now, slot);
                 }
             }
