@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -39,47 +40,56 @@ _NO_STORE = {"Cache-Control": "no-store"}
 def room_debug_routes(rooms: Rooms, verify: Callable[[str], Grants], trace_max_seconds: float) -> list[BaseRoute]:
     """Return the routes. `verify` turns a token into grants or raises `Unauthenticated`."""
 
-    async def room_debug(request: Request) -> Response:
+    async def debug(request: Request) -> Response:
         try:
-            hosted, worker = _hosted(request)
-            try:
-                stats = await worker.room_stats(hosted.record.number)
-            except NodeError as error:
-                raise Unavailable(f"{error}.") from error
-            return JSONResponse(describe(hosted, stats), headers=_NO_STORE)
+            # A room may be called `…/trace` itself: which one is meant is told by the token, which is for one room.
+            administered, path = _administered(request), request.path_params["path"]
+            if path == administered:
+                return await room_debug(administered)
+            if path == f"{administered}/trace":
+                return await room_trace(administered, request.query_params)
+            raise PermissionDenied("permissions denied: this needs `roomAdmin` of the room")
         except Refusal as refusal:
             return _refused(refusal)
 
-    async def room_trace(request: Request) -> Response:
+    async def room_debug(room: str) -> Response:
+        hosted, worker = _hosted(room)
         try:
-            hosted, worker = _hosted(request)
-            seconds = _seconds(request.query_params.get("seconds"), trace_max_seconds)
-            transport = _receiving(hosted.room.core, request.query_params.get("identity", ""))
-            try:
-                trace, first = await worker.trace(transport, seconds)
-            except TraceRefused as error:
-                raise _trace_refusal(error.reason) from error
-            except NodeError as error:
-                raise Unavailable(f"{error}.") from error
-        except Refusal as refusal:
-            return _refused(refusal)
-        lines = _named(trace, first, hosted.room.core, request.query_params["identity"])
+            stats = await worker.room_stats(hosted.record.number)
+        except NodeError as error:
+            raise Unavailable(f"{error}.") from error
+        return JSONResponse(describe(hosted, stats), headers=_NO_STORE)
+
+    async def room_trace(room: str, asked: QueryParams) -> Response:
+        hosted, worker = _hosted(room)
+        seconds = _seconds(asked.get("seconds"), trace_max_seconds)
+        identity = asked.get("identity", "")
+        transport = _receiving(hosted.room.core, identity)
+        try:
+            trace, first = await worker.trace(transport, seconds)
+        except TraceRefused as error:
+            raise _trace_refusal(error.reason) from error
+        except NodeError as error:
+            raise Unavailable(f"{error}.") from error
+        lines = _named(trace, first, hosted.room.core, identity)
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=_NO_STORE)
 
-    def _hosted(request: Request) -> tuple[Hosted, WorkerHandle]:
+    def _administered(request: Request) -> str:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("there is no access token")
-        name = request.path_params["room"]
         grants = verify(token.strip())
-        if not grants.room_admin or grants.room != name:
+        if not grants.room_admin:
             raise PermissionDenied("permissions denied: this needs `roomAdmin` of the room")
-        hosted = rooms.find(name)
+        return grants.room
+
+    def _hosted(room: str) -> tuple[Hosted, WorkerHandle]:
+        hosted = rooms.find(room)
         if hosted.worker is None:
             raise Unavailable("The room's worker has died; it gets another with the next participant.")
         return hosted, hosted.worker
 
-    return [Route("/debug/rooms/{room:path}/trace", room_trace), Route("/debug/rooms/{room:path}", room_debug)]
+    return [Route("/debug/rooms/{path:path}", debug)]
 
 
 def _refused(refusal: Refusal) -> Response:

@@ -50,6 +50,9 @@ class TracingWorker(MemoryWorker):
     asked: list[tuple[int, float]] = field(default_factory=list)
     made: FakeTrace | None = None
 
+    async def room_stats(self, room: int) -> border.RoomStats:
+        return border.RoomStats(request=0, room=room, transports=(), uptracks=(), downtracks=())
+
     async def trace(self, transport: int, seconds: float) -> tuple[FakeTrace, bytes]:
         self.asked.append((transport, seconds))
         if self.refusal is not None:
@@ -129,12 +132,27 @@ async def test_somebody_must_be_named_who_is_there(server: Server) -> None:
 
 
 async def test_only_administrators_of_the_room_may(server: Server) -> None:
+    """S-79"""
     path = f"{TRACE}?identity=alice"
     for video in ({"roomJoin": True, "room": "lobby"}, {"roomAdmin": True, "room": "attic"}, {"roomList": True}):
         assert (await server.refused(path, video=video))[:2] == (403, "permission_denied")
     reply = await server.http.get(path)
     assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated")
     assert not server.worker.asked
+
+
+async def test_a_room_may_be_called_trace_itself(server: Server) -> None:
+    room = "lobby/trace"
+    await server.edge.join("bob", room)
+    admin = {"video": {"roomAdmin": True, "room": room}}
+    reply = await server.get(f"/debug/rooms/{room}?identity=bob", **admin)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
+    assert list(reply.json()["participants"]) == ["bob"]
+    reply = await server.get(f"/debug/rooms/{room}/trace?identity=bob", **admin)
+    assert json.loads(reply.text.splitlines()[1])["room"] == room
+    # And who administers the lobby sees that of the lobby.
+    reply = await server.get(f"{TRACE}?identity=alice")
+    assert json.loads(reply.text.splitlines()[1])["room"] == "lobby"
 
 
 @pytest.mark.parametrize(
