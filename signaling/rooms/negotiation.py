@@ -82,11 +82,11 @@ class ClientOffered:
         self,
         offer_sdp: bytes | str,
         wanted: Sequence[Wanted] = (),
-        publishing: Mapping[str, Publishing] | None = None,
+        publishing: Callable[[Sequence[ReceivedSection]], Mapping[str, Publishing]] = lambda _: {},
     ) -> Answer:
         """Answer an offer and place `wanted` on the sections it has free; raises `SdpError`, then nothing has changed.
 
-        `publishing`: by cid, what the client said about the tracks it sends.
+        `publishing`: of the sections on which the client sends, by mid, what it said about their tracks.
         """
         offer = sdp.parse(offer_sdp)
         bundled = _bundled(offer)
@@ -102,6 +102,11 @@ class ClientOffered:
         placed, unsupported = self._place(bundled, agreed, wanted)
 
         cid_of = dict(self.state.cid_of)
+        cid_of |= {mid: _msid_of(bundled[mid]) for mid in agreed if agreed[mid].codecs and bundled[mid].direction.sends}
+        heard_of = {
+            mid: _heard(mid, bundled[mid], agreed[mid], cid_of.get(mid)) for mid in agreed if agreed[mid].codecs
+        }
+        said_of = publishing([heard for heard in heard_of.values() if heard is not None and heard.active])
         received = []
         sections = []
         idle: dict[str, str] = {}
@@ -116,11 +121,8 @@ class ClientOffered:
             elif mid not in agreed or not agreed[mid].codecs:
                 sections.append(_rejected(media))
             else:
-                if media.direction.sends:
-                    cid_of[mid] = _msid_of(media)
-                heard = _heard(mid, media, agreed[mid], cid_of.get(mid))
-                hints = (publishing or {}).get(heard.cid) if heard is not None and heard.active else None
-                lines = _preferred(agreed[mid].lines, hints) if hints is not None else agreed[mid].lines
+                heard, said = heard_of[mid], said_of.get(mid)
+                lines = _preferred(agreed[mid].lines, said) if said is not None else agreed[mid].lines
                 if heard is not None:
                     received.append(_reordered(heard, lines))
                 section = _answering(media, agreed[mid], lines, placed.get(mid))

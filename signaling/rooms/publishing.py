@@ -6,7 +6,8 @@ in either order and are joined by the client's id of the track (`cid`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
 from livekit.protocol import models, rtc
 
@@ -198,7 +199,7 @@ def offer(room: RoomCore, participant: Participant, description: rtc.SessionDesc
     """Answer the client's offer on its publisher connection."""
     wanted = subscribing.wanted(room, participant) if participant.is_single else ()
     try:
-        answer = participant.publishing.answer(description.sdp, wanted, _hints(participant))
+        answer = participant.publishing.answer(description.sdp, wanted, partial(_said, participant))
     except SdpError as error:
         room.drop(f"sdp_{error.code}")
         subscribing.hopeless(room, participant, f"The offer cannot be used: {error.message}.")
@@ -233,17 +234,39 @@ def offer(room: RoomCore, participant: Participant, description: rtc.SessionDesc
         subscribing.after_offer(room, participant)
 
 
-def _hints(participant: Participant) -> Mapping[str, Publishing]:
+def _said(participant: Participant, sections: Collection[ReceivedSection]) -> Mapping[str, Publishing]:
+    """What the client said when it announced the tracks of these sections, by mid."""
     return {
-        cid: Publishing(
-            mime=mime or None,
+        mid: Publishing(
+            mime=track.cids.get(cid, next(iter(track.cids.values()))) or None,
             stereo=track.request.stereo,
             dtx=not track.request.disable_dtx,
             red=not track.request.disable_red,
         )
-        for track in participant.tracks.values()
-        for cid, mime in track.cids.items()
+        for mid, (cid, track) in _owners(participant, sections).items()
     }
+
+
+def _owners(participant: Participant, sections: Collection[ReceivedSection]) -> dict[str, tuple[str, Track]]:
+    """Whose each section is that is anybody's: by mid its cid and the announced track.
+
+    Those that name no track, and those of browsers whose name is unknown, get the oldest track of their kind that
+    nothing carries: Firefox offers a track under another id than the page knows it by, but never unannounced.
+    """
+    by_cid: dict[str, Track] = {}
+    for track in participant.tracks.values():
+        for cid in track.cids:
+            by_cid.setdefault(cid, track)
+    owners = {section.mid: (section.cid, by_cid[section.cid]) for section in sections if section.cid in by_cid}
+    for section in sections:
+        if section.mid in owners or (section.cid and participant.client.sdk not in _IN_BROWSERS):
+            continue
+        taken = {track.info.sid for _, track in owners.values()}
+        for track in participant.tracks.values():
+            if track.kind is section.kind and not track.uplinks and track.info.sid not in taken:
+                owners[section.mid] = (section.cid, track)
+                break
+    return owners
 
 
 def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> None:
@@ -265,38 +288,18 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
                 _disconnect(room, participant, track, uplink)
     end_tracks(room, participant, stopped)
     participant.parked.clear()
-    begun, unknown = [], []
+    owners = _owners(participant, active.values())
+    begun = []
     for section in active.values():
-        track_of_section = _track_of(participant, section)
-        if track_of_section is None:
-            unknown.append(section)
-        else:
-            begun.append(_connect(room, participant, track_of_section, section))
-    for section in unknown:
-        # Firefox offers a track under another id than the page knows it by, but never before it is announced.
-        renamed = _waiting(participant, section) if participant.client.sdk in _IN_BROWSERS else None
-        if renamed is None:
+        if section.mid not in owners:
             participant.parked[section.cid] = section
-        else:
-            _rename(renamed, section.cid)
-            begun.append(_connect(room, participant, renamed, section))
+            continue
+        _, track = owners[section.mid]
+        if section.cid and section.cid not in track.cids:
+            _rename(track, section.cid)
+        begun.append(_connect(room, participant, track, section))
     if begun:
         _announced(room, participant, begun)
-
-
-def _track_of(participant: Participant, section: ReceivedSection) -> Track | None:
-    for track in participant.tracks.values():
-        if section.cid in track.cids:
-            return track
-    if section.cid:
-        return None
-    return _waiting(participant, section)  # of a client that names nothing
-
-
-def _waiting(participant: Participant, section: ReceivedSection) -> Track | None:
-    """The oldest announced track of that kind that nothing carries."""
-    waiting = (track for track in participant.tracks.values() if not track.uplinks and track.kind is section.kind)
-    return next(waiting, None)
 
 
 def _rename(track: Track, cid: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sfu import sdp
 from sfu.border import CodecSpec, DtlsRole, Fingerprint, IceCredentials, Kind
 from sfu.sdp import Direction, Setup
 from signaling.rooms.negotiation import ClientOffered, ServerOffered
-from signaling.rooms.transport import Address, LocalTransport, Publishing, SendParameters, Wanted
+from signaling.rooms.transport import Address, LocalTransport, Publishing, ReceivedSection, SendParameters, Wanted
 
 FIXTURES = Path(__file__).parents[3] / "sfu/core/proto/tests/fixtures/sdp"
 
@@ -159,14 +160,21 @@ def test_an_ended_publication_is_told_once_more_as_inactive_with_its_cid() -> No
     assert [section.cid for section in after] == [section.cid for section in before]
 
 
+def said(cid: str, publishing: Publishing) -> Callable[[Sequence[ReceivedSection]], dict[str, Publishing]]:
+    """Of the section that carries that track."""
+    return lambda sections: {section.mid: publishing for section in sections if section.cid == cid}
+
+
 def test_what_the_client_said_about_a_track_shapes_the_answer() -> None:
     offer = captured("chromium_publisher_all_codecs")
     cid = next(media.msids[0].track for media in sdp.parse(offer).media if media.msids)
     assert cid is not None
     server = client_offered()
-    (video,) = server.answer(offer, (), {cid: Publishing(mime="video/AV1")}).received
+    (video,) = server.answer(offer, (), said(cid, Publishing(mime="video/AV1"))).received
     assert video.codecs[0].mime == "video/AV1"
-    lines = next(media for media in sdp.parse(server.answer(offer, (), {cid: Publishing(mime="video/AV1")}).sdp).media)
+    lines = next(
+        media for media in sdp.parse(server.answer(offer, (), said(cid, Publishing(mime="video/AV1"))).sdp).media
+    )
     assert [line.name for line in lines.codecs[:2]] == ["AV1", "rtx"]
     assert lines.codecs[1].fmtp == f"apt={lines.codecs[0].pt}"
 
@@ -175,7 +183,7 @@ def test_stereo_dtx_and_no_red_are_asked_for_as_said() -> None:
     offer = captured("chromium_publisher_simulcast_vp8")
     cid = by_mid(offer)["0"].msids[0].track
     assert cid is not None
-    answer = client_offered().answer(offer, (), {cid: Publishing(stereo=True, dtx=True, red=False)})
+    answer = client_offered().answer(offer, (), said(cid, Publishing(stereo=True, dtx=True, red=False)))
     codecs = by_mid(answer.sdp)["0"].codecs
     assert codecs[0].fmtp == "minptime=10;useinbandfec=1;stereo=1;usedtx=1"
     assert "red" not in [codec.name for codec in codecs]
@@ -362,6 +370,7 @@ def test_only_one_offer_is_out_and_a_change_waits_for_the_answer() -> None:
 
 
 def test_stale_answers_are_passed_over_and_an_answer_without_id_is_taken() -> None:
+    """F-13"""
     server = server_offered()
     offer = server.offer([])
     assert offer is not None

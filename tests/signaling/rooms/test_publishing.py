@@ -120,6 +120,7 @@ def test_only_allowed_sources_may_be_published(world: World) -> None:
 
 
 def test_tracks_are_counted_and_so_are_those_that_wait() -> None:
+    """S-30"""
     world = World(RoomSettings(tracks_max=3, pending_tracks_max=2))
     alice = world.join("alice")
     for cid in ("a", "b", "c"):
@@ -195,6 +196,24 @@ def test_firefox_may_call_a_track_otherwise_in_its_offer(world: World) -> None:
     alice.offer()
     world.settle()
     assert len(world.worker.uptracks) == 3, "nothing ends or begins by the next offer"
+
+
+def test_what_was_said_of_a_track_holds_in_its_first_answer_whatever_firefox_calls_it(world: World) -> None:
+    alice = world.join("alice")
+    alice.announce("mic", AUDIO, MICROPHONE)
+    alice.announce("{page-music}", AUDIO, MICROPHONE, stereo=True, disable_dtx=True, disable_red=True)
+    for cid in ("{offer-music}", "mic"):
+        alice.sections.append(Section(str(len(alice.sections)), "audio", sdp.Direction.SENDONLY, cid))
+    alice.offer()
+    world.settle()
+    answer = sdp.parse(alice.heard("answer")[-1].sdp)
+    music, voice = (media for media in answer.media if media.kind == "audio" and media.direction.receives)
+    opus = [next(line for line in media.codecs if line.name == "opus") for media in (music, voice)]
+    assert "stereo=1" in opus[0].fmtp.split(";")
+    assert "usedtx=1" not in opus[0].fmtp.split(";")
+    assert "red" not in [line.name for line in music.codecs]
+    assert "usedtx=1" in opus[1].fmtp.split(";")
+    assert "stereo=1" not in opus[1].fmtp.split(";")
 
 
 def test_a_parked_section_that_is_withdrawn_is_not_used(world: World) -> None:
