@@ -175,6 +175,9 @@ class LiveKit(OverLiveKit):
                 "  use_external_ip: false",
                 "  node_ip: 127.0.0.1",
                 "  enable_loopback_candidate: true",
+                # Other interfaces' addresses become `node_ip` too, and of equal candidates it keeps the first it finds:
+                # in one run of three it then listened where nobody spoke to it.
+                "  interfaces: {includes: [lo]}",
             )
         )
         return [str(self._binary), "--config-body", config], {}
