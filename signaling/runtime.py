@@ -43,6 +43,7 @@ from signaling.rooms.effects import (
     SessionId,
     ToWorker,
     TrackChanged,
+    Welcome,
 )
 from signaling.rooms.grants import Grants
 from signaling.rooms.names import check_size, check_text
@@ -52,7 +53,7 @@ from signaling.rooms.state import Cutoff, Participant, RoomRecord
 from signaling.rooms.transport import Address
 from signaling.runtime_metrics import RoomMetrics
 from signaling.settings import Settings
-from signaling.wire.livekit.frames import Frame
+from signaling.wire.livekit.frames import Frame, JoinFrame
 
 log = structlog.get_logger(__name__)
 
@@ -473,7 +474,7 @@ class Rooms:
 
     def _carry_out(self, hosted: Hosted, effect: Effect) -> None:
         match effect:
-            case Send() | CloseSignal():
+            case Send() | CloseSignal() | Welcome():
                 self._tell(effect)
             case RefreshToken():
                 token = tokens.sign(effect.grants, self.settings.keyring, self._unix_ms() / 1000)
@@ -511,7 +512,7 @@ class Rooms:
             if len(self._cutoffs) > self.settings.rooms.rooms_max:
                 del self._cutoffs[next(iter(self._cutoffs))]
 
-    def _tell(self, effect: Send | CloseSignal) -> None:
+    def _tell(self, effect: Send | CloseSignal | Welcome) -> None:
         session = self._sessions.get(effect.session)
         if session is None:
             return
@@ -520,6 +521,8 @@ class Rooms:
             if self._frame is None or self._frame.message is not effect.message:
                 self._frame = Frame(effect.message)
             session.send(self._frame)
+        elif isinstance(effect, Welcome):
+            session.send(JoinFrame(effect.response, effect.others))
         else:
             self._session_rooms.pop(effect.session, None)
             session.close(effect.reason)

@@ -19,6 +19,7 @@ from signaling.rooms.grants import Grants
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Cutoff, DataTrack, Departed, Participant, RoomRecord, Subscription, Track, Uplink
 from signaling.rooms.timers import Timers
+from signaling.rooms.told import Told
 from signaling.rooms.transport import Address, LocalTransport
 
 State = models.ParticipantInfo.State
@@ -151,7 +152,11 @@ class RoomCore:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def info(self) -> models.Room:
-        counted = self.counted()
+        participants, publishers = 0, 0
+        for one in self.participants.values():
+            if one.is_counted:
+                participants += 1
+                publishers += any(track.uplinks for track in one.tracks.values()) if one.tracks else 0
         return models.Room(
             sid=self.record.sid,
             name=self.record.name,
@@ -162,13 +167,13 @@ class RoomCore:
             creation_time_ms=self.record.created_at_ms,
             enabled_codecs=self.codecs(),
             metadata=self.record.metadata,
-            num_participants=len(counted),
-            num_publishers=sum(any(track.uplinks for track in p.tracks.values()) for p in counted if p.tracks),
+            num_participants=participants,
+            num_publishers=publishers,
         )
 
     def counted(self) -> list[Participant]:
         """Return those who take a place."""
-        return [one for one in self.participants.values() if not (one.grants.hidden or one.grants.recorder)]
+        return [one for one in self.participants.values() if one.is_counted]
 
     def codecs(self) -> list[models.Codec]:
         return [models.Codec(mime=mime) for mime in self.settings.codecs]
@@ -180,12 +185,19 @@ class RoomCore:
         """Return everybody else, as far as they are to be seen."""
         return [self.told(other) for other in self.others(participant) if not other.grants.hidden]
 
+    def entries(self, participant: Participant) -> list[bytes]:
+        """Return the same as `visible_to`, as a join response has it on the wire."""
+        return [self._telling(other).entry for other in self.others(participant) if not other.grants.hidden]
+
     def told(self, participant: Participant) -> models.ParticipantInfo:
         """Return how a participant was told last. Not to be changed."""
-        info = self.infos.get(participant.sid)
-        if info is None:
-            info = self.infos[participant.sid] = participant.info()
-        return info
+        return self._telling(participant).info
+
+    def _telling(self, participant: Participant) -> Told:
+        telling = self.tellings.get(participant.sid)
+        if telling is None:
+            telling = self.tellings[participant.sid] = Told(participant.info())
+        return telling
 
     def by_downtrack_moved(self, subscription: Subscription, downtrack: int) -> None:
         """Give a subscription another id: what the worker says of the old one is of no interest any more."""
@@ -233,7 +245,7 @@ class RoomCore:
     def _renew(self, participant: Participant) -> None:
         participant.version += 1
         self.touch(participant)
-        self.infos[participant.sid] = participant.info()
+        self.tellings[participant.sid] = Told(participant.info())
 
     def _tell(self, listener: Participant | None, about: list[Participant]) -> None:
         """`listener`: None is everybody."""
@@ -241,7 +253,7 @@ class RoomCore:
         gone = [one for one in about if one.state == State.DISCONNECTED]
         present = [self.told(one) for one in about if one.state != State.DISCONNECTED] if gone else infos
         for one in gone:
-            self.infos.pop(one.sid, None)
+            self.tellings.pop(one.sid, None)
         message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos))
         shorter = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=present)) if gone else message
         for other in self.participants.values() if listener is None else (listener,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +22,15 @@ class Send:
 
     session: SessionId
     message: rtc.SignalResponse
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Answer a join. `others`: everybody else who is there, each an entry of the response on the wire (`told.py`)."""
+
+    session: SessionId
+    response: rtc.JoinResponse
+    others: Sequence[bytes]
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class Ended:
 
 Effect: TypeAlias = (
     Send
+    | Welcome
     | RefreshToken
     | CloseSignal
     | ToWorker

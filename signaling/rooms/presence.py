@@ -24,6 +24,7 @@ from signaling.rooms.effects import (
     RpcEnded,
     Send,
     SessionId,
+    Welcome,
 )
 from signaling.rooms.grants import Grants
 from signaling.rooms.names import check_size, check_text
@@ -150,7 +151,7 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     room.changed.add(room.record.sid)
     room.timers.clear(("room", ""))
 
-    room.send(participant, rtc.SignalResponse(join=_join_response(room, participant)))
+    room.out.append(Welcome(session, _join_response(room, participant), room.entries(participant)))
     participant.state = State.JOINED
     room.refresh_token(participant)
     room.announce_soon(participant, now)
@@ -212,10 +213,10 @@ def _newcomer(room: RoomCore, session: SessionId, parameters: JoinParameters, no
 
 
 def _join_response(room: RoomCore, participant: Participant) -> rtc.JoinResponse:
+    """All but the others."""
     return rtc.JoinResponse(
         room=room.info(),
         participant=participant.info(),
-        other_participants=room.visible_to(participant),
         server_version=room.server.info.version,
         server_info=room.server.info,
         server_region=room.server.info.region,

@@ -6,6 +6,7 @@ The server answers in the form that the client last used. Not here: what a messa
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 
 from google.protobuf import json_format
@@ -48,3 +49,33 @@ class Frame:
     @cached_property
     def text(self) -> str:
         return json_format.MessageToJson(self.message, indent=None)
+
+
+class JoinFrame(Frame):
+    """The answer to a join. `others`: entries of `other_participants` as they are on the wire."""
+
+    def __init__(self, response: rtc.JoinResponse, others: Sequence[bytes]) -> None:
+        super().__init__(rtc.SignalResponse(join=response))
+        self._response, self._others = response, others
+
+    @cached_property
+    def binary(self) -> bytes:
+        body = b"".join((self._response.SerializeToString(), *self._others))
+        return _JOIN_TAG + _varint(len(body)) + body
+
+    @cached_property
+    def text(self) -> str:
+        return Frame(rtc.SignalResponse.FromString(self.binary)).text
+
+
+_JOIN_TAG = bytes([rtc.SignalResponse.JOIN_FIELD_NUMBER << 3 | 2])
+"""Its one byte in front of a field that has a length (protobuf's encoding, wire type 2)."""
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

@@ -20,7 +20,7 @@ from sfu import border, sdp
 from sfu.border import AnyCommand, Fingerprint, IceCredentials, TransportStatus
 from sfu.sdp import Direction, Media, Msid, Session, Setup
 from signaling.rooms.core import Moment, ServerFacts, Sources, WorkerSide
-from signaling.rooms.effects import CloseSignal, Effect, Notify, RefreshToken, Send, ToWorker
+from signaling.rooms.effects import CloseSignal, Effect, Notify, RefreshToken, Send, ToWorker, Welcome
 from signaling.rooms.grants import Grants
 from signaling.rooms.memory import Unpacker, pack
 from signaling.rooms.presence import JoinParameters
@@ -28,6 +28,7 @@ from signaling.rooms.room import Room
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Participant, RoomRecord
 from signaling.rooms.transport import Address
+from signaling.wire.livekit.frames import JoinFrame
 
 ROOM = 7
 UNIX_MS = 1_700_000_000_000
@@ -526,6 +527,8 @@ class World:
                     copy = rtc.SignalResponse()
                     copy.CopyFrom(message)
                     self.clients[session].receive(copy)
+                case Welcome(session=session, response=response, others=others):
+                    self.clients[session].receive(rtc.SignalResponse.FromString(JoinFrame(response, others).binary))
                 case RefreshToken(session=session, grants=grants):
                     client = self.clients[session]
                     client.tokens.append(grants)

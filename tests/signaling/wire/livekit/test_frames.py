@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from livekit.protocol import models, rtc
 
 from signaling.errors import InvalidRequest
-from signaling.wire.livekit.frames import Frame, read
+from signaling.rooms.told import Told
+from signaling.wire.livekit.frames import Frame, JoinFrame, read
 
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 REQUEST = rtc.SignalRequest(
@@ -117,3 +118,14 @@ def test_any_json_under_known_names_is_read_or_refused(fields: dict[str, object]
     except InvalidRequest:
         return
     assert request.IsInitialized()
+
+
+@pytest.mark.parametrize("people", [0, 1, 3_000])
+def test_a_join_with_others_in_bytes_reads_as_one_that_was_made_whole(people: int) -> None:
+    others = [models.ParticipantInfo(sid=f"PA_{number}", identity="é" * (number % 300)) for number in range(people)]
+    response = rtc.JoinResponse(participant=models.ParticipantInfo(sid="PA_me"), ping_interval=5)
+    frame = JoinFrame(response, [Told(info).entry for info in others])
+    whole = rtc.SignalResponse(join=response)
+    whole.join.other_participants.extend(others)
+    assert rtc.SignalResponse.FromString(frame.binary) == whole
+    assert json.loads(frame.text) == json.loads(Frame(whole).text)
