@@ -93,10 +93,12 @@ class RoomCore:
     """Tracks whose publishers were just asked for a further codec."""
     waiting: dict[str, Participant] = field(default_factory=dict)
     """Who has come, connected or gone and was not told yet: in large rooms that is told together."""
+    told_until: float = 0.0
+    """Where the room would stand had it told one thing every `_UPDATES_SECONDS`; on its clock."""
     permitted: dict[str, dict[str, frozenset[str] | None]] = field(default_factory=dict)
     """By publisher who lets only some subscribe: identity or sid → the tracks, or None for all of them."""
-    infos: dict[str, models.ParticipantInfo] = field(default_factory=dict)
-    """How everybody was told last: what a newcomer is shown, without making it again for each."""
+    tellings: dict[str, Told] = field(default_factory=dict)
+    """How everybody was told last, by sid."""
     is_over: bool = False
 
     # --- out ---------------------------------------------------------------------------------------------------------
@@ -223,18 +225,21 @@ class RoomCore:
         self.tell_waiting()
 
     def announce_soon(self, participant: Participant, now: Moment) -> None:
-        """As `announce`; in a large room together with whatever else happens in that moment.
+        """As `announce`; in a large room, or after many in a short time, together with whatever else happens meanwhile.
 
         Only for coming and going: whoever publishes must be known before his media is offered.
         """
-        if participant.is_hidden or len(self.participants) <= LARGE_ROOM:
+        may_be_told = len(self.participants) <= LARGE_ROOM and self.told_until <= now.seconds + _UPDATES_AHEAD_SECONDS
+        if participant.is_hidden or may_be_told:
+            self.told_until = max(self.told_until, now.seconds) + _UPDATES_SECONDS
             self.announce(participant)
             return
         self._renew(participant)
         self.waiting.pop(participant.sid, None)
         self.waiting[participant.sid] = participant
         if _UPDATES not in self.timers:
-            self.timers.set(_UPDATES, now.seconds + _UPDATES_SECONDS)
+            wait = len(self.participants) / self.settings.announcements_per_second
+            self.timers.set(_UPDATES, now.seconds + max(_UPDATES_SECONDS, wait))
 
     def tell_waiting(self) -> None:
         if self.waiting:
@@ -294,6 +299,9 @@ LARGE_ROOM = 50
 """Participants from which on what concerns everybody is told together, a little later."""
 _DEPARTED_MAX = 1_000
 _UPDATES: TimerKey = ("updates", "")
-_UPDATES_SECONDS = 0.1
+_UPDATES_SECONDS = 0.25
+"""Between two tellings of who has come and gone."""
+_UPDATES_AHEAD_SECONDS = 5.0
+"""Smaller rooms tell each at once until they have told so much that it should have taken this much longer."""
 HEARS_DISCONNECTED = 9
 """Protocol version from which clients take updates of participants who have left."""

@@ -146,6 +146,13 @@ class RoomSettings(BaseModel):
         le=1024 * MIB,
         description="Reliable data kept in one room for those who come back; the oldest gives way.",
     )
+    announcements_per_second: int = Field(
+        2_000,
+        ge=50,
+        le=1_000_000,
+        description="Messages a second with which a large room tells who has come and gone: each tells one of all that "
+        "has happened since the last, at least 0.25 s ago. Raise it where that must be seen sooner.",
+    )
     signal_messages_per_second: int = Field(
         100,
         ge=5,

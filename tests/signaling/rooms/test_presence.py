@@ -253,19 +253,52 @@ def test_a_large_room_is_told_of_many_together() -> None:
     watcher = world.join("watcher")
     for number in range(LARGE_ROOM):
         world.join(f"early-{number}")
-    world.wait(0.2)
+    world.wait(0.3)
     watcher.forget()
     late = [world.join(f"late-{number}") for number in range(40)]
     gone = [world.join(f"gone-{number}") for number in range(5)]
     for client in gone:
         client.say(leave=rtc.LeaveRequest())
+    world.wait(0.24)
     assert watcher.order() == []
-    world.wait(0.11)
+    world.wait(0.02)
     (update,) = watcher.heard("update")
     assert [info.identity for info in update.participants] == [client.identity for client in late + gone]
     assert {info.state for info in update.participants[:40]} == {STATES.ACTIVE}
     assert {info.state for info in update.participants[40:]} == {STATES.DISCONNECTED}
     assert all(client.sid in watcher.people for client in late)
+
+
+def test_the_larger_the_room_the_rarer_its_messages() -> None:
+    world = World(settings=RoomSettings(announcements_per_second=50))
+    watcher = world.join("watcher")
+    for number in range(LARGE_ROOM + 50):
+        world.join(f"early-{number}")
+    world.wait(3)
+    watcher.forget()
+    world.join("late")
+    world.wait(1.9)
+    assert watcher.heard("update") == []
+    world.wait(0.2)
+    assert len(watcher.heard("update")) == 1
+
+
+def test_a_small_room_in_which_many_come_tells_the_first_at_once_and_then_several_together() -> None:
+    world = World()
+    watcher = world.join("watcher")
+    watcher.forget()
+    for number in range(30):
+        world.join(f"u{number}")
+        if number < 8:
+            assert f"u{number}" in {info.identity for info in watcher.people.values()}
+        world.wait(0.05)
+    world.wait(0.25)
+    assert len(watcher.people) == 31
+    assert 16 < len(watcher.heard("update")) < 32, "30 joins and 30 connections"
+    world.wait(10)
+    watcher.forget()
+    world.join("calm")
+    assert len(watcher.heard("update")) == 2, "that he has joined, and that his media is up"
 
 
 def test_in_a_large_room_a_join_costs_messages_to_the_newcomer_only() -> None:
@@ -285,7 +318,7 @@ def test_in_a_large_room_a_publisher_is_known_before_his_media() -> None:
     watcher = world.join("watcher", single=False)
     for number in range(LARGE_ROOM):
         world.join(f"u{number}")
-    world.wait(0.2)
+    world.wait(0.3)
     watcher.forget()
     late = world.join("late")
     late.publish_audio()
