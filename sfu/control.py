@@ -270,6 +270,8 @@ class Controller(asyncio.Protocol):
         self._max_queue_bytes = max_queue_bytes
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[bytes] = []
         self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self._early: list[Upward] = []
         self._received: ReceivedCallback | None = None
@@ -287,12 +289,22 @@ class Controller(asyncio.Protocol):
             lost(self._reason)
 
     def send(self, messages: Sequence[Value]) -> None:
-        """Queues messages in order; silently nothing once the connection has ended (`lost` tells)."""
-        transport = self._transport
-        if transport is None or self._ended:
+        """Queues messages in order; silently nothing once the connection has ended (`lost` tells).
+
+        What is sent in one turn of the loop leaves at its end, together: each write may wake the worker.
+        """
+        if self._transport is None or self._ended:
             return
-        for frame in frames(map(encode, messages)):
-            transport.write(frame)
+        if not self._unsent:
+            self._loop.call_soon(self._write)
+        self._unsent += map(encode, messages)
+
+    def _write(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        transport = self._transport
+        if transport is None or self._ended or not unsent:
+            return
+        transport.writelines(frames(unsent))
         if transport.get_write_buffer_size() > self._max_queue_bytes:
             self.close("the worker does not read its commands")
 
@@ -300,6 +312,7 @@ class Controller(asyncio.Protocol):
         """Ends the connection without waiting for what is queued."""
         self._reason = self._reason or reason
         if self._transport is not None:
+            self._write()
             self._transport.abort()
 
     async def handshake(self, controller: str) -> Welcome:

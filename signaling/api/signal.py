@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from signaling.api.access_token import access_token
 from signaling.errors import Refusal, Unauthenticated, status_of
+from signaling.http_server import SEND_AT_ONCE
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
@@ -107,6 +108,7 @@ class _Connection:
     def __init__(self, websocket: WebSocket, settings: RoomSettings) -> None:
         self._websocket = websocket
         self._settings = settings
+        self._transmit: Callable[[bytes], bool] | None = websocket.scope["extensions"].get(SEND_AT_ONCE)
         self._queue: deque[frames.Frame] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -159,6 +161,8 @@ class _Connection:
         try:
             while True:
                 while self._queue:
+                    if self._send_at_once():
+                        continue
                     frame = self._queue.popleft()
                     self._queued_bytes -= len(frame.binary)
                     if self._as_text:
@@ -174,6 +178,16 @@ class _Connection:
         except (WebSocketDisconnect, RuntimeError):
             # Gone while we wrote. Starlette says RuntimeError after a close.
             self._ended.set()
+
+    def _send_at_once(self) -> bool:
+        """Write all that waits, if the client reads what it is sent; tell whether that was done."""
+        if self._as_text or self._transmit is None:
+            return False
+        if not self._transmit(b"".join([frame.framed for frame in self._queue])):
+            return False
+        self._queue.clear()
+        self._queued_bytes = 0
+        return True
 
     async def _read(self, handle: Callable[[rtc.SignalRequest], None]) -> None:
         """Take messages until the client is gone, misbehaves, or the connection is closed."""

@@ -24,6 +24,7 @@ from signaling.calls.rights import active_ban, active_block, address_banned, che
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import Turn
 from signaling.events.audience import audience, deciding_users, shown_to
+from signaling.wire.websocket import framed
 
 COALESCED = frozenset({"session.counts", "captions.text"})
 COUNTS_INTERVAL = timedelta(seconds=1)
@@ -49,12 +50,7 @@ class Frame:
 
     @cached_property
     def wire(self) -> bytes:
-        size = len(self.text)
-        if size < 126:
-            return bytes((0x81, size)) + self.text
-        if size < 65_536:
-            return b"\x81\x7e" + size.to_bytes(2, "big") + self.text
-        return b"\x81\x7f" + size.to_bytes(8, "big") + self.text
+        return framed(self.text, is_text=True)
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from livekit.protocol import rtc
 
 from signaling.errors import InvalidRequest
+from signaling.wire import websocket
 
 _JSON_DEPTH_MAX = 32
 
@@ -45,6 +46,11 @@ class Frame:
     @cached_property
     def binary(self) -> bytes:
         return self.message.SerializeToString()
+
+    @cached_property
+    def framed(self) -> bytes:
+        """`binary` as it is on a WebSocket."""
+        return websocket.framed(self.binary, is_text=False)
 
     @cached_property
     def text(self) -> str:
