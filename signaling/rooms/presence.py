@@ -290,8 +290,9 @@ def resume(
 def _tell_missed(room: RoomCore, participant: Participant) -> None:
     """What a client must know to believe what holds now, whatever it was told last."""
     for track in participant.tracks.values():
-        if track.info.muted:
-            # Before his own record: a client that finds itself muted there takes it for an error.
+        if track.muted_by_server:
+            # Before his own record: a client that finds itself muted there takes it for an error. What he muted himself
+            # he may have unmuted meanwhile.
             message = rtc.MuteTrackRequest(sid=track.sid, muted=True)
             room.send(participant, rtc.SignalResponse(mute=message))
     present = room.visible_to(participant)

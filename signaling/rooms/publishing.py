@@ -449,10 +449,11 @@ def enforce_permission(room: RoomCore, participant: Participant) -> None:
 def mute(room: RoomCore, participant: Participant, request: rtc.MuteTrackRequest) -> None:
     track = participant.tracks.get(request.sid)
     if track is not None:
-        set_muted(room, participant, track, request.muted)
+        set_muted(room, participant, track, request.muted, by_server=False)
 
 
-def set_muted(room: RoomCore, participant: Participant, track: Track, muted: bool) -> None:
+def set_muted(room: RoomCore, participant: Participant, track: Track, muted: bool, *, by_server: bool) -> None:
+    track.muted_by_server = muted and by_server
     if track.info.muted == muted:
         return
     track.info.muted = muted

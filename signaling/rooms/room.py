@@ -336,10 +336,11 @@ class Room:
         if not muted and not self.core.settings.enable_remote_unmute:
             raise PreconditionFailed("remote unmute not enabled")
         track = participant.tracks.get(track_sid)
-        if track is not None and track.info.muted != muted:
-            message = rtc.MuteTrackRequest(sid=track_sid, muted=muted)
-            self.core.send(participant, rtc.SignalResponse(mute=message))
-            publishing.set_muted(self.core, participant, track, muted)
+        if track is not None:
+            if track.info.muted != muted:
+                message = rtc.MuteTrackRequest(sid=track_sid, muted=muted)
+                self.core.send(participant, rtc.SignalResponse(mute=message))
+            publishing.set_muted(self.core, participant, track, muted, by_server=True)
         return self._effects()
 
     def update_participant(self, request: api.UpdateParticipantRequest, now: Moment) -> list[Effect]:

@@ -57,6 +57,8 @@ class Track:
     """Client ids of the sections that carry it, each with the codec's mime, or "" where any will do."""
     uplinks: list[Uplink] = field(default_factory=list)
     told_subscribed: bool = False
+    muted_by_server: bool = False
+    """An administrator muted it, and its client has said nothing of it since."""
     backup_asked: str = ""
     """Mime of a codec that the publisher was asked for in addition."""
 

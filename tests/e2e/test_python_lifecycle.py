@@ -98,6 +98,7 @@ async def test_a_cut_signal_connection_is_resumed_and_nothing_is_lost(party: Par
 
 @MODES
 async def test_what_happens_during_an_outage_is_told_after_it(party: Party, single: bool) -> None:
+    """F-12"""
     alice, proxy = await proxied(party, "alice", single)
     bob = await party.join("bob", single=single)
     carol = await party.join("carol", single=single)
@@ -115,6 +116,26 @@ async def test_what_happens_during_an_outage_is_told_after_it(party: Party, sing
     await hear_tone(await alice.track("bob", "audio"), 440)
     (packet,) = await alice.event("data_received")
     assert packet.data == b"meanwhile"
+
+
+@MODES
+async def test_who_unmutes_himself_during_an_outage_stays_unmuted(party: Party, single: bool) -> None:
+    alice, proxy = await proxied(party, "alice", single)
+    bob = await party.join("bob", single=single)
+    low = tone(party, 440)
+    await alice.publish(low.track)
+    await hear_tone(await bob.track("alice", "audio"), 440)
+    low.track.mute()
+    await bob.event("track_muted")
+    proxy.flowing.clear()
+    proxy.cut()
+    await alice.event("reconnecting")
+    low.track.unmute()
+    proxy.flowing.set()
+    await alice.event("reconnected", seconds=30)
+    await bob.event("track_unmuted")
+    await hear_tone(await bob.track("alice", "audio"), 440)
+    assert not low.track.muted
 
 
 @MODES
@@ -189,6 +210,7 @@ async def test_a_signal_reconnect_keeps_the_session(party: Party, single: bool) 
 
 
 async def test_a_resume_that_is_cut_off_ends_in_a_join_afresh(party: Party) -> None:
+    """F-13"""
     alice, bob = await party.join("alice"), await party.join("bob")
     low = tone(party, 440)
     old = (await alice.publish(low.track)).sid
@@ -253,7 +275,7 @@ def candidate(entry: Any) -> str:
 
 
 async def test_who_vanishes_is_seen_to_go(party: Party) -> None:
-    """The process dies: no leave, no closed socket that says so, no media."""
+    """F-11: The process dies: no leave, no closed socket that says so, no media."""
     bob = await party.join("bob")
     alice, proxy = await proxied(party, "alice", single=True)
     await bob.sees("alice")

@@ -421,6 +421,27 @@ def test_a_mute_while_the_client_was_away_is_told_when_it_is_back(world: World) 
     assert alice.heard("mute")[0] == rtc.MuteTrackRequest(sid=sid, muted=True)
 
 
+def test_what_a_client_muted_itself_is_not_muted_again_when_it_is_back(world: World) -> None:
+    # Seen with the Python SDK: it was unmuted during the outage, and our word muted it for good.
+    alice = world.join("alice")
+    sid = alice.publish_audio().sid
+    alice.say(mute=rtc.MuteTrackRequest(sid=sid, muted=True))
+    world.lose_signal(alice)
+    alice.forget()
+    world.resume(alice)
+    assert not alice.heard("mute")
+    # What an administrator muted holds until the client says otherwise.
+    world.apply(world.room.mute("alice", sid, muted=True))
+    alice.forget()
+    world.resume(alice)
+    assert alice.heard("mute")
+    alice.say(mute=rtc.MuteTrackRequest(sid=sid, muted=False))
+    alice.say(mute=rtc.MuteTrackRequest(sid=sid, muted=True))
+    alice.forget()
+    world.resume(alice)
+    assert not alice.heard("mute")
+
+
 def test_new_sizes_of_layers_are_told_to_all_and_to_the_worker(world: World) -> None:
     alice, bob = world.join("alice"), world.join("bob")
     sid = alice.publish_video().sid
