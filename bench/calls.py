@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from starlette.applications import Starlette
 from signaling import collector
 from signaling.api.v1.service import Wanted
 from signaling.calls.media import MediaFeed, Permission
+from signaling.calls.model import NodeFacts
 from signaling.calls.operations import calls
 from signaling.calls.operations.members import NamedMember
 from signaling.calls.principal import Principal, mint
@@ -48,6 +49,7 @@ class Media:
     """A media side in memory: takes everything, and reports a participant a moment after his token was made."""
 
     feed: MediaFeed
+    node = "bench"
 
     async def create_room(self, name: str, **_: Any) -> None: ...
 
@@ -55,21 +57,18 @@ class Media:
 
     async def update_participant(self, room: str, identity: str, permission: Permission) -> None: ...
 
-    async def remove_participant(self, room: str, identity: str, reason: str) -> None: ...
+    async def remove_participant(self, room: str, identity: str, reason: str, version: int | None) -> None: ...
 
     async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None: ...
 
     async def identities(self, room: str) -> Sequence[str] | None:
         return ()
 
-    async def regions(self) -> Sequence[str]:
+    async def managed_rooms(self) -> Sequence[str]:
         return ()
 
-    async def media_url(self, room: str) -> str:
-        return "ws://127.0.0.1:7880"
-
-    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
-        return ()
+    async def facts(self) -> NodeFacts:
+        return NodeFacts(id=self.node, url="ws://127.0.0.1:7880")
 
     def mint_token(
         self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -46,9 +48,21 @@ from signaling.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+_NODE_FILE = "node"
 _OUTBOX_FILE = "livekit-webhooks.sqlite"
 _WEBHOOK_PATIENCE_SECONDS = 2.0
 _CORS_SECONDS = 600
+
+
+def node_id(state_dir: Path) -> str:
+    """Return the id under which the database knows this node: the same after a restart, for its rooms live on."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    file = state_dir / _NODE_FILE
+    if not file.exists():
+        made = file.with_suffix(".new")
+        made.write_text(secrets.token_hex(16))
+        made.replace(file)
+    return file.read_text().strip()
 
 
 class Server:
@@ -71,11 +85,11 @@ class Server:
         self.calls = create_calls_system(
             settings.calls,
             settings.calls_database_url,
-            ManagedRooms(self.rooms, url=self.signal_url),
+            ManagedRooms(self.rooms, node=node_id(settings.state_dir), url=self.signal_url),
             settings.keyring,
             dev=settings.dev > 0,
         )
-        self.reports = Reports(self.calls.feed)
+        self.reports = Reports(self.calls.feed, self.rooms)
         self.rooms.feed = self.reports
         self._forced = asyncio.Event()
         self._asked_to_stop = asyncio.Event()
@@ -95,10 +109,10 @@ class Server:
             except NodeError as error:
                 raise CallyardError(f"{error}.") from error
             parts.push_async_callback(self.rooms.node.stop, 0)
+            self._port = listener.getsockname()[1]
             await self.calls.start()
             parts.push_async_callback(self.calls.stop)
             parts.push_async_callback(self.reports.stop)
-            self._port = listener.getsockname()[1]
             http = http_server(RequestMetrics(self.asgi(), self.metrics), self.settings.http)
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             log.info("server_started", bind=self.settings.bind, port=self._port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from signaling.events.addresses import OutboundPolicy
 from signaling.events.outbound import Outbound
 from signaling.events.push import PushSender
 from signaling.events.webhooks import WebhookSender
-from signaling.store.database import Database
+from signaling.store.database import Database, DatabaseAway
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class CallsSystem:
         self.service.start()
 
     async def stop(self) -> None:
+        with contextlib.suppress(DatabaseAway):
+            await self.service.nodes.retire()
         await self.service.stop()
 
 
@@ -90,11 +93,17 @@ def create_calls_system(
     async def follow() -> None:
         await relay.loop(service)
 
+    async def do_ours() -> None:
+        await service.orders.loop(service.orders.do_ours, settings.event_poll_ms)
+
+    async def do_anybodys() -> None:
+        await service.orders.loop(service.orders.do_anybodys, settings.event_poll_ms)
+
     service.in_background(service.presence.loop)
     service.in_background(service.addresses.loop)
-    for work in (deliver, send_push, look_after, follow):
-        service.in_background(work)
     feed = CallsFeed(service)
+    for work in (deliver, send_push, look_after, follow, do_ours, do_anybodys, feed.follow_nodes):
+        service.in_background(work)
     timers = Timers(service, feed.catch_up)
     service.in_background(timers.loop)
     return CallsSystem(service, feed, timers, webhooks, push, calls_routes(service))

@@ -7,10 +7,9 @@ order. Capabilities become LiveKit permissions here. Not here: any rule of a cal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import jwt
 import structlog
@@ -18,7 +17,8 @@ from livekit.protocol import models
 from livekit.protocol import room as api
 
 from signaling.calls.media import MediaFeed, NoMediaNode, Permission, Refuse
-from signaling.errors import NotFound, PermissionDenied, Refusal
+from signaling.calls.model import NodeFacts
+from signaling.errors import NotFound, PermissionDenied, Refusal, Unavailable
 from signaling.rooms.core import Reason
 from signaling.rooms.effects import Effect, ParticipantJoined, ParticipantLeft, TrackChanged
 from signaling.rooms.grants import MANAGED_SCOPE, SOURCES, Grants
@@ -29,16 +29,33 @@ log = structlog.get_logger(__name__)
 _KEPT_EMPTY_SECONDS = 7 * 86_400
 """The calls system closes its rooms itself; this bounds what is left of one that it has forgotten."""
 _QUEUE_MAX = 10_000
+_ATTEMPTS_MAX = 50
+_AGAIN_SECONDS = 0.02
 _REMOVALS = {"replaced": Reason.DUPLICATE_IDENTITY, "shutdown": Reason.SERVER_SHUTDOWN}
 _CLOSINGS = {"deleted": Reason.ROOM_DELETED, "shutdown": Reason.SERVER_SHUTDOWN}
 
 
 class ManagedRooms:
-    """`MediaRooms` over this node. `url`: how clients reach the signal connection."""
+    """`MediaRooms` over this node. `node`: its id; `url`: how clients reach the signal connection."""
 
-    def __init__(self, rooms: Rooms, *, url: Callable[[], str]) -> None:
+    def __init__(self, rooms: Rooms, *, node: str, url: Callable[[], str]) -> None:
+        self.node = node
         self._rooms = rooms
         self._url = url
+
+    async def facts(self) -> NodeFacts:
+        region = self._rooms.settings.region
+        servers = self._rooms.server.ice_servers
+        return NodeFacts(
+            id=self.node,
+            url=self._url(),
+            regions=(region,) if region else (),
+            ice_servers=tuple(
+                {"urls": list(one.urls), "username": one.username or None, "credential": one.credential or None}
+                for one in servers
+            ),
+            is_open=not self._rooms.is_draining,
+        )
 
     async def create_room(
         self,
@@ -48,9 +65,7 @@ class ManagedRooms:
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
-        region_hint: str | None,
     ) -> None:
-        del region_hint  # one node, one region: there is nothing to choose
         region = self._rooms.settings.region
         if regions and region not in regions:
             raise NoMediaNode(f"No media node serves {', '.join(regions)}.")
@@ -84,9 +99,16 @@ class ManagedRooms:
         except NotFound:
             return  # not connected: `admit` says what holds when he comes
 
-    async def remove_participant(self, room: str, identity: str, reason: str) -> None:
+    async def remove_participant(self, room: str, identity: str, reason: str, version: int | None) -> None:
         hosted = self._rooms.hosted.get(room)
-        if hosted is not None and identity in hosted.room.core.by_identity:
+        if hosted is None:
+            return
+        if version is not None:
+            if version < hosted.versions.get(identity, 0):
+                return  # he has come again since
+            # Who was let in before this and is about to connect is asked about once more.
+            hosted.versions[identity] = version + 1
+        if identity in hosted.room.core.by_identity:
             why = _REMOVALS.get(reason, Reason.PARTICIPANT_REMOVED)
             self._rooms.apply(hosted, hosted.room.remove(identity, self._rooms.now(), why))
 
@@ -104,18 +126,8 @@ class ManagedRooms:
         hosted = self._rooms.hosted.get(room)
         return None if hosted is None else list(hosted.room.core.by_identity)
 
-    async def regions(self) -> Sequence[str]:
-        region = self._rooms.settings.region
-        return [region] if region else []
-
-    async def media_url(self, room: str) -> str:
-        return self._url()
-
-    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
-        return [
-            {"urls": list(server.urls), "username": server.username or None, "credential": server.credential or None}
-            for server in self._rooms.server.ice_servers
-        ]
+    async def managed_rooms(self) -> Sequence[str]:
+        return [name for name, hosted in self._rooms.hosted.items() if hosted.record.is_managed]
 
     def mint_token(
         self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime
@@ -137,16 +149,27 @@ class ManagedRooms:
 class Reports:
     """What happens in managed rooms, told to the calls system one by one; and its word on who may come."""
 
-    def __init__(self, feed: MediaFeed) -> None:
+    def __init__(self, feed: MediaFeed, rooms: Rooms) -> None:
         self._feed = feed
+        self._rooms = rooms
         self._lanes: dict[str, asyncio.Queue[Callable[[], Awaitable[None]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def admit(self, grants: Grants, address: str | None) -> Grants:
         """Return the grants that hold now; raises `PermissionDenied`. The token alone opens nothing."""
-        verdict = await self._feed.admit(grants.room, grants.identity, address)
-        if isinstance(verdict, Refuse):
-            raise PermissionDenied(verdict.sentence)
+        for _ in range(_ATTEMPTS_MAX):
+            verdict = await self._feed.admit(grants.room, grants.identity, address)
+            if isinstance(verdict, Refuse):
+                raise PermissionDenied(verdict.sentence)
+            hosted = self._rooms.hosted.get(grants.room)
+            if hosted is None or verdict.permission.version >= hosted.versions.get(grants.identity, 0):
+                break
+            # Told of something newer while the answer was under way.
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            raise Unavailable("His rights change too fast; try again.")
+        if hosted is not None:
+            hosted.versions[grants.identity] = verdict.permission.version
         allowed = grants.with_permission(livekit_permission(verdict.permission))
         return replace(allowed, room_admin=False, room_create=False, room_list=False)
 

@@ -8,10 +8,12 @@ would mean all of them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+
+from signaling.calls.model import NodeFacts
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ class NoMediaNode(Exception):
 
 
 class MediaRooms(Protocol):
+    """The rooms of one media node, that of this process."""
+
+    @property
+    def node(self) -> str:
+        """An id of the node that no other has, and that is the same as long as its rooms may live."""
+
+    async def facts(self) -> NodeFacts: ...
+
     async def create_room(
         self,
         name: str,
@@ -77,9 +87,8 @@ class MediaRooms(Protocol):
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
-        region_hint: str | None,
     ) -> None:
-        """Make the room on a node; raises `NoMediaNode`. A room that exists already stays as it is."""
+        """Make the room; raises `NoMediaNode`. A room that exists already stays as it is."""
 
     async def close_room(self, name: str, reason: str) -> None:
         """Remove everybody and the room; a room that does not exist is fine."""
@@ -87,7 +96,8 @@ class MediaRooms(Protocol):
     async def update_participant(self, room: str, identity: str, permission: Permission) -> None:
         """Replace the participant's permission; tracks it no longer covers are unpublished before this returns."""
 
-    async def remove_participant(self, room: str, identity: str, reason: str) -> None: ...
+    async def remove_participant(self, room: str, identity: str, reason: str, version: int | None) -> None:
+        """version: the last one that is meant; who was admitted with a higher one stays. None: whoever is there."""
 
     async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None: ...
 
@@ -97,13 +107,8 @@ class MediaRooms(Protocol):
         Asked after a start of ours and after reports were lost, to find out what we missed.
         """
 
-    async def regions(self) -> Sequence[str]:
-        """Return the regions that have a node."""
-
-    async def media_url(self, room: str) -> str: ...
-
-    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
-        """Return `{urls, username, credential}` each."""
+    async def managed_rooms(self) -> Sequence[str]:
+        """Return the names of the rooms that were made here and are not closed."""
 
     def mint_token(
         self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime

@@ -125,6 +125,8 @@ class Session(Struct, frozen=True, kw_only=True):
     empty_since: datetime | None = None
     alone_since: datetime | None = None
     ring_resolved: bool = False
+    node: str = ""
+    """The media node that has its room; "": it was begun before nodes were noted."""
     created_at: datetime
     updated_at: datetime
 
@@ -167,13 +169,17 @@ class Participant(Struct, frozen=True, kw_only=True):
 
 
 class Rights(Struct, frozen=True, kw_only=True):
-    """What a user got and lost in the running session, and the set last told."""
+    """What a user got and lost in the running session, and the set last told.
+
+    `permission_version`: the highest that a participant of his was given, so that those of a later visit are higher.
+    """
 
     user_id: str
     granted: frozenset[str] = frozenset()
     revoked: frozenset[str] = frozenset()
     capabilities: tuple[str, ...] = ()
     version: int = 0
+    permission_version: int = 0
     created_at: datetime
     updated_at: datetime
 
@@ -363,6 +369,44 @@ class PushJob(Struct, frozen=True, kw_only=True):
     last_error: str | None
     next_attempt_at: datetime | None
     expires_at: datetime
+    created_at: datetime
+    updated_at: datetime
+
+
+class NodeFacts(Struct, frozen=True, kw_only=True):
+    """A media node as it is for those who place rooms: how clients reach it, and whether it takes new rooms."""
+
+    id: str
+    url: str
+    regions: tuple[str, ...] = ()
+    ice_servers: tuple[dict[str, Any], ...] = ()
+    is_open: bool = True
+
+
+class MediaNode(Struct, frozen=True, kw_only=True):
+    """`until`: when it counts as dead, unless it says again that it is there."""
+
+    facts: NodeFacts
+    until: datetime
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def id(self) -> str:
+        return self.facts.id
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """Something that follows from what was committed with it. `node`: the media node at which it is to be done; "":
+    any process does it. `data`: the fields of the work that `kind` names.
+    """
+
+    id: str
+    node: str
+    kind: str
+    data: dict[str, Any]
+    state: str
+    next_attempt_at: datetime
     created_at: datetime
     updated_at: datetime
 

@@ -79,6 +79,13 @@ class CallsSettings(BaseModel):
     media_timeout_seconds: float = Field(
         5.0, ge=0.1, le=60, description="How long the media side may take to carry out one change of rights."
     )
+    node_lost_seconds: int = Field(
+        20,
+        ge=4,
+        le=600,
+        description="So long after its last sign a media node counts as dead: its people get the call's grace to come "
+        "back, and who joins is placed at another. Raise it where a restart of signaling takes longer.",
+    )
     before_join_url: str = Field(
         "", max_length=2_048, description="Asked before every join; empty: nobody is. The reply 2xx lets the user in."
     )

@@ -24,6 +24,7 @@ from signaling.calls.model import (
     Event,
     LobbyEntry,
     Member,
+    NodeFacts,
     Participant,
     Request,
     Rights,
@@ -87,7 +88,10 @@ class CallState:
 
 @dataclass(frozen=True)
 class CreateRoom:
+    """At `node`, before the commit if it is this process's own; another's makes it when somebody comes."""
+
     room: str
+    node: str
     max_participants: int | None
     metadata: str
     empty_timeout_seconds: int
@@ -114,9 +118,12 @@ class UpdateParticipant:
 
 @dataclass(frozen=True)
 class RemoveParticipant:
+    """`version`: his permission's; who has come again since has a higher one and is not meant. None: whoever it is."""
+
     room: str
     identity: str
     reason: str
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,27 @@ class MuteTracks:
 
 
 MediaEffect = CreateRoom | CloseRoom | UpdateParticipant | RemoveParticipant | MuteTracks
+
+# What is to be done for many calls after a commit that concerns all of them.
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Have a change of types, roles or bans reach the sessions of one type, or those that one user is in."""
+
+    reason: str
+    type_: str | None = None
+    user_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoveUser:
+    """Have a deleted user leave the sessions he is in."""
+
+    user_id: str
+
+
+Work = CloseRoom | UpdateParticipant | RemoveParticipant | MuteTracks | Refresh | RemoveUser
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,10 @@ class Facts:
     busy: frozenset[str] = frozenset()
     online: frozenset[str] = frozenset()
     """Who has an event socket, at whichever process; known where something is rung."""
-    regions: frozenset[str] = frozenset()
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+    """The living media nodes by id; known where somebody joins."""
+    own_node: str = ""
+    """The media node of the process that asks."""
     banned_addresses: Mapping[str, Sequence[Ban]] = field(default_factory=dict)
     """The bans that cover an address, by its hash; those that have run out too."""
 

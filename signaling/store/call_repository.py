@@ -226,6 +226,7 @@ def _call_row(state: CallState, due_at: datetime | None, revision: int) -> dict[
         "backstage_enabled": call.settings_overrides.get("backstage", {}).get("enabled"),
         "live": call.live,
         "session_id": session.id if session else None,
+        "node": session.node if session else None,
         "participant_count": session.participant_count if session else 0,
         "due_at": milliseconds(due_at),
         "revision": revision,
@@ -312,15 +313,15 @@ async def next_due(connection: AsyncConnection) -> int | None:
 async def running_calls(
     connection: AsyncConnection, *, type_: str | None = None, user_id: str | None = None
 ) -> list[Any]:
-    """Return (type, id) of the calls with a running session, of one type or with one user in it."""
+    """Return type, id, session and node of the calls with a running session, of one type or with one user in it."""
     table, people = schema.calls, schema.participants
-    query = select(table.c.type, table.c.id).where(table.c.session_id.is_not(None))
+    query = select(table.c.type, table.c.id, table.c.session_id, table.c.node).where(table.c.session_id.is_not(None))
     if type_ is not None:
         query = query.where(table.c.type == type_)
     if user_id is not None:
         inside = select(people.c.call_key).where(people.c.user_id == user_id, people.c.present.is_(True))
         query = query.where(table.c.key.in_(inside))
-    return [(row.type, row.id) for row in await connection.execute(query)]
+    return list(await connection.execute(query))
 
 
 async def call_of_session(connection: AsyncConnection, session_id: str) -> tuple[str, str] | None:

@@ -101,6 +101,12 @@ PUSH_JOBS = Kind(
         "next_attempt_at": milliseconds(j.next_attempt_at),
     },
 )
+NODES = Kind(schema.nodes, model.MediaNode, lambda n: {"id": n.id, "until": milliseconds(n.until)})
+ORDERS = Kind(
+    schema.orders,
+    model.Order,
+    lambda o: {"id": o.id, "node": o.node, "state": o.state, "next_attempt_at": milliseconds(o.next_attempt_at)},
+)
 TASKS = Kind(schema.tasks, model.Task, _by("id", "status"))
 AUDIT = Kind(schema.audit, model.AuditEntry, _by("id"))
 
@@ -108,7 +114,8 @@ OF_ENTITY: dict[type, Kind[Any]] = {
     kind.entity: kind
     for kind in (
         USERS, ROLES, CALL_TYPES, BANS, APP, MEMBERS, SESSIONS, PARTICIPANTS, RIGHTS, RINGS, REQUESTS, LOBBY, BLOCKS,
-        CAPTURES, FEEDBACK, DEVICES, PUSH_PROVIDERS, STORAGES, WEBHOOKS, DELIVERIES, PUSH_JOBS, TASKS, AUDIT,
+        CAPTURES, FEEDBACK, DEVICES, PUSH_PROVIDERS, STORAGES, WEBHOOKS, DELIVERIES, PUSH_JOBS, NODES, ORDERS, TASKS,
+        AUDIT,
     )
 }  # fmt: skip
 

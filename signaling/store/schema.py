@@ -83,6 +83,7 @@ calls = _table(
     Column("backstage_enabled", Boolean),
     Column("live", Boolean, nullable=False),
     Column("session_id", String(36), index=True),
+    Column("node", String(64)),
     Column("participant_count", Integer, nullable=False),
     Column("due_at", BigInteger, index=True),
     Column("revision", BigInteger, nullable=False),
@@ -208,6 +209,17 @@ addresses = _table(
     _id("user_id"),
     _id("address", 64),
     Column("seen_at", BigInteger, nullable=False, index=True),
+)
+nodes = _table("nodes", _id(length=64), Column("until", BigInteger, nullable=False), _created(), _doc())
+orders = _table(
+    "orders",
+    _id("id", 36),
+    Column("node", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    _created(),
+    _doc(),
+    Index("ix_orders_node_next_attempt_at", "node", "next_attempt_at"),
 )
 presence = _table("presence", _id("user_id", 256), _id("process", 36), Column("until", BigInteger, nullable=False))
 tasks = _table("tasks", _id("id", 36), Column("status", String(16), nullable=False, index=True), _created(), _doc())

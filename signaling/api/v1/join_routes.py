@@ -16,7 +16,7 @@ from signaling.calls import views
 from signaling.calls.identifiers import DEVICE_ID, check, rfc3339
 from signaling.calls.model import LobbyEntry, Participant
 from signaling.calls.operations import calls, joining
-from signaling.calls.problems import not_found
+from signaling.calls.problems import Problem, not_found
 from signaling.calls.rights import check_reach, own
 from signaling.calls.state import Turn
 
@@ -51,7 +51,7 @@ async def join(ask: Ask) -> Reply:
             check_reach(turn)
         return joining.join(turn, wish)
 
-    wanted = Wanted(create="blank" if body.create else "never", reach=False, regions=True)
+    wanted = Wanted(create="blank" if body.create else "never", reach=False, nodes=True)
     done = await ask.service.operate(ask.principal, type_, call_id, operation, wanted)
     if isinstance(done.result, LobbyEntry):
         return Reply({"lobby": views.lobby(done.result)}, 202)
@@ -68,7 +68,11 @@ async def join(ask: Ask) -> Reply:
 
 
 async def _media(ask: Ask, turn: Turn, participant: Participant) -> dict[str, Any]:
-    service, room = ask.service, participant.session_id
+    service, room, session = ask.service, participant.session_id, turn.state.session
+    node = (await service.nodes.living()).get(session.node) if session is not None else None
+    if node is None:
+        # It died a moment ago; who joins anew is placed at another.
+        raise Problem("no_media_node", "The media node of this session is gone; join again.")
     expires_at = turn.now + timedelta(seconds=service.settings.media_token_ttl_seconds)
     token = service.media.mint_token(
         identity=participant.identity,
@@ -79,10 +83,10 @@ async def _media(ask: Ask, turn: Turn, participant: Participant) -> dict[str, An
         expires_at=expires_at,
     )
     return {
-        "url": await service.media.media_url(room),
+        "url": node.url,
         "token": token,
         "expires_at": rfc3339(expires_at),
-        "ice_servers": [dict(server) for server in await service.media.ice_servers(room)],
+        "ice_servers": [dict(server) for server in node.ice_servers],
     }
 
 

@@ -6,12 +6,16 @@ who is not gets the call's grace to come back. Not here: what follows from any o
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import structlog
 
+from signaling.api.v1.nodes import LOOK_SECONDS
 from signaling.api.v1.service import SYSTEM, CallsService, Wanted, permission_of
 from signaling.calls.media import Allow, NoMediaNode, Refuse, Verdict
 from signaling.calls.model import Participant
@@ -43,17 +47,35 @@ class CallsFeed:
             where = await self._call_of(room)
             if where is None:
                 return Refuse("not_found", "This session has ended.")
-            answer = await self._service.look(
-                SYSTEM, *where, lambda turn: joining.admit(turn, identity, sources), Wanted(reach=False)
-            )
+            answer = await self._answer(where, room, identity, sources)
         except Problem as problem:
             return Refuse(problem.code, problem.message)
+        except NoMediaNode as refused:
+            return Refuse("no_media_node", str(refused))
         except DatabaseAway:
             log.warning("admitting_from_memory")
             return self._from_memory(room, identity, sources)
         if isinstance(answer, Participant) and answer.app_role != "anonymous":
             self._service.addresses.note(answer.user_id, sources)
         return _verdict(answer)
+
+    async def _answer(self, where: Address, room: str, identity: str, sources: Sequence[str]) -> Participant | Problem:
+        service = self._service
+
+        def view(turn: Turn) -> tuple[Participant | Problem, CreateRoom | None]:
+            return joining.admit(turn, identity, sources), joining.room_of(turn)
+
+        answer, placed = await service.look(SYSTEM, *where, view, Wanted(reach=False))
+        if placed is None or isinstance(answer, Problem):
+            return answer
+        if placed.node not in ("", service.nodes.own):
+            return Problem("not_found", "Another node has this session; join again.")
+        if await service.media.identities(room) is None:
+            # Another process placed it here, or it was lost: made while no operation ends the session.
+            answer, placed = await service.look_in_turn(*where, view)
+            if placed is not None and placed.room == room and not isinstance(answer, Problem):
+                await service.create_room(placed)
+        return answer
 
     def _from_memory(self, room: str, identity: str, sources: Sequence[str]) -> Verdict:
         """Decide by what was last known: a running call must not lose people because the database is away."""
@@ -77,11 +99,50 @@ class CallsFeed:
             await self._compare(where)
 
     async def reconcile(self) -> None:
-        """Compare every running session with the media side, and tell it what should hold."""
+        """Compare the sessions of this node, and those of no living one, with the media side; tell it what holds.
+
+        Rooms here that are no session's any more are closed.
+        """
+        service = self._service
+        for row in await self._running():
+            if row.node == service.nodes.own or not service.nodes.lives(row.node or ""):
+                await self._compare((row.type, row.id))
+        ours = {row.session_id for row in await self._running() if row.node == service.nodes.own}
+        for room in await service.media.managed_rooms():
+            if room not in ours:
+                await service.media.close_room(room, "shutdown")
+
+    async def look_after_dead(self) -> None:
+        """Give the people of dead nodes the grace to come back; whoever joins again finds the session elsewhere."""
+        service = self._service
+        dead = set()
+        for row in await self._running():
+            if row.node and not service.nodes.lives(row.node):
+                dead.add(row.node)
+                await self._compare((row.type, row.id))
+        await service.orders.forget(dead)
+        await service.nodes.forget_dead()
+
+    async def follow_nodes(self) -> None:
+        """Keep up with which nodes are there, until cancelled."""
+        service, known = self._service, frozenset[str]()
+        while True:
+            try:
+                if await service.nodes.look():
+                    await self.reconcile()
+                living = frozenset(await service.nodes.living())
+                if known - living:
+                    await self.look_after_dead()
+                known = living
+            except DatabaseAway:
+                pass  # it was logged
+            except Exception:  # it is looked at again
+                log.exception("nodes_failed")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _running(self) -> list[Any]:
         async with self._service.database.read() as connection:
-            running = [(row[0], row[1]) for row in await running_calls(connection)]
-        for where in running:
-            await self._compare(where)
+            return await running_calls(connection)
 
     async def catch_up(self) -> None:
         """Compare those calls of which a report could not be written down."""
@@ -120,9 +181,15 @@ class CallsFeed:
             room = await service.look(SYSTEM, *where, joining.room_of, wanted)
             if room is None:
                 return
-            connected = await self._connected(room)
-            operation = partial(joining.take_stock, session_id=room.room, connected=connected)
-            await service.operate(SYSTEM, *where, operation, wanted)
+            if not room.node and await service.media.identities(room.room) is not None:
+                room = replace(room, node=service.nodes.own)
+            if room.node == service.nodes.own:
+                connected = await self._connected(room)
+            elif service.nodes.lives(room.node):
+                return  # the process that has it looks after it
+            else:
+                connected = ()
+            await service.operate(SYSTEM, *where, partial(joining.take_stock, room=room, connected=connected), wanted)
         except Problem:
             return  # deleted meanwhile
 

@@ -155,8 +155,9 @@ class Follower:
         self._revision = -1
 
     async def look(self) -> None:
-        """Tell what happened since the last time."""
+        """Tell what happened since the last time; what of it our media side has to do comes first."""
         service = self._service
+        await service.orders.do_ours()
         heard = bool(service.channel.online() or service.channel.watched())
         untold = await service.relay.look(heard=heard)
         async with service.database.read() as connection:

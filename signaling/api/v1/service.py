@@ -14,18 +14,20 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.api.v1.addresses import SeenAddresses
+from signaling.api.v1.nodes import Nodes
+from signaling.api.v1.orders import Orders
 from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Relay
 from signaling.calls.identifiers import uuid7, whole_milliseconds
 from signaling.calls.media import MediaRooms, NoMediaNode, Permission
-from signaling.calls.model import AuditEntry, Event, Participant, PushProvider, User
+from signaling.calls.model import AuditEntry, Event, Order, Participant, PushProvider, User
 from signaling.calls.operations import clock as call_clock
 from signaling.calls.operations import sessions
 from signaling.calls.operations.calls import blank, check_type
@@ -41,9 +43,12 @@ from signaling.calls.state import (
     MediaEffect,
     MuteTracks,
     Push,
+    Refresh,
     RemoveParticipant,
+    RemoveUser,
     Turn,
     UpdateParticipant,
+    Work,
 )
 from signaling.events.channel import Channel
 from signaling.events.journal import record
@@ -66,9 +71,12 @@ from signaling.store.directory_repository import Directory, found_installation, 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Told = CloseRoom | UpdateParticipant | RemoveParticipant | MuteTracks
 
 DIRECTORY_FRESH_SECONDS = 0.05
 """How long a user who was read is taken to be as he was: within this, another process's change of him is not seen."""
+OPERATIONS_AT_ONCE = 20
+"""How many calls are brought up to date at a time: the processes that have their media are waited for together."""
 ATTEMPTS_MAX = 20
 """How often an operation is decided anew because another process changed the call; each time somebody got through."""
 SOURCES = {"audio": ("microphone",), "video": ("camera",), "screen": ("screen_share", "screen_share_audio")}
@@ -87,7 +95,8 @@ class Wanted:
     members_shown: int = 0
     reach: bool = True
     """Whether token, team, existence and blocks are checked first."""
-    regions: bool = False
+    nodes: bool = False
+    """Whether a room may have to be placed."""
     online: bool = False
     """Whether it has to know which members have an event socket."""
 
@@ -126,6 +135,9 @@ class CallsService:
         self.presence = Presence(
             database, self.channel, uuid7(whole_milliseconds(clock()), randomness(10), None), self.now
         )
+        lost_after = timedelta(seconds=settings.node_lost_seconds)
+        self.nodes = Nodes(database, media, self.now, lost_after=lost_after)
+        self.orders = Orders(database, media.node, self.now, self.new_id, self._do)
         self.relay = Relay(database)
         self.addresses = SeenAddresses(database, keys, self.now, per_user=settings.addresses_per_user)
         self.outbound = outbound
@@ -163,6 +175,7 @@ class CallsService:
             # The first use of a statement puts it together, for 20 ms: no request is to wait for that.
             await self.calls.load_each(connection, [NOWHERE])
             await busy_users(connection, [""], "")
+        await self.nodes.look()
         self.warn_of_development()
 
     def warn_of_development(self) -> None:
@@ -265,12 +278,14 @@ class CallsService:
                     check_reach(turn)
                 result = operation(turn)
                 if not differs(loaded.state, turn.state) and loaded.revision and not turn.stored:
-                    await self._commit_events(turn)
-                    await self._carry_out(turn, loaded)
+                    orders = self._elsewhere(turn, loaded)
+                    await self._commit_events(turn, orders)
+                    await self._carry_out(turn, loaded, orders)
                     return Outcome(result, turn, created=False)
                 rooms = await self._make_rooms(turn)
+                orders = self._elsewhere(turn, loaded)
                 try:
-                    after = await self._commit(loaded, turn)
+                    after = await self._commit(loaded, turn, orders)
                 except Stale:
                     self.calls.forget(type_, call_id)
                     await self._unmake(rooms)
@@ -278,13 +293,13 @@ class CallsService:
                 except NotOnDisk:
                     # So it is for everybody who reads; only who asked for it is not told that it will last.
                     self.calls.forget(type_, call_id)
-                    await self._carry_out(turn, loaded)
+                    await self._carry_out(turn, loaded, orders)
                     raise
                 except BaseException:
                     await self._unmake(rooms)
                     raise
                 self.calls.committed(after)
-                await self._carry_out(turn, loaded)
+                await self._carry_out(turn, loaded, orders)
                 return Outcome(result, turn, created=loaded.revision == 0)
         raise Problem("unavailable", "The call changes too fast; try again.", retry_after_ms=100)
 
@@ -340,8 +355,8 @@ class CallsService:
             if wanted.online:
                 elsewhere = await online_users(connection, [*draft.members, *wanted.users], now)
                 facts.online = self.channel.online() | elsewhere
-        if wanted.regions:
-            facts.regions = frozenset(await self.media.regions())
+        if wanted.nodes:
+            facts.nodes, facts.own_node = await self.nodes.living(), self.nodes.own
         return loaded, Turn(principal, now, self.new_id, facts, draft)
 
     def remembered(self, type_: str, call_id: str) -> Turn | None:
@@ -372,11 +387,12 @@ class CallsService:
             return frozenset()
         return await busy_users(connection, [*draft.members, *facts.users], draft.call.key)
 
-    async def _commit(self, loaded: Loaded, turn: Turn) -> Loaded:
+    async def _commit(self, loaded: Loaded, turn: Turn, orders: Sequence[Order]) -> Loaded:
         due = call_clock.next_due(turn)
         async with self.database.write() as connection:
             after = await self.calls.store(connection, loaded, turn.state, due)
             await save(connection, turn.stored, call_key=turn.call.key)
+            await save(connection, orders)
             owed = await self._record(connection, turn)
         if due is not None and (self.timers_wait_until is None or due < self.timers_wait_until):
             self.timers_changed.set()
@@ -384,10 +400,11 @@ class CallsService:
             self.wake_senders()
         return after
 
-    async def _commit_events(self, turn: Turn) -> None:
+    async def _commit_events(self, turn: Turn, orders: Sequence[Order]) -> None:
         """Write down what changed nothing of the call, as a line of captions does, for other processes and webhooks."""
-        if any(isinstance(effect, Event) for effect in turn.effects):
+        if orders or any(isinstance(effect, Event) for effect in turn.effects):
             async with self.database.write() as connection:
+                await save(connection, orders)
                 owed = await self._record(connection, turn)
             if owed:
                 self.wake_senders()
@@ -411,7 +428,7 @@ class CallsService:
     async def _make_rooms(self, turn: Turn) -> list[str]:
         made = []
         for effect in turn.effects:
-            if isinstance(effect, CreateRoom):
+            if isinstance(effect, CreateRoom) and effect.node == self.nodes.own:
                 try:
                     await self.create_room(effect)
                 except NoMediaNode as refused:
@@ -427,18 +444,28 @@ class CallsService:
             metadata=room.metadata,
             empty_timeout_seconds=room.empty_timeout_seconds,
             regions=room.regions,
-            region_hint=room.region_hint,
         )
 
     async def _unmake(self, rooms: Sequence[str]) -> None:
         for room in rooms:
             await self._apply(CloseRoom(room, "shutdown"))
 
-    async def _carry_out(self, turn: Turn, loaded: Loaded) -> None:
+    def _elsewhere(self, turn: Turn, loaded: Loaded) -> list[Order]:
+        """Return what other processes have to do, for they have the media node."""
+        placed = _placed(turn, loaded)
+        return [
+            self.orders.to(node, effect) for node, effect in placed if not self._is_own(node) and self.nodes.lives(node)
+        ]
+
+    def _is_own(self, node: str) -> bool:
+        return node in ("", self.nodes.own)
+
+    async def _carry_out(self, turn: Turn, loaded: Loaded, orders: Sequence[Order]) -> None:
         # The media side first: nobody is told of a right before it holds, nor that one is gone before it is.
-        for effect in turn.effects:
-            if not isinstance(effect, Event | Push | CreateRoom):
+        for node, effect in _placed(turn, loaded):
+            if self._is_own(node):
                 await self._apply(effect)
+        await self.orders.done(orders)
         events = [effect for effect in turn.effects if isinstance(effect, Event)]
         if loaded.read_anew:
             # Another process may have had the call before: what it told comes first. Even if nothing is told now,
@@ -462,8 +489,8 @@ class CallsService:
             case UpdateParticipant(room, identity, capabilities, hidden, version):
                 permission = Permission(frozenset(capabilities), hidden, version)
                 await self.media.update_participant(room, identity, permission)
-            case RemoveParticipant(room, identity, reason):
-                await self.media.remove_participant(room, identity, reason)
+            case RemoveParticipant(room, identity, reason, version):
+                await self.media.remove_participant(room, identity, reason, version)
             case MuteTracks(room, identity, kinds):
                 sources = [source for kind in kinds for source in SOURCES[kind]]
                 await self.media.mute_tracks(room, identity, sources)
@@ -519,21 +546,42 @@ class CallsService:
         if await record(connection, [event], [], None, self.now(), self.new_id):
             self.wake_senders()
 
-    async def refresh_running(self, reason: str, *, type_: str | None = None, user_id: str | None = None) -> None:
-        """Apply a change of types, roles or bans to everybody in the sessions concerned."""
+    async def _do(self, work: Work) -> None:
+        """Carry out an order."""
+        match work:
+            case Refresh():
+                await self._refresh_running(work)
+            case RemoveUser(user_id):
+                await self._remove_user(user_id)
+            case _:
+                await self._apply(work)
+
+    async def _refresh_running(self, work: Refresh) -> None:
+        only = None if work.user_id is None else frozenset([work.user_id])
+        removal = "blocked" if work.reason == "blocked" else "lost_capability"
+
+        def refresh(turn: Turn) -> None:
+            sessions.refresh(turn, work.reason, removal=removal, only=only)
+
+        await self._in_running(refresh, type_=work.type_, user_id=work.user_id)
+
+    async def _in_running(
+        self, operation: Callable[[Turn], None], *, type_: str | None = None, user_id: str | None = None
+    ) -> None:
+        """Do something in each running session, of one type or with one user in it."""
         async with self.database.read() as connection:
+            await self.directory.refresh(connection)
             running = await running_calls(connection, type_=type_, user_id=user_id)
-        only = None if user_id is None else frozenset([user_id])
-        removal = "blocked" if reason == "blocked" else "lost_capability"
-        for call_type, call_id in running:
-            with contextlib.suppress(Problem):
-                await self.operate(
-                    SYSTEM,
-                    call_type,
-                    call_id,
-                    lambda turn: sessions.refresh(turn, reason, removal=removal, only=only),
-                    Wanted(reach=False),
-                )
+        some = asyncio.Semaphore(OPERATIONS_AT_ONCE)
+
+        async def one(call: Any) -> None:
+            async with some:
+                with contextlib.suppress(Problem):
+                    await self.operate(SYSTEM, call.type, call.id, operation, Wanted(reach=False))
+
+        async with asyncio.TaskGroup() as together:
+            for call in running:
+                together.create_task(one(call))
 
     async def recheck_watchers(self, type_: str | None = None) -> None:
         """Have sockets stop watching calls that their users may not read any more."""
@@ -542,24 +590,25 @@ class CallsService:
             with contextlib.suppress(Problem):
                 await self.look(SYSTEM, call_type, call_id, self.channel.recheck, Wanted(reach=False))
 
-    async def remove_user(self, user_id: str) -> None:
-        """Have a deleted user leave every session he is in."""
-        async with self.database.read() as connection:
-            await self.directory.refresh(connection)
-            running = await running_calls(connection, user_id=user_id)
-
+    async def _remove_user(self, user_id: str) -> None:
         def removal(turn: Turn) -> None:
             for participant in turn.state.of_user(user_id):
                 sessions.leave(turn, participant, "removed", remove=True)
 
-        for type_, call_id in running:
-            with contextlib.suppress(Problem):
-                await self.operate(SYSTEM, type_, call_id, removal, Wanted(reach=False))
+        await self._in_running(removal, user_id=user_id)
         self.channel.drop_user(user_id)
 
 
 SYSTEM = Principal("server", None, datetime.max.replace(tzinfo=UTC))
 """The server itself: timers and the media side's reports."""
+
+
+def _placed(turn: Turn, loaded: Loaded) -> list[tuple[str, Told]]:
+    """Return what the media side is to be told after the commit, each with the node at which it is ("": not known)."""
+    sessions_known = [state.session for state in (loaded.state, turn.state) if state.session is not None]
+    nodes = {session.id: session.node for session in sessions_known}
+    told = [effect for effect in turn.effects if not isinstance(effect, Event | Push | CreateRoom)]
+    return [(nodes.get(effect.room, ""), effect) for effect in told]
 
 
 def permission_of(participant: Participant) -> Permission:

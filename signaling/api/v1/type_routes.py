@@ -15,6 +15,7 @@ from signaling.calls.capabilities import catalogue
 from signaling.calls.identifiers import NAME, check
 from signaling.calls.model import CallType, Role
 from signaling.calls.problems import Problem, not_found
+from signaling.calls.state import Refresh
 from signaling.store import schema
 from signaling.store.database import deletion, fetch, save
 from signaling.store.kinds import CALL_TYPES, ROLES
@@ -97,7 +98,8 @@ async def _change(ask: Ask, change: Any) -> Reply:
         shown = views.call_type(after)
         await service.note(connection, ask.principal, "call_type.update", name, views.call_type(before), shown)
         await service.announce(connection, ask.principal, "type.updated", {"call_type": shown})
-    await service.refresh_running("type_changed", type_=name)
+        order = await service.orders.owe(connection, Refresh("type_changed", type_=name))
+    await service.orders.do(order)
     await service.recheck_watchers(name)
     return Reply({"call_type": shown})
 

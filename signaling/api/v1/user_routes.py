@@ -22,6 +22,7 @@ from signaling.calls.principal import mint
 from signaling.calls.problems import Problem, missing, not_found, unprocessable
 from signaling.calls.queries import USER_FIELDS, compile_filter, compile_sort
 from signaling.calls.rights import ANONYMOUS_PREFIX
+from signaling.calls.state import Refresh, RemoveUser
 from signaling.store import schema
 from signaling.store.database import deletion, fetch, fetch_one, save
 from signaling.store.directory_repository import Directory
@@ -105,9 +106,12 @@ async def _write_user(ask: Ask, user_id: str, body: PutUser, *, replace: bool) -
         await save(connection, [user])
         before = views.user(known) if known else None
         await service.note(connection, ask.principal, "user.write", user_id, before, views.user(user))
+        order = None
+        if known is not None and (known.role != user.role or known.teams != user.teams):
+            order = await service.orders.owe(connection, Refresh("role_changed", user_id=user_id))
     service.channel.change_user(user)
-    if known is not None and (known.role != user.role or known.teams != user.teams):
-        await service.refresh_running("role_changed", user_id=user_id)
+    if order is not None:
+        await service.orders.do(order)
         await service.recheck_watchers()
     return Reply({"user": views.user(user)}, 200 if known else 201)
 
@@ -155,7 +159,8 @@ async def delete_user(ask: Ask) -> Reply:
         if ban is not None and ban.ip:
             await save(connection, [structs.replace(ban, ip=False, addresses=())])
         await service.note(connection, ask.principal, "user.delete", user_id, views.user(user), None)
-    await service.remove_user(user_id)
+        order = await service.orders.owe(connection, RemoveUser(user_id))
+    await service.orders.do(order)
     return Reply(status=204)
 
 
@@ -324,7 +329,8 @@ async def put_ban(ask: Ask) -> Reply:
             connection, ask.principal, "ban", user_id, views.ban(known) if known else None, views.ban(ban)
         )
         await service.announce(connection, ask.principal, "user.banned", {"ban": views.ban(ban)})
-    await service.refresh_running("blocked", user_id=user_id)
+        order = await service.orders.owe(connection, Refresh("blocked", user_id=user_id))
+    await service.orders.do(order)
     await service.recheck_watchers()
     return Reply({"ban": views.ban(ban)})
 

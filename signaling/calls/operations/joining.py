@@ -25,7 +25,7 @@ from signaling.calls.rights import (
     require_app_admin,
     turned_away,
 )
-from signaling.calls.state import CreateRoom, Turn, UpdateParticipant
+from signaling.calls.state import CreateRoom, RemoveParticipant, Turn, UpdateParticipant
 
 CONNECTING_TIMEOUT = timedelta(seconds=20)
 """From the reply to a join until the SFU reports the participant; generous for a cold start of a phone's app."""
@@ -73,13 +73,18 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
     if not lobby.may_pass(turn, held, user_id):
         return lobby.wait(turn, user_id, wish.device_id)
     _check_regions(turn)
-    session = turn.state.running or sessions.start(turn, wish.region_hint)
+    session = turn.state.running
+    if session is None:
+        session = sessions.start(turn, wish.region_hint)
+    elif session.node not in turn.facts.nodes:
+        session = sessions.move(turn, session, wish.region_hint)
     # Session grants of an earlier visit of this session count again.
     held = own(turn)
     for earlier in mine:
         sessions.leave(turn, earlier, "replaced", remove=True)
     user = turn.facts.users.get(user_id)
     capabilities = tuple(sorted(held.capabilities))
+    sessions.remember_rights(turn, user_id, capabilities)
     participant = Participant(
         id=turn.new_id(),
         session_id=session.id,
@@ -92,20 +97,19 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
         hidden=wish.hidden,
         scope=turn.principal.scope,
         capabilities=capabilities,
-        # Above what the media side saw of the one that is replaced: versions never fall.
-        permission_version=max((p.permission_version for p in mine), default=0) + 1,
+        # Above what the media side saw of any earlier visit: versions never fall.
+        permission_version=sessions.next_permission_version(turn, user_id),
         due_at=turn.now + CONNECTING_TIMEOUT,
         created_at=turn.now,
         updated_at=turn.now,
     )
     sessions.come_in(turn, participant)
-    sessions.remember_rights(turn, user_id, capabilities)
     return participant
 
 
 def _check_regions(turn: Turn) -> None:
     wanted = turn.settings["geofencing"]["names"]
-    if wanted and not turn.facts.regions & set(wanted):
+    if wanted and not any(set(wanted) & set(node.regions) for node in turn.facts.nodes.values()):
         raise Problem("no_media_node", f"No media node serves {', '.join(wanted)}.")
 
 
@@ -178,13 +182,22 @@ def room_of(turn: Turn) -> CreateRoom | None:
     return sessions.room(turn, session, None) if session is not None else None
 
 
-def take_stock(turn: Turn, *, session_id: str, connected: Collection[str]) -> None:
-    """Compare with who is really connected, when reports may have been lost; repeat everybody's rights."""
+def take_stock(turn: Turn, room: CreateRoom, connected: Collection[str]) -> None:
+    """Compare with who is really connected, when reports may have been lost; repeat everybody's rights.
+
+    room: as `room_of` has told it, at the node that was asked.
+    """
     session = turn.state.running
-    if session is None or session.id != session_id:
+    if session is None or session.id != room.room or session.node not in ("", room.node):
         return
+    if session.node != room.node:
+        turn.change_session(node=room.node)
     sessions.refresh(turn, "state_changed")
-    for participant in turn.state.present():
+    present = turn.state.present()
+    # Who was made to leave while the media side could not be told.
+    for identity in sorted(set(connected) - {participant.identity for participant in present}):
+        turn.media(RemoveParticipant(session.id, identity, "left"))
+    for participant in present:
         if participant.identity in connected:
             if participant.state != "joined":
                 sessions.arrive(turn, participant)

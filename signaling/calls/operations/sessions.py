@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from signaling.calls import views
+from msgspec import structs
+
+from signaling.calls import placement, views
 from signaling.calls.model import Participant, Rights, Session
 from signaling.calls.operations import captures
+from signaling.calls.problems import Problem
 from signaling.calls.rights import Holding, deciders, holding
 from signaling.calls.state import CloseRoom, CreateRoom, RemoveParticipant, Turn, UpdateParticipant
 
@@ -23,8 +26,10 @@ RING_REMEMBERED_SECONDS = 60
 def start(turn: Turn, region_hint: str | None) -> Session:
     """Begin a session. The room is made before anything is committed: without a node there is no session."""
     recent = turn.now - timedelta(seconds=RING_REMEMBERED_SECONDS)
+    session_id = turn.new_id()
     session = Session(
-        id=turn.new_id(),
+        id=session_id,
+        node=_node_for(turn, session_id, region_hint),
         started_at=turn.now,
         empty_since=turn.now,
         ring_resolved=any(ring.ended_at is not None and ring.ended_at >= recent for ring in turn.state.rings.values()),
@@ -45,6 +50,22 @@ def start(turn: Turn, region_hint: str | None) -> Session:
     return session
 
 
+def move(turn: Turn, session: Session, region_hint: str | None) -> Session:
+    """Have another node take the room of a session whose node is dead."""
+    moved: Session = structs.replace(session, node=_node_for(turn, session.id, region_hint), updated_at=turn.now)
+    turn.state.session = moved
+    turn.media(room(turn, moved, region_hint))
+    return moved
+
+
+def _node_for(turn: Turn, session_id: str, region_hint: str | None) -> str:
+    facts, regions = turn.facts, turn.settings["geofencing"]["names"]
+    node = placement.choose(facts.nodes, session_id, regions, region_hint, facts.own_node)
+    if node is None:
+        raise Problem("no_media_node", f"No media node serves {', '.join(regions) or 'calls now'}.")
+    return node.id
+
+
 def set_deadline(turn: Turn) -> None:
     """Bring the session's end up to date: its start, the longest duration, and what it was extended by."""
     session, limit = turn.state.running, turn.settings["limits"]["max_duration_seconds"]
@@ -60,6 +81,7 @@ def room(turn: Turn, session: Session, region_hint: str | None) -> CreateRoom:
     settings = turn.settings
     return CreateRoom(
         session.id,
+        session.node,
         settings["limits"]["max_participants"],
         turn.call.cid,
         settings["session"]["inactivity_seconds"],
@@ -138,7 +160,8 @@ def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = F
     if participant.state == "left":
         return
     if remove:
-        turn.media(RemoveParticipant(participant.session_id, participant.identity, reason))
+        version = participant.permission_version
+        turn.media(RemoveParticipant(participant.session_id, participant.identity, reason, version))
     gone: Participant = turn.put(
         "participants", participant.id, participant, state="left", left_at=turn.now, left_reason=reason, due_at=None
     )
@@ -234,7 +257,7 @@ def _change_participant(turn: Turn, participant: Participant, role: str, capabil
         participant,
         role=role,
         capabilities=capabilities,
-        permission_version=participant.permission_version + 1,
+        permission_version=next_permission_version(turn, participant.user_id),
     )
     if capabilities != participant.capabilities:
         turn.media(
@@ -255,6 +278,14 @@ def remember_rights(turn: Turn, user_id: str, capabilities: tuple[str, ...]) -> 
         return known
     kept: Rights = turn.put("rights", user_id, known, capabilities=capabilities)
     return kept
+
+
+def next_permission_version(turn: Turn, user_id: str) -> int:
+    """Count up the version of a user's permissions in the session; his rights are remembered already."""
+    known = turn.state.rights[user_id]
+    version = 1 + max([known.permission_version, *(p.permission_version for p in turn.state.of_user(user_id))])
+    turn.put("rights", user_id, known, permission_version=version)
+    return version
 
 
 def capabilities_of(turn: Turn, user_id: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from signaling.api.client_address import TrustedProxies
 from signaling.api.v1 import upkeep
 from signaling.api.v1.socket import EventSocket
 from signaling.calls.media import Allow, NoMediaNode, Permission
-from signaling.calls.model import Event
+from signaling.calls.model import Event, NodeFacts
 from signaling.calls.principal import mint
 from signaling.calls.settings import CallsSettings
 from signaling.calls_system import CallsSystem, create_calls_system
@@ -52,14 +52,16 @@ class Room:
 class FakeMedia:
     """Rooms in memory. A publication ends when the permission no longer covers it, as in a real SFU."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "media") -> None:
         self.rooms: dict[str, Room] = {}
         self.closed: list[tuple[str, str]] = []
         self.removed: list[tuple[str, str, str]] = []
         self.updates: list[tuple[str, str, Permission]] = []
         self.muted: list[tuple[str, str, tuple[str, ...]]] = []
         self.available = True
+        self.node = node
         self.served = ["eu"]
+        self.is_open = True
 
     async def create_room(
         self,
@@ -69,7 +71,6 @@ class FakeMedia:
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
-        region_hint: str | None,
     ) -> None:
         if not self.available or (regions and not set(regions) & set(self.served)):
             raise NoMediaNode("No node can take the room.")
@@ -87,9 +88,10 @@ class FakeMedia:
             there.participants[identity] = permission
             there.published.get(identity, set()).intersection_update(permission.sources)
 
-    async def remove_participant(self, room: str, identity: str, reason: str) -> None:
+    async def remove_participant(self, room: str, identity: str, reason: str, version: int | None) -> None:
         self.removed.append((room, identity, reason))
-        if room in self.rooms:
+        there = self.rooms[room].participants.get(identity) if room in self.rooms else None
+        if there is not None and (version is None or version >= there.version):
             self.rooms[room].participants.pop(identity, None)
             self.rooms[room].published.pop(identity, None)
 
@@ -99,14 +101,18 @@ class FakeMedia:
     async def identities(self, room: str) -> Sequence[str] | None:
         return list(self.rooms[room].participants) if room in self.rooms else None
 
-    async def regions(self) -> Sequence[str]:
-        return self.served
+    async def facts(self) -> NodeFacts:
+        turn = {"urls": ["turn:media.example.com"], "username": "u", "credential": "c"}
+        return NodeFacts(
+            id=self.node,
+            url=f"wss://{self.node}.example.com",
+            regions=tuple(self.served),
+            ice_servers=(turn,),
+            is_open=self.is_open,
+        )
 
-    async def media_url(self, room: str) -> str:
-        return "wss://media.example.com"
-
-    async def ice_servers(self, room: str) -> Sequence[Mapping[str, Any]]:
-        return [{"urls": ["turn:media.example.com"], "username": "u", "credential": "c"}]
+    async def managed_rooms(self) -> Sequence[str]:
+        return list(self.rooms)
 
     def mint_token(
         self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime

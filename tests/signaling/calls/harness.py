@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from signaling.calls.call_types import built_in_roles, built_in_types, fresh_app
 from signaling.calls.identifiers import uuid7
-from signaling.calls.model import CallType, Event, User
+from signaling.calls.model import CallType, Event, NodeFacts, User
 from signaling.calls.operations import calls, clock
 from signaling.calls.operations.members import NamedMember
 from signaling.calls.principal import Principal
@@ -41,7 +41,8 @@ class Desk:
             types[call_type.name] = call_type
         people = {name: User(id=name, name=name.title(), created_at=START, updated_at=START) for name in users}
         roles = frozenset(role.name for role in built_in_roles(START))
-        self.facts = Facts(fresh_app(START, dev=True), types, roles, people, {}, regions=frozenset(["eu"]))
+        nodes = {"media": NodeFacts(id="media", url="wss://media.example.com", regions=("eu",))}
+        self.facts = Facts(fresh_app(START, dev=True), types, roles, people, {}, nodes=nodes, own_node="media")
         self.state: CallState = calls.blank(type_, "x", self.new_id(), self.now)
         self.events: list[Event] = []
         self.media: list[Any] = []

@@ -20,16 +20,25 @@ START_SECONDS = 30.0
 
 
 class Served:
-    """`callyard serve --dev` on free ports of loopback, with a state directory of its own."""
+    """`callyard serve --dev` on free ports of loopback, with a state directory of its own.
 
-    def __init__(self, state: Path) -> None:
+    `more`: further environment of the process, the settings by their variables.
+    """
+
+    def __init__(self, state: Path, **more: str) -> None:
+        self._state, self._more = state, more
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = (state / "server.log").open("wb")
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again if it was killed: on the port it had, with what it had left behind."""
+        state = self._state
+        self._log = (state / "server.log").open("ab")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CALLYARD_")}
-        environment |= {"CALLYARD_STATE_DIR": str(state), "PYTHONPATH": str(ROOT)}
+        environment |= {"CALLYARD_STATE_DIR": str(state), "PYTHONPATH": str(ROOT), **self._more}
         options = ["serve", "--dev", "--port", str(self.port), "--udp-port", "0", "--workers", "1"]
         self._child = subprocess.Popen(
             [sys.executable, "-m", "signaling.cli", *options], env=environment, stdout=self._log, stderr=self._log

@@ -71,12 +71,12 @@ async def test_what_was_committed_is_not_done_again_though_its_answer_was_lost(
     assert code(refused) == (503, "no_media_node")
     world.media.available = True
 
-    async def broken(_: str) -> str:
+    def broken(**_: object) -> str:
         raise ZeroDivisionError
 
     # Nothing was done for the first, so this one is carried out; and fails when it is committed.
     with monkeypatch.context() as fault:
-        fault.setattr(world.media, "media_url", broken)
+        fault.setattr(world.media, "mint_token", broken)
         assert code(await alice.post("/calls/default/x/join", {}, headers=key)) == (500, "internal")
     assert await _participants(world) == 1
     for seconds in (0, 3_600):
