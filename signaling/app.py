@@ -88,6 +88,7 @@ class Server:
             ManagedRooms(self.rooms, node=node_id(settings.state_dir), url=self.signal_url),
             settings.keyring,
             dev=settings.dev > 0,
+            name_max_bytes=settings.rooms.name_max_bytes,
         )
         self.reports = Reports(self.calls.feed, self.rooms)
         self.rooms.feed = self.reports

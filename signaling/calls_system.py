@@ -65,17 +65,28 @@ def create_calls_system(
     clock: Callable[[], datetime] = system_clock,
     randomness: Callable[[int], bytes] = os.urandom,
     tls: ssl.SSLContext | bool = True,
+    name_max_bytes: int = 256,
 ) -> CallsSystem:
     """Put the calls system together; `start` and `stop` run it.
 
     keys: secrets by the name that tokens carry as `iss`; the first signs tokens made here. dev: plain http and
     loopback may be called, the development type is on, nobody is rate-limited. tls: how webhooks and push services are
-    trusted.
+    trusted. name_max_bytes: the longest name of a person that rooms take.
     """
     database = Database(database_url)
     policy = OutboundPolicy(settings.outbound_allowed_hosts, plain=dev, loopback=dev)
     outbound = Outbound(policy, tls=tls)
-    service = CallsService(settings, database, media, clock, keys, outbound=outbound, dev=dev, randomness=randomness)
+    service = CallsService(
+        settings,
+        database,
+        media,
+        clock,
+        keys,
+        outbound=outbound,
+        dev=dev,
+        randomness=randomness,
+        name_max_bytes=name_max_bytes,
+    )
     webhooks = WebhookSender(
         database, outbound, service.now, randomness, timeout_seconds=settings.webhook_timeout_seconds
     )

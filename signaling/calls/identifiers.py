@@ -1,4 +1,4 @@
-"""Alphabets of ids, UUIDv7 (RFC 9562 §5.7), and the instants' one spelling.
+"""Alphabets of ids, what people may be called, UUIDv7 (RFC 9562 §5.7), and the instants' one spelling.
 
 Not here: a clock or a source of randomness; both are handed in.
 """
@@ -10,6 +10,7 @@ import uuid
 from datetime import UTC, datetime
 
 from signaling.calls.problems import unprocessable
+from signaling.rooms.names import has_controls, normal
 
 CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
@@ -41,6 +42,17 @@ def check(pattern: re.Pattern[str], value: str, pointer: str) -> str:
     if not pattern.match(value):
         raise unprocessable(pointer, f"Must match {pattern.pattern.removesuffix(chr(92) + 'Z')}.")
     return value
+
+
+def check_name(name: str, max_bytes: int, pointer: str) -> str:
+    """Return a person's name in its one spelling, else 422 at `pointer`: what no room would take, no user is called."""
+    spelled = normal(name)
+    size = len(spelled.encode(errors="replace"))
+    if size > max_bytes:
+        raise unprocessable(pointer, f"The name has {size} bytes; at most {max_bytes} are taken.")
+    if has_controls(spelled):
+        raise unprocessable(pointer, "The name has control characters, or some that turn the direction of text.")
+    return spelled
 
 
 def rfc3339(at: datetime | None) -> str | None:

@@ -1,6 +1,6 @@
 """Names as clients and coordinators give them: one spelling each, nothing that would change how others' text is shown.
 
-Not here: how long each may be at most (`settings.py`), and names of the calls system, which have their own rules.
+The calls system holds people's names to it too. Not here: how long each may be at most (`settings.py`), ids.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from signaling.api.v1.nodes import Nodes
 from signaling.api.v1.orders import Orders
 from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Relay
-from signaling.calls.identifiers import uuid7, whole_milliseconds
+from signaling.calls.identifiers import check_name, uuid7, whole_milliseconds
 from signaling.calls.media import MediaRooms, NoMediaNode, Permission
 from signaling.calls.model import AuditEntry, Event, Order, Participant, PushProvider, User
 from signaling.calls.operations import clock as call_clock
@@ -122,8 +122,10 @@ class CallsService:
         outbound: Outbound,
         dev: bool = False,
         randomness: Callable[[int], bytes] = os.urandom,
+        name_max_bytes: int = 256,
     ) -> None:
         self.settings = settings
+        self.name_max_bytes = name_max_bytes
         self.database = database
         self.media = media
         self.keys = dict(keys)
@@ -229,6 +231,8 @@ class CallsService:
 
     async def _authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
         principal = verify(token, self.keys, self.now())
+        if principal.name is not None:
+            principal = replace(principal, name=self._name_of(principal.name))
         fresh = time.monotonic() - self.directory.refreshed_at < DIRECTORY_FRESH_SECONDS
         met = self.directory.known_user(principal.user_id) if fresh else None
         if principal.kind == "user" and met is not None and met.deleted_at is None:
@@ -249,6 +253,12 @@ class CallsService:
         if user.deleted_at is not None:
             raise Problem("unauthenticated", "This user was deleted.")
         return principal
+
+    def _name_of(self, claim: str) -> str:
+        try:
+            return check_name(claim, self.name_max_bytes, "/name")
+        except Problem as problem:
+            raise Problem("unauthenticated", f"The claim name: {problem.message}") from None
 
     async def _first_seen(self, user_id: str, name: str | None) -> User:
         now = self.now()

@@ -16,7 +16,7 @@ from signaling.calls import views
 from signaling.calls.capabilities import normalise
 from signaling.calls.custom import checked, merge_patch
 from signaling.calls.directory import check_role
-from signaling.calls.identifiers import USER_ID, check, rfc3339
+from signaling.calls.identifiers import USER_ID, check, check_name, rfc3339
 from signaling.calls.model import Ban, Device, User
 from signaling.calls.principal import mint
 from signaling.calls.problems import Problem, missing, not_found, unprocessable
@@ -86,12 +86,18 @@ async def put_user(ask: Ask) -> Reply:
     return await _write_user(ask, user_id, body, replace=True)
 
 
+def _checked_name(ask: Ask, name: str | None) -> str | None:
+    return None if name is None else check_name(name, ask.service.name_max_bytes, "/name")
+
+
 async def patch_user(ask: Ask) -> Reply:
     return await _write_user(ask, ask.path["user"], await ask.body(PutUser), replace=False)
 
 
 async def _write_user(ask: Ask, user_id: str, body: PutUser, *, replace: bool) -> Reply:
     service, now = ask.service, ask.service.now()
+    if "name" in body.model_fields_set:
+        body.name = _checked_name(ask, body.name)
     async with service.realm() as (connection, current):
         known: User | None = (await current.users(connection, [user_id])).get(user_id)
         if known is not None and known.deleted_at is not None:
@@ -186,8 +192,9 @@ async def post_guest(ask: Ask) -> Reply:
     if not service.directory.app.guests_enabled:
         raise Problem("feature_disabled", "Guests are not enabled here.")
     service.check_banned(ask.principal)
+    name = _checked_name(ask, body.name)
     user = User(
-        id=f"guest-{service.new_id()}", name=body.name, image=body.image, role="guest", created_at=now, updated_at=now
+        id=f"guest-{service.new_id()}", name=name, image=body.image, role="guest", created_at=now, updated_at=now
     )
     async with service.database.write() as connection:
         await save(connection, [user])

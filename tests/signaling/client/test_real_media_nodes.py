@@ -136,9 +136,10 @@ async def test_a_process_that_is_killed_and_started_again_disturbs_nobody(both: 
     assert await states(both.at(there, None), "default", "mine") == {"bob": "joined"}
     await asyncio.to_thread(here.start)
     carol = await both.at(there, "carol").make_call("default", "mine").join()
-    async with asyncio.timeout(20):
-        while "bob:default" not in carol.remote_participants or not bob.isconnected():
-            await asyncio.sleep(0.1)
+    back = asyncio.Event()
+    carol.on("participant_connected", lambda *_: back.set())
+    if "bob:default" not in carol.remote_participants:
+        await asyncio.wait_for(back.wait(), 20)
     await asyncio.sleep(2)
     assert carol.remote_participants["bob:default"].track_publications == {}
     assert await states(both.at(there, None), "default", "theirs") == {"dave": "joined"}

@@ -230,6 +230,40 @@ async def test_s73_nothing_that_is_shown_runs(world: World, url: str, browser: B
     assert all(one.startswith(url) for one in asked)
 
 
+async def test_a_ban_by_address_is_given_and_lifted_by_keyboard(world: World, url: str, browser: Browser) -> None:
+    await world.users("alice", "bob")
+    await world.call("default/x", by="alice")
+    home = "203.0.113.7"
+    assert (await world.as_("bob").at(home).get("/calls/default/x")).status_code == 200
+    watched = await sign_in(browser, world, url)
+    page = watched.page
+    await page.goto(f"{url}/console/users/bob")
+    box = page.get_by_role("checkbox", name="His addresses too")
+    await expect(box).to_be_visible()
+    await expect(box).not_to_be_checked()
+    await tab_to(page, "input[name=reason]")
+    await page.keyboard.type("spam")
+    await tab_to(page, "input[name=ip]")
+    await page.keyboard.press("Space")
+    await expect(box).to_be_checked()
+    await tab_to(page, "button[value=ban]")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("with the addresses he was seen at")).to_be_visible()
+    # A neighbour from the same address is refused, from elsewhere he is not.
+    carl = world.as_("carl")
+    assert code(await carl.at(home).get("/calls/default/x")) == (403, "banned")
+    assert (await carl.at("198.51.100.4").get("/calls/default/x")).status_code == 200
+    await page.get_by_role("button", name="Lift the ban").click()
+    await expect(box).to_be_visible()
+    assert (await carl.at(home).get("/calls/default/x")).status_code == 200
+    # Without the box the addresses stay free.
+    await page.get_by_role("button", name="Ban from everything").click()
+    await expect(page.get_by_text("Banned")).to_be_visible()
+    await expect(page.get_by_text("with the addresses he was seen at")).not_to_be_visible()
+    assert (await carl.at(home).get("/calls/default/x")).status_code == 200
+    assert watched.complaints == []
+
+
 async def test_pictures_for_the_documentation(world: World, url: str, browser: Browser, meter: Meter) -> None:
     await world.users("hanna", "alice", "bob", "dave")
     await world.server.post("/call-types", {"name": "my-call-type"})

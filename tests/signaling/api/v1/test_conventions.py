@@ -272,6 +272,37 @@ async def test_guests_are_welcome_if_the_app_says_so(world: World) -> None:
     assert (joined["participant"]["user_id"], joined["participant"]["role"]) == (guest["user"]["id"], "guest")
 
 
+@pytest.mark.parametrize(
+    "name", ["Al\u202ece", "\u2067Alice", "Al\nice", "\x1b[31mAlice", "x" * 257, "\u00e9" * 129, "a\u2028b"]
+)
+async def test_s_49_nobody_is_called_what_no_room_would_take(world: World, name: str) -> None:
+    """Neither in users, nor as a guest, nor by the claim of a token."""
+    for method in ("put", "patch"):
+        reply = await getattr(world.server, method)("/users/alice", {"name": name})
+        assert (code(reply), pointers(reply)) == ((422, "unprocessable"), ["/name"])
+    assert code(await world.server.get("/users/alice")) == (404, "not_found")
+    await world.server.patch("/app", {"guests_enabled": True})
+    nobody = world.as_("nobody")
+    nobody.headers = {}
+    reply = await nobody.post("/guests", {"name": name})
+    assert (code(reply), pointers(reply)) == ((422, "unprocessable"), ["/name"])
+    assert code(await world.as_("alice", name=name).get("/users/alice")) == (401, "unauthenticated")
+
+
+async def test_s_49_names_of_all_scripts_have_one_spelling(world: World) -> None:
+    for given, kept in (
+        ("Zoe\u0308", "Zo\u00eb"),
+        ("\u200f\u0645\u0631\u062d\u0628\u0627", None),
+        ("\u540d\u524d", None),
+    ):
+        shown = (await world.server.put("/users/zoe", {"name": given})).json()["user"]
+        assert shown["name"] == (kept or given)
+    for wrong in ("a\u202eb", "a%0Ab", "a%00b"):
+        reply = await world.server.put(f"/users/{wrong}", {})
+        assert (code(reply), pointers(reply)) == ((422, "unprocessable"), ["/id"])
+    assert code(await world.as_("a\u202eb").get("/users/zoe")) == (401, "unauthenticated")
+
+
 async def test_tokens_are_made_for_users(world: World) -> None:
     await world.users("alice")
     body = {"user_id": "alice", "ttl_seconds": 60, "calls": ["default:x"], "ceiling": ["JoinCall", "call.read"]}
