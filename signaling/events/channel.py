@@ -59,6 +59,7 @@ class Socket:
 
     `transmit` writes a frame past that task, if the client keeps up, and tells whether it did; used while nothing
     waits in `outgoing` nor is being sent from there (`sending`). `user`: as he is now, None for who has no account.
+    `held`: events that wait until it is known, or answered, what of earlier ones the client has missed.
     """
 
     connection_id: str
@@ -74,6 +75,20 @@ class Socket:
     close_code: int | None = None
     transmit: Callable[[bytes], bool] | None = None
     sending: bool = False
+    held: list[tuple[Event, Any]] | None = None
+    resuming: bool = False
+
+    def hold(self) -> None:
+        """Keep events back until `let_through`."""
+        if self.held is None:
+            self.held = []
+
+    def let_through(self) -> None:
+        """Send what was held, as far as it was not sent meanwhile as missed."""
+        held, self.held = self.held, None
+        for event, data in held or ():
+            if event.seq is None or self.sent.get(event.cid or "", -1) < event.seq:
+                self.send(event.type, _frame(_follow(event, self), _tail(event, data)))
 
     def send(self, kind: str, frame: Frame) -> None:
         """Send a frame or queue it; a socket that is too slow loses what can be lost, else the connection."""
@@ -220,6 +235,11 @@ class Channel:
             if event.seq is not None and socket.sent.get(event.cid or "", -1) >= event.seq:
                 continue  # it began to watch after this happened in another process
             variant, data = shown_to(event, socket.user_id, socket.device_id, deciding)
+            if socket.held is not None:
+                socket.held.append((event, data))
+                if len(socket.held) >= socket.queue_max:
+                    socket.let_through()
+                continue
             alike = (variant, _follow(event, socket))
             frame = frames.get(alike)
             if frame is None:

@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 AUTH_TIMEOUT_SECONDS = 5.0
 SUBPROTOCOL = "callyard.bearer"
+FIRST_FRAME_SECONDS = 0.5
+"""How long events wait for a client that may be about to resume."""
 FRAME_MAX_BYTES = 65_536
 CIDS_MAX = 100
 CLOSE_EXPIRED, CLOSE_FORBIDDEN, CLOSE_IDLE, CLOSE_TOO_FAST, CLOSE_FAULT = 4401, 4403, 4408, 4429, 4500
@@ -66,13 +68,21 @@ class EventSocket:
             return
         except WebSocketDisconnect:
             return
+        # One who comes back says so in his first frame: what he missed is sent before what happens now.
+        socket.hold()
+        waiting = asyncio.get_running_loop().call_later(FIRST_FRAME_SECONDS, self._stop_waiting, socket)
         self._service.channel.add(socket)
         if self._expiring is None:
             self._expiring = asyncio.create_task(self._close_expired())
         try:
             await self._run(websocket, socket)
         finally:
+            waiting.cancel()
             self._service.channel.remove(socket)
+
+    def _stop_waiting(self, socket: Socket) -> None:
+        if not socket.resuming:
+            socket.let_through()
 
     async def _authenticate(self, websocket: WebSocket, token: str | None) -> Socket:
         device_id = None
@@ -191,6 +201,8 @@ class EventSocket:
             await handler(socket, frame)
         except Refusal as refusal:
             socket.send("control", Frame(_error(refusal, self._service.new_id()).encode()))
+        finally:
+            socket.let_through()
 
     async def _renew(self, socket: Socket, frame: dict[str, Any]) -> None:
         token = frame.get("token")
@@ -242,12 +254,14 @@ class EventSocket:
         last = frame.get("last")
         if not isinstance(last, dict) or len(last) > CIDS_MAX:
             raise Problem("unprocessable", "last names calls and their last seq.")
-        resumed = []
-        for cid, seq in last.items():
-            if not isinstance(seq, int) or isinstance(seq, bool) or seq < 0:
-                raise Problem("unprocessable", "A seq is a number.")
-            if await self._resume_one(socket, cid, seq):
-                resumed.append(cid)
+        if any(not isinstance(seq, int) or isinstance(seq, bool) or seq < 0 for seq in last.values()):
+            raise Problem("unprocessable", "A seq is a number.")
+        socket.hold()
+        socket.resuming = True
+        try:
+            resumed = [cid for cid, seq in last.items() if await self._resume_one(socket, cid, seq)]
+        finally:
+            socket.resuming = False
         socket.control({"type": "resumed", "cids": resumed})
 
     async def _resume_one(self, socket: Socket, cid: str, seq: int) -> bool:

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 
 from signaling.api.client_address import TrustedProxies
+from signaling.api.v1.socket import EventSocket
 from signaling.calls.settings import CallsSettings
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
@@ -235,6 +236,75 @@ async def test_resuming_replays_what_was_missed_and_resyncs_what_is_too_old(serv
         assert (event["prev_seq"], event["seq"]) == (6, 7)
         await alice.send(type="resume", last={"default:x": "seven"})
         assert (await alice.receive())["problem"]["code"] == "unprocessable"
+
+
+async def _numbers(wire: Wire, last: int) -> list[tuple[str, int, int]]:
+    """Return type, number and the number before of all events up to the number `last`; other frames by their type."""
+    seen: list[tuple[str, int, int]] = []
+    while not seen or seen[-1][1] != last:
+        frame = await wire.receive()
+        seen.append((frame["type"], frame.get("seq", 0), frame.get("prev_seq", 0)))
+    return seen
+
+
+@ON_SQLITE
+async def test_who_comes_back_hears_what_he_missed_before_what_happens_and_each_once(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice")
+    alice = world.as_("alice")
+    async with server.greeted("alice"):
+        pass
+    for number in range(2):
+        await alice.patch(CALL, {"custom": {"n": number}})
+    async with server.wire() as wire:
+        await wire.send(type="auth", token=alice.token)
+        assert (await wire.receive())["type"] == "hello"
+        # Something happens between his coming and his saying that he comes back.
+        await alice.patch(CALL, {"custom": {"n": 2}})
+        await wire.send(type="resume", resume_token="whatever", last={"default:x": 1})
+        seen = await _numbers(wire, 4)
+        assert seen == [("call.updated", 2, 1), ("call.updated", 3, 2), ("call.updated", 4, 3)]
+        assert await wire.receive() == {"type": "resumed", "cids": ["default:x"]}
+        await alice.patch(CALL, {"custom": {"n": 3}})
+        assert await _numbers(wire, 5) == [("call.updated", 5, 4)]
+
+
+@ON_SQLITE
+async def test_what_happens_while_somebody_resumes_comes_after_the_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = server.world
+    alice = world.as_("alice")
+    for name in ("x", "y"):
+        await world.call(f"default/{name}", by="alice")
+    missed = EventSocket._missed
+
+    async def while_it_goes_on(self: EventSocket, cid: str, seq: int) -> Any:
+        if cid == "default:x":
+            await alice.patch("/calls/default/y", {"custom": {"n": 1}})
+            await alice.patch("/calls/default/z", {"custom": {"n": 1}})
+        return await missed(self, cid, seq)
+
+    await world.call("default/z", by="alice")
+    async with server.greeted("alice") as wire:
+        monkeypatch.setattr(EventSocket, "_missed", while_it_goes_on)
+        await wire.send(type="resume", resume_token="whatever", last={"default:x": 1, "default:y": 1})
+        frames = [await wire.receive() for _ in range(3)]
+        assert [(frame["type"], frame.get("cid")) for frame in frames] == [
+            ("call.updated", "default:y"),
+            ("resumed", None),
+            ("call.updated", "default:z"),
+        ]
+
+
+@ON_SQLITE
+async def test_who_says_nothing_hears_of_everything_within_a_second(server: Server) -> None:
+    world = server.world
+    await world.call("default/x", by="alice")
+    async with server.greeted("alice") as wire:
+        await world.as_("alice").patch(CALL, {"custom": {"n": 1}})
+        event = await asyncio.wait_for(wire.receive(), 1)
+        assert (event["type"], event["prev_seq"]) == ("call.updated", 0)
 
 
 @ON_SQLITE
