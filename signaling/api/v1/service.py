@@ -598,7 +598,8 @@ class CallsService:
         for cid in self.channel.watched(type_):
             call_type, _, call_id = cid.partition(":")
             with contextlib.suppress(Problem):
-                await self.look(SYSTEM, call_type, call_id, self.channel.recheck, Wanted(reach=False))
+                # Not while an operation has committed and not told: who loses the call by it is told of that first.
+                await self.look_in_turn(call_type, call_id, self.channel.recheck)
 
     async def _remove_user(self, user_id: str) -> None:
         def removal(turn: Turn) -> None:

@@ -421,3 +421,25 @@ async def test_a_slow_socket_loses_counts_first_and_then_the_connection(database
         await world.as_("alice").patch(CALL, {"custom": {"n": number}})
     assert slow.socket.close_code == 4410
     await world.close()
+
+
+@ON_SQLITE
+async def test_a_watcher_hears_of_the_deletion_before_he_is_unsubscribed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types change in the moment in which the deletion is committed and nobody was told."""
+    await world.call("default/x", by="alice")
+    dave = await world.listen(world.as_("dave"), "default/x")
+    carry_out = world.service._carry_out
+
+    async def later(*arguments: Any) -> None:
+        looking = asyncio.create_task(world.service.recheck_watchers())
+        await asyncio.sleep(0.05)
+        await carry_out(*arguments)
+        looked.append(looking)
+
+    looked: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(world.service, "_carry_out", later)
+    assert (await world.as_("alice").delete(CALL)).status_code == 200
+    await asyncio.gather(*looked)
+    assert dave.types() == ["call.deleted", "unsubscribed"]
