@@ -243,7 +243,7 @@ class CallsService:
                 known = await self.directory.users(connection, [on_behalf_of])
                 user = known.get(on_behalf_of)
                 if user is None or user.deleted_at is not None:
-                    raise Problem("unknown_user", f"There is no user {on_behalf_of!r}.")
+                    raise unprocessable("/On-Behalf-Of", f"There is no user {on_behalf_of!r}.", code="unknown_user")
                 return principal.on_behalf_of(on_behalf_of)
             if principal.kind != "user" or principal.user_id is None:
                 return principal

@@ -24,7 +24,7 @@ from signaling.calls import views
 from signaling.calls.identifiers import DEVICE_ID
 from signaling.calls.model import Event
 from signaling.calls.principal import Principal
-from signaling.calls.problems import Problem
+from signaling.calls.problems import Problem, unprocessable
 from signaling.calls.rights import require
 from signaling.calls.state import Turn
 from signaling.errors import Refusal
@@ -197,7 +197,7 @@ class EventSocket:
             }
             handler = handlers.get(str(frame.get("type")))
             if handler is None:
-                raise Problem("unprocessable", "There is no such frame.")
+                raise unprocessable("/type", "There is no such frame.")
             await handler(socket, frame)
         except Refusal as refusal:
             socket.send("control", Frame(_error(refusal, self._service.new_id()).encode()))
@@ -207,7 +207,7 @@ class EventSocket:
     async def _renew(self, socket: Socket, frame: dict[str, Any]) -> None:
         token = frame.get("token")
         if not isinstance(token, str):
-            raise Problem("unprocessable", "The frame carries a token.")
+            raise unprocessable("/token", "The frame carries a token.")
         try:
             principal = await self._service.authenticate(token, None)
         except Problem:
@@ -253,9 +253,9 @@ class EventSocket:
     async def _resume(self, socket: Socket, frame: dict[str, Any]) -> None:
         last = frame.get("last")
         if not isinstance(last, dict) or len(last) > CIDS_MAX:
-            raise Problem("unprocessable", "last names calls and their last seq.")
+            raise unprocessable("/last", "last names calls and their last seq.")
         if any(not isinstance(seq, int) or isinstance(seq, bool) or seq < 0 for seq in last.values()):
-            raise Problem("unprocessable", "A seq is a number.")
+            raise unprocessable("/last", "A seq is a number.")
         socket.hold()
         socket.resuming = True
         try:
@@ -331,7 +331,7 @@ def _snapshot(turn: Turn, socket: Socket) -> dict[str, Any]:
 def _cids(frame: dict[str, Any]) -> list[str]:
     cids = frame.get("cids")
     if not isinstance(cids, list) or len(cids) > CIDS_MAX or not all(isinstance(cid, str) for cid in cids):
-        raise Problem("unprocessable", f"cids is a list of at most {CIDS_MAX} calls.")
+        raise unprocessable("/cids", f"cids is a list of at most {CIDS_MAX} calls.")
     return cids
 
 

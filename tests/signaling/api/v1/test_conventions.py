@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from signaling.api.v1 import join_hook
+from signaling.api.v1.socket import EventSocket
 from signaling.calls.settings import CallsSettings, RateLimits
 from tests.signaling.api.world import World, code, pointers
 
@@ -255,6 +257,24 @@ async def test_custom_text_contains_its_parts_and_a_list_its_items(world: World)
     for wrong in (True, None, ["red"]):
         reply = await world.as_("alice").post("/calls/query", {"filter": {"custom.tags": {"$contains": wrong}}})
         assert pointers(reply) == ["/filter/custom.tags/$contains"]
+
+
+async def test_every_422_says_what_is_wrong_where(world: World) -> None:
+    """Also where it is no part of a body: the user on whose behalf is asked, and frames of an event socket."""
+    reply = await world.on_behalf("ghost").get("/calls/default/x")
+    assert (code(reply), pointers(reply)) == ((422, "unknown_user"), ["/On-Behalf-Of"])
+    listener = await world.listen(world.as_("alice"))
+    for frame, pointer in (
+        ({"type": "dance"}, "/type"),
+        ({"type": "auth"}, "/token"),
+        ({"type": "subscribe", "cids": "default:x"}, "/cids"),
+        ({"type": "resume", "last": []}, "/last"),
+        ({"type": "resume", "last": {"default:x": "seven"}}, "/last"),
+    ):
+        await EventSocket(world.service).frame(listener.socket, json.dumps(frame))
+        (answer,) = listener.frames()
+        assert answer["type"] == "error"
+        assert [fault["pointer"] for fault in answer["problem"]["errors"]] == [pointer]
 
 
 async def test_guests_are_welcome_if_the_app_says_so(world: World) -> None:
