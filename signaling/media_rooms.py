@@ -54,7 +54,7 @@ class ManagedRooms:
                 {"urls": list(one.urls), "username": one.username or None, "credential": one.credential or None}
                 for one in servers
             ),
-            is_open=not self._rooms.is_draining,
+            is_open=self._rooms.takes_rooms,
         )
 
     async def create_room(

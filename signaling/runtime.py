@@ -250,6 +250,12 @@ class Rooms:
         self.apply(hosted, hosted.room.open(now))
         return hosted
 
+    @property
+    def takes_rooms(self) -> bool:
+        """Whether `create` would make a new one."""
+        is_full = len(self.hosted) >= self.settings.rooms.rooms_max
+        return not self.is_draining and not is_full and bool(self.node.workers)
+
     def _host(self, record: RoomRecord, worker: WorkerHandle) -> Hosted:
         def number() -> int:
             return hosted.next_id()
