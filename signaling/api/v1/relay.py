@@ -157,9 +157,10 @@ class Follower:
     async def look(self) -> None:
         """Tell what happened since the last time; what of it our media side has to do comes first."""
         service = self._service
-        await service.orders.do_ours()
         heard = bool(service.channel.online() or service.channel.watched())
         untold = await service.relay.look(heard=heard)
+        # What was committed with these events is there by now.
+        await service.orders.do_ours()
         async with service.database.read() as connection:
             await service.directory.refresh(connection)
             if heard and service.directory.revision != self._revision:

@@ -481,7 +481,10 @@ class CallsService:
             # Another process may have had the call before: what it told comes first. Even if nothing is told now,
             # for the next operation finds the call as this one left it.
             first = next((event.seq for event in events if event.seq is not None), turn.call.seq + 1)
-            events = [*await self.relay.missed(turn.call.cid, first), *events]
+            missed = await self.relay.missed(turn.call.cid, first)
+            if missed:
+                await self.orders.do_ours()
+            events = [*missed, *events]
         if events:
             self.channel.publish(turn, events)
 
@@ -589,9 +592,11 @@ class CallsService:
                 with contextlib.suppress(Problem):
                     await self.operate(SYSTEM, call.type, call.id, operation, Wanted(reach=False))
 
-        async with asyncio.TaskGroup() as together:
-            for call in running:
-                together.create_task(one(call))
+        # One call's fault must not keep it from the others; it is owed again.
+        done = await asyncio.gather(*(one(call) for call in running), return_exceptions=True)
+        for failure in done:
+            if failure is not None:
+                raise failure
 
     async def recheck_watchers(self, type_: str | None = None) -> None:
         """Have sockets stop watching calls that their users may not read any more."""

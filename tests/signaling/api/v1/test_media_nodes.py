@@ -14,6 +14,7 @@ from signaling.api.v1.relay import Follower
 from signaling.api.v1.service import CallsService
 from signaling.calls.media import Refuse
 from signaling.store import schema
+from signaling.store.database import DatabaseAway
 from tests.signaling.api.world import FakeMedia, World, code
 
 CALL = "/calls/default/x"
@@ -286,3 +287,29 @@ async def test_a_change_of_all_calls_is_carried_out_though_its_process_dies_over
     assert dave["identity"] not in left
     assert erin["identity"] not in left
     assert await nodes.owed() == []
+
+
+async def test_one_call_s_fault_keeps_a_change_from_no_other_and_is_tried_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nodes.here.users("bob", "carol")
+    people = {}
+    for name, user in (("x", "bob"), ("y", "carol")):
+        await nodes.here.call(f"default/{name}", by="alice")
+        people[name] = (await _inside(nodes, f"default/{name}", user))[0]
+    operate = nodes.here.service.operate
+
+    async def away(principal: Any, type_: str, call_id: str, *more: Any) -> Any:
+        if call_id == "x":
+            raise DatabaseAway("The database does not answer; try again.")
+        return await operate(principal, type_, call_id, *more)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(nodes.here.service, "operate", away)
+        reply = await nodes.here.server.patch("/call-types/default/grants", {"user": {"remove": ["SendVideo"]}})
+        assert code(reply) == (503, "unavailable")
+    assert nodes.here.publish(people["x"], "camera")
+    assert not nodes.here.publish(people["y"], "camera")
+    await nodes.here.advance(5)
+    await nodes.here.service.orders.do_anybodys()
+    assert not nodes.here.publish(people["x"], "camera")
