@@ -8,6 +8,7 @@ from bench.floods import FLOODS, client_hello, unknown_check
 
 
 def test_a_check_is_whole_and_each_is_of_another_user() -> None:
+    """S-04"""
     users = set()
     for _ in range(100):
         message = stun.parse_message(unknown_check())  # verifies the fingerprint

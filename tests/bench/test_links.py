@@ -66,6 +66,7 @@ def test_a_full_queue_drops_what_comes() -> None:
 
 
 def test_loss_has_its_share_and_its_bursts() -> None:
+    """F-03"""
     offered = every(500.0, 0.01)
     for burst in (1.0, 8.0):
         _, noted = carried(LinkSpec(Rate.constant(1e9), loss=0.05, burst=burst), offered)

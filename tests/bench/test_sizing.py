@@ -20,6 +20,7 @@ MEASURED = results(
 
 
 def test_memory_is_told_apart_into_people_and_tracks() -> None:
+    """F-39"""
     kept = sizing.memory(MEASURED)
     assert (kept.participant, kept.track, kept.idle) == (50_000, 10_000, 30_000_000)
     # 100 KB of a publisher's 600 KB ÷ 6, and 350 KB less one participant and ten tracks.

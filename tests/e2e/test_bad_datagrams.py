@@ -193,6 +193,7 @@ def malformed_checks(secrets: Secrets) -> dict[str, bytes]:
 async def test_a_malformed_check_with_a_real_user_name_binds_nothing(
     target: ServerProcess, room: str, stranger: Stranger
 ) -> None:
+    """S-05"""
     async with call(target, room) as (alice, bob):
         secrets = Secrets.of(alice.participant.publisher)
         for name, datagram in malformed_checks(secrets).items():
@@ -208,6 +209,7 @@ async def test_a_malformed_check_with_a_real_user_name_binds_nothing(
 
 
 async def test_strangers_get_not_one_byte(target: ServerProcess, room: str, stranger: Stranger) -> None:
+    """S-03, S-09"""
     async with call(target, room) as (alice, bob):
         before = await dropped(target)
         unknown = Secrets("aaaa", "b" * len(Secrets.of(alice.participant.publisher).theirs), "p" * 22)
@@ -231,6 +233,7 @@ async def test_strangers_get_not_one_byte(target: ServerProcess, room: str, stra
 
 
 async def test_a_flood_of_checks_and_hellos_keeps_nobody_from_joining(target: ServerProcess, room: str) -> None:
+    """S-01, S-04"""
     flooding = [Stranger(target) for _ in range(20)]
     hello, junk = client_hello(), [Secrets("aaaa", f"{i:08x}", "p" * 22).check() for i in range(50)]
     sent = 0
@@ -295,6 +298,7 @@ def is_media(data: bytes) -> bool:
 
 
 async def test_a_replayed_check_moves_no_media(target: ServerProcess, room: str, stranger: Stranger) -> None:
+    """S-07"""
     async with call(target, room) as (alice, bob):
         taken = capture(alice.participant.publisher)
         await eventually(lambda: any(map(is_stun, taken)), 10, "no check to replay")
@@ -308,6 +312,7 @@ async def test_a_replayed_check_moves_no_media(target: ServerProcess, room: str,
 async def test_media_from_another_address_is_not_taken_and_teaches_nothing(
     target: ServerProcess, room: str, stranger: Stranger
 ) -> None:
+    """S-13"""
     async with call(target, room) as (alice, bob):
         taken = capture(alice.participant.publisher)
         await eventually(lambda: sum(map(is_media, taken)) > 20, 10, "no media to copy")
@@ -332,6 +337,7 @@ async def eventually_dropped(target: ServerProcess, before: dict[str, float], re
 
 
 async def test_replayed_media_is_forwarded_once(target: ServerProcess, room: str) -> None:
+    """S-11"""
     async with call(target, room) as (alice, bob):
         received: list[tuple[int, int]] = []
         bob.participant.subscriber.on_rtp = lambda packet: received.append((packet.ssrc, packet.sequence_number))
@@ -347,6 +353,7 @@ async def test_replayed_media_is_forwarded_once(target: ServerProcess, room: str
 
 
 async def test_forged_and_clear_packets_of_every_length_leave_the_session_up(target: ServerProcess, room: str) -> None:
+    """S-10"""
     async with call(target, room) as (alice, bob):
         publisher = alice.participant.publisher
         taken = capture(publisher)
@@ -376,6 +383,8 @@ async def test_forged_and_clear_packets_of_every_length_leave_the_session_up(tar
 
 
 async def test_clear_dtls_from_the_client_s_own_address_ends_nothing(target: ServerProcess, room: str) -> None:
+    """S-02"""
+
     def record(kind: int, body: bytes, epoch: int = 0) -> bytes:
         return struct.pack("!BHHHIH", kind, 0xFEFD, epoch, 0, 9, len(body)) + body
 
@@ -398,6 +407,7 @@ async def test_clear_dtls_from_the_client_s_own_address_ends_nothing(target: Ser
 
 
 async def test_a_replayed_nack_is_answered_once(target: ServerProcess, room: str) -> None:
+    """S-12"""
     async with call(target, room) as (alice, bob):
         subscriber = bob.participant.subscriber
         again: list[int] = []
@@ -427,6 +437,7 @@ async def test_a_replayed_nack_is_answered_once(target: ServerProcess, room: str
 
 
 async def test_a_flood_of_streams_is_bounded_in_memory(target: ServerProcess, room: str) -> None:
+    """S-24"""
     async with call(target, room) as (alice, bob):
         publisher = alice.participant.publisher
         [worker] = target.worker_pids()
@@ -446,6 +457,7 @@ def resident_bytes(pid: int) -> int:
 
 @pytest.mark.parametrize("single", [False, True], ids=["server-of-dtls", "client-of-dtls"])
 async def test_a_certificate_other_than_described_gets_no_media(target: ServerProcess, room: str, single: bool) -> None:
+    """S-14"""
     participant = Participant(
         target.ws_url, target.token(room, "mallory"), JoinOptions(single=single, timeout_seconds=4)
     )
@@ -476,6 +488,7 @@ async def test_a_certificate_other_than_described_gets_no_media(target: ServerPr
 async def test_a_handshake_of_endless_fragments_costs_neither_memory_nor_answers(
     target: ServerProcess, room: str, stranger: Stranger
 ) -> None:
+    """S-15"""
     described = Peer()
     described.add_channel("_reliable", ordered=True)
     offer = (await described.offer()).replace("a=setup:actpass", "a=setup:active")

@@ -82,6 +82,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 async def test_a_packed_join_request_is_bounded(server: Endpoint, room: str, call: None, bomb: str) -> None:
+    """S-43"""
     wrapped = rtc.WrappedJoinRequest(compression=rtc.WrappedJoinRequest.GZIP, join_request=BOMBS[bomb])
     text = urllib.parse.quote(base64.urlsafe_b64encode(wrapped.SerializeToString()).decode())
     with pytest.raises(InvalidStatus) as refused:
@@ -100,6 +101,7 @@ async def test_an_endless_request_line_is_refused(server: Endpoint, room: str, c
 
 
 async def test_a_message_that_is_too_long_closes_the_connection(server: Endpoint, room: str, call: None) -> None:
+    """S-41"""
     async with attacker(server, room) as client:
         with contextlib.suppress(ConnectionClosed):
             await client.socket.send(bytes(8_000_000))
@@ -113,6 +115,7 @@ async def test_a_message_that_is_too_long_closes_the_connection(server: Endpoint
 async def test_garbage_closes_the_connection_with_a_sentence(
     server: Endpoint, room: str, call: None, frame: str | bytes
 ) -> None:
+    """S-42"""
     async with attacker(server, room) as client:
         await client.socket.send(frame)
         code, reason = await closed(client)
@@ -132,6 +135,7 @@ SDP_BOMBS = {
 
 @pytest.mark.parametrize("bomb", SDP_BOMBS)
 async def test_a_description_is_bounded(server: Endpoint, room: str, call: None, bomb: str) -> None:
+    """S-45"""
     async with attacker(server, room) as client:
         await client.send(offer=rtc.SessionDescription(type="offer", sdp=SDP_BOMBS[bomb]))
         try:
@@ -170,6 +174,7 @@ FLOODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_a_message_s_lists_are_bounded(server: Endpoint, room: str, call: None, flood: str) -> None:
+    """S-42"""
     async with attacker(server, room) as client:
         try:
             for _ in range(20):
@@ -181,6 +186,7 @@ async def test_a_message_s_lists_are_bounded(server: Endpoint, room: str, call: 
 
 
 async def test_tracks_are_bounded_in_number(server: Endpoint, room: str, call: None) -> None:
+    """S-44"""
     async with attacker(server, room) as client:
         published = refused = 0
         for number in range(300):
@@ -199,6 +205,7 @@ async def test_tracks_are_bounded_in_number(server: Endpoint, room: str, call: N
 async def test_a_flood_of_messages_is_stopped_or_served_and_hurts_nobody(
     server: Endpoint, room: str, call: None
 ) -> None:
+    """S-44"""
     async with attacker(server, room) as client:
         try:
             for number in range(20_000):
@@ -209,6 +216,7 @@ async def test_a_flood_of_messages_is_stopped_or_served_and_hurts_nobody(
 
 
 async def test_a_body_that_is_too_large_or_too_deep_is_refused(server: Endpoint, room: str, call: None) -> None:
+    """S-55"""
     url = f"{server.url}/twirp/livekit.RoomService/CreateRoom"
     async with httpx2.AsyncClient(timeout=20) as client:
         headers = {"Authorization": f"Bearer {server.token(room, 'admin', room_create=True)}"}

@@ -63,6 +63,7 @@ async def test_data_text_calls_and_metadata_pass(tabs: Tabs, single: bool) -> No
 
 @MODES
 async def test_a_cut_signal_connection_is_resumed(tabs: Tabs, server: Endpoint, single: bool) -> None:
+    """F-12"""
     proxy = await TcpProxy(server.url).start()
     try:
         alice = await tabs.join("alice", single=single, url=proxy.url)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -59,6 +61,7 @@ def grew_without_loss(before: dict[str, tuple[int, int]], after: dict[str, tuple
 async def test_killing_signaling_costs_no_packet_and_its_successor_goes_on(
     own_server: Start, room: str, single: bool
 ) -> None:
+    """F-14"""
     server = await own_server(workers=1)
     workers = server.worker_pids()
     async with gathering(server, room) as party:
@@ -108,6 +111,7 @@ def listing(room: str):  # type: ignore[no-untyped-def]
 
 
 async def test_clients_come_back_by_themselves_after_signaling_died(own_server: Start, room: str) -> None:
+    """F-44"""
     server = await own_server(workers=1)
     async with gathering(server, room) as party:
         alice, bob = await party.join("alice"), await party.join("bob")
@@ -120,6 +124,7 @@ async def test_clients_come_back_by_themselves_after_signaling_died(own_server: 
 
 
 async def test_a_worker_s_death_is_told_at_once_and_costs_its_own_rooms_only(own_server: Start, room: str) -> None:
+    """F-15"""
     server = await own_server(workers=2)
     async with gathering(server, room) as party:
         rooms: list[tuple[Person, Person]] = []
@@ -152,6 +157,7 @@ async def test_a_worker_s_death_is_told_at_once_and_costs_its_own_rooms_only(own
 
 
 async def test_draining_lets_calls_go_on_and_takes_no_new_ones_until_the_deadline(own_server: Start, room: str) -> None:
+    """F-17"""
     server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "6"})
     async with gathering(server, room) as party:
         alice, bob = await party.join("alice"), await party.join("bob")
@@ -236,3 +242,82 @@ async def test_a_full_disk_refuses_what_must_last_and_costs_no_call(
         filling.unlink()
         assert await written() == 201
         assert "disk is full" in server.tail(200_000)
+
+
+async def test_a_second_sigterm_ends_the_drain_at_once(own_server: Start, room: str) -> None:
+    """F-18"""
+    server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "600"})
+    async with gathering(server, room) as party:
+        alice = await party.join("alice")
+        server.terminate()
+        await asyncio.sleep(1)
+        assert server.process is not None
+        assert server.process.poll() is None
+        server.terminate()
+        assert await server.ended(15) == 0
+        await alice.until(lambda: alice.events("disconnected") or alice.events("reconnecting"), what="the news")
+
+
+async def test_everybody_is_back_after_a_blackout(own_server: Start, room: str) -> None:
+    """F-44, S-51: sixteen people without signal connections for ten seconds; then all are there again, nobody twice."""
+    server = await own_server(workers=2)
+    proxy = await TcpProxy(server.url).start()
+    async with gathering(server, room) as party:
+        party.closes(proxy.stop)
+        people = [
+            await party.join(f"p{index}", url=proxy.url, room=f"{room}-{index % 4}", single=index % 2 == 0)
+            for index in range(16)
+        ]
+        for index in range(4):
+            await talk(party, people[index], people[index + 4], 440 + 110 * index)
+        # Nothing answers: refusals would make the SDK give up after ten.
+        proxy.flowing.clear()
+        proxy.cut()
+        await asyncio.sleep(10)
+        proxy.flowing.set()
+        for person in people:
+            await person.event("reconnected", seconds=15)
+        for index, person in enumerate(people):
+            others = {f"p{other}" for other in range(index % 4, 16, 4)} - {person.identity}
+            await person.until(lambda p=person, o=others: p.room.remote_participants.keys() == o, what="the others")
+        for index in range(4):
+            await hear_tone(await people[index + 4].track(f"p{index}", "audio"), 440 + 110 * index)
+            assert len(people[index + 4].publications(f"p{index}")) == 2, "nothing twice"
+
+
+async def test_connections_beyond_the_files_cost_no_call(own_server: Start, room: str) -> None:
+    """F-30: with no file left a call goes on and writes are taken; once there are some, so do newcomers come in."""
+    server = await own_server(workers=1)
+    assert server.process is not None
+    async with gathering(server, room) as party:
+        alice, bob = await party.join("alice"), await party.join("bob")
+        await talk(party, alice, bob, 440)
+        before = await bob.arrived()
+        files = open_files(server.process.pid)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (files + 20, files + 20))
+        crowd = []
+        for _ in range(200):
+            one = socket.socket()
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(("127.0.0.1", server.port))
+            crowd.append(one)
+        spent = cpu_seconds(server.process.pid)
+        await asyncio.sleep(3)
+        assert cpu_seconds(server.process.pid) - spent < 1.5, "it does not turn in circles"
+        await alice.me.publish_data(b"still here")
+        await bob.event("data_received")
+        assert grew_without_loss(before, await bob.arrived(), packets=20)
+        for one in crowd:
+            one.close()
+        carol = await party.join("carol")
+        await hear_tone(await carol.track("alice", "audio"), 440)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

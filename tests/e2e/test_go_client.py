@@ -222,6 +222,7 @@ async def test_a_go_client_is_told_why_it_is_refused(go: Any, server: Endpoint) 
 
 
 async def test_a_go_client_that_is_killed_is_seen_to_go(party: Party, go: Any) -> None:
+    """F-11"""
     python, gopher = await party.join("python"), await go("gopher", single=True)
     await gopher.event("connected")
     await python.sees("gopher")

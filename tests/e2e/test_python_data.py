@@ -65,6 +65,7 @@ async def test_many_packets_arrive_whole_and_in_order(party: Party) -> None:
 
 
 async def test_a_packet_goes_only_where_it_is_sent(party: Party) -> None:
+    """S-48"""
     alice, bob = await pair(party)
     carol = await party.join("carol")
     await ready(alice, carol)
@@ -208,6 +209,7 @@ async def test_one_s_own_name_metadata_and_attributes_reach_all(party: Party) ->
 
 
 async def test_who_may_not_change_its_metadata_changes_nothing(party: Party) -> None:
+    """S-66"""
     alice, bob = await pair(party, can_update_own_metadata=False)
     seen = await bob.sees("alice")
     # The SDK reports no refusal; that it is one, the tests of the signal messages show.

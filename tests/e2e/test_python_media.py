@@ -9,7 +9,7 @@ import pytest
 from livekit import rtc
 
 from tests.e2e.harness.media import BLUE, GREEN, GREY, RED, Picture, Tone, hear_tone, is_silent, look, see
-from tests.e2e.harness.people import Party
+from tests.e2e.harness.people import Party, Person
 
 pytestmark = pytest.mark.e2e
 
@@ -241,3 +241,30 @@ async def test_connection_quality_is_told(party: Party) -> None:
             seconds=20,
             what=f"the quality of {about}",
         )
+
+
+@MODES
+async def test_what_is_encrypted_end_to_end_is_heard_by_who_has_the_key(party: Party, single: bool) -> None:
+    """S-31"""
+
+    def encrypted(key: bytes) -> rtc.RoomOptions:
+        options = rtc.E2EEOptions()
+        options.key_provider_options.shared_key = key
+        return rtc.RoomOptions(single_peer_connection=single, encryption=options)
+
+    people = {name: Person(name) for name in ("alice", "bob", "mallory")}
+    for name, person in people.items():
+        key = b"another key" if name == "mallory" else b"the key of this call"
+        await person.room.connect(party.server.ws_url, party.server.token(party.room, name), encrypted(key))
+        party.closes(person.leave)
+    alice, bob, mallory = people.values()
+    low, red = tone(party, 440), picture(party, RED, GREEN)
+    await alice.publish(low.track, source=rtc.TrackSource.SOURCE_MICROPHONE)
+    await alice.publish(red.track, source=rtc.TrackSource.SOURCE_CAMERA, video_codec=rtc.VideoCodec.VP8)
+    await hear_tone(await bob.track("alice", "audio"), 440)
+    await see(await bob.track("alice", "video"), red)
+    sound, sight = await mallory.track("alice", "audio"), await mallory.track("alice", "video")
+    with pytest.raises(AssertionError):
+        await hear_tone(sound, 440, seconds=4)
+    with pytest.raises(AssertionError):
+        await see(sight, red, seconds=4)

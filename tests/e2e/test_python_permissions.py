@@ -97,6 +97,7 @@ async def test_a_publisher_chooses_who_hears_it(party: Party) -> None:
 
 
 async def test_a_permission_may_be_taken_and_given_back(party: Party, room: str) -> None:
+    """S-65"""
     alice, bob = await party.join("alice"), await party.join("bob")
     low = tone(party, 440)
     await alice.publish(low.track)

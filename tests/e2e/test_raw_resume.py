@@ -21,6 +21,7 @@ BOTH_MODES = pytest.mark.parametrize("single", [False, True], ids=["dual", "sing
 
 @BOTH_MODES
 async def test_media_goes_on_while_signaling_is_lost_and_resumed(server: Endpoint, room: str, single: bool) -> None:
+    """F-12"""
     async with raw_call(server, room, JoinOptions(single=single)) as (alice, bob):
         sid, session = alice.participant.sid, alice.participant.publisher.dtls._ssl
         await alice.participant.lose_signal()
@@ -59,6 +60,7 @@ async def test_reliable_messages_arrive_once_across_a_resume(server: Endpoint, r
 
 @BOTH_MODES
 async def test_killed_signaling_costs_no_media_packet(own_server: StartServer, room: str, single: bool) -> None:
+    """F-14"""
     server = await own_server(workers=1)
     async with raw_call(server, room, JoinOptions(single=single)) as (alice, bob):
         server.kill()

@@ -67,6 +67,7 @@ async def test_ice_over_tcp_carries_a_call(server: Endpoint, room: str, single: 
 
 @BOTH_MODES
 async def test_an_ice_restart_changes_credentials_and_nothing_else(server: Endpoint, room: str, single: bool) -> None:
+    """F-09"""
     async with raw_call(server, room, JoinOptions(single=single)) as (alice, bob):
         peer = alice.participant.publisher
         ours, theirs, session = peer.link.credentials, remote_ufrag(peer), peer.dtls._ssl
@@ -90,6 +91,7 @@ async def test_a_client_that_moves_to_another_address_stays(server: Endpoint, ro
 
 
 async def test_a_nat_that_gives_a_new_port_is_followed_at_the_next_check(server: Endpoint, room: str) -> None:
+    """F-09"""
     async with raw_call(server, room) as (alice, bob):
         for peer in (alice.participant.publisher, alice.participant.subscriber):
             await peer.link.rebind()
@@ -128,6 +130,7 @@ NO_ESTIMATE = JoinOptions(peer=PeerOptions(receive_feedback=()))
 
 
 async def test_packets_lost_on_the_way_down_come_again_as_rtx(server: Endpoint, room: str) -> None:
+    """F-01"""
     async with raw_call(server, room, NO_ESTIMATE) as (alice, bob):
         subscriber = bob.participant.subscriber
         lose = LoseSome(video_payload_types(subscriber))
@@ -142,6 +145,7 @@ async def test_packets_lost_on_the_way_down_come_again_as_rtx(server: Endpoint, 
 
 
 async def test_packets_lost_on_the_way_up_are_asked_for_and_nobody_misses_them(server: Endpoint, room: str) -> None:
+    """F-02"""
     async with raw_call(server, room, NO_ESTIMATE) as (alice, bob):
         publisher = alice.participant.publisher
         lose = LoseSome(video_payload_types(publisher))
@@ -154,6 +158,7 @@ async def test_packets_lost_on_the_way_up_are_asked_for_and_nobody_misses_them(s
 
 
 async def test_a_lost_picture_brings_one_key_frame_however_often_it_is_reported(server: Endpoint, room: str) -> None:
+    """S-20, F-03"""
     async with raw_call(server, room) as (alice, bob):
         await asyncio.sleep(1.1)  # past the throttle of the first key frame
         before = alice.participant.publisher.counts.plis
@@ -231,6 +236,7 @@ class CountDatagrams:
 
 
 async def test_without_consent_nothing_is_sent_any_more(own_server: StartServer, room: str) -> None:
+    """S-08"""
     server = await own_server(environment=SHORT_ICE)
     async with raw_call(server, room, JoinOptions(single=True)) as (alice, bob):
         arriving = CountDatagrams(alice.participant.publisher)
@@ -250,6 +256,7 @@ async def test_without_consent_nothing_is_sent_any_more(own_server: StartServer,
 
 
 async def test_a_client_that_is_gone_without_a_word_leaves_the_room(own_server: StartServer, room: str) -> None:
+    """F-11"""
     server = await own_server(environment=SHORT_ICE)
     async with raw_call(server, room) as (alice, bob):
         for peer in (alice.participant.publisher, alice.participant.subscriber):
@@ -258,6 +265,7 @@ async def test_a_client_that_is_gone_without_a_word_leaves_the_room(own_server: 
 
 
 async def test_after_a_goodbye_in_dtls_nothing_is_sent_any_more(server: Endpoint, room: str) -> None:
+    """S-08"""
     async with raw_call(server, room) as (alice, _):
         subscriber = alice.participant.subscriber
         arriving = CountDatagrams(subscriber)
@@ -270,6 +278,7 @@ async def test_after_a_goodbye_in_dtls_nothing_is_sent_any_more(server: Endpoint
 
 
 async def test_one_who_never_checks_is_freed(own_server: StartServer, room: str) -> None:
+    """S-30"""
     server = await own_server(environment={"CALLYARD_NODE_ENGINE_CONNECT_TIMEOUT_SECONDS": "2"}, workers=1)
     silent = Peer()
     silent.add_channel("_reliable", ordered=True)
@@ -301,6 +310,7 @@ async def transports(server: Endpoint) -> float:
 
 
 async def test_a_receiver_that_claims_no_bandwidth_hurts_only_itself(server: Endpoint, room: str) -> None:
+    """S-22, F-38"""
     async with raw_call(server, room) as (alice, bob):
         liar = Participant(server.ws_url, server.token(room, "liar"))
         try:

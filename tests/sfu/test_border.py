@@ -122,5 +122,6 @@ def test_events_mean_the_same_on_both_sides(struct: type[border.Event]) -> None:
 
 @given(st.binary(max_size=256))
 def test_bytes_that_are_no_command_are_an_error_and_nothing_worse(data: bytes) -> None:
+    """S-76"""
     with pytest.raises(ValueError, match="not a command"):
         _core.reencode_command(data)

@@ -62,6 +62,7 @@ def test_a_length_beyond_the_limit_is_refused_before_it_is_awaited() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_control_error_and_nothing_else(data: bytes) -> None:
+    """S-76"""
     for decode in (control.split, control.type_of, control.decode_request, control.decode_upward):
         try:
             decode(data)
@@ -101,6 +102,7 @@ async def test_a_worker_that_closes_during_the_handshake_is_an_error(tmp_path: P
 
 
 async def test_another_protocol_version_is_refused(tmp_path: Path) -> None:
+    """F-19"""
     path = tmp_path / "s"
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

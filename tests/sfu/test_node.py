@@ -95,6 +95,7 @@ async def running(settings: NodeSettings) -> AsyncIterator[Watched]:
 
 
 async def test_each_worker_has_its_own_process_port_and_certificate(run_directory: Path) -> None:
+    """F-33"""
     async with running(settings_in(run_directory)) as watched:
         first, second = watched.node.workers
         assert (first.index, second.index) == (0, 1)
@@ -137,6 +138,7 @@ async def test_bytes_that_are_no_command_are_rejected_and_cost_nothing_else(run_
 
 
 async def test_a_killed_worker_is_noticed_and_replaced_and_the_other_never_knows(run_directory: Path) -> None:
+    """F-15"""
     async with running(settings_in(run_directory)) as watched:
         victim, other = watched.node.workers
         os.kill(victim.info.pid, signal.SIGKILL)
@@ -154,6 +156,7 @@ async def test_a_killed_worker_is_noticed_and_replaced_and_the_other_never_knows
 
 
 async def test_a_worker_that_hangs_is_lost_and_cannot_come_back(run_directory: Path) -> None:
+    """F-20"""
     settings = settings_in(run_directory, workers=1, heartbeat_interval_seconds=0.1, heartbeat_timeout_seconds=0.5)
     async with running(settings) as watched:
         [worker] = watched.node.workers
@@ -184,6 +187,7 @@ async def test_a_new_node_finds_the_old_workers_with_their_memory(run_directory:
 
 
 async def test_workers_of_other_settings_are_drained_not_adopted(run_directory: Path) -> None:
+    """F-19"""
     before = Watched(settings_in(run_directory, workers=1))
     [old] = await before.node.start()
     old_process = os.pidfd_open(old.info.pid)
@@ -211,6 +215,7 @@ async def test_memory_beyond_its_bound_is_refused(run_directory: Path) -> None:
 
 
 async def test_a_newer_controller_takes_the_place_of_the_older(run_directory: Path) -> None:
+    """F-23"""
     async with running(settings_in(run_directory, workers=1)) as watched:
         [worker] = watched.node.workers
         loop = asyncio.get_running_loop()
@@ -255,6 +260,7 @@ async def test_a_worker_that_cannot_start_is_a_clear_error(run_directory: Path) 
 
 
 def test_a_run_directory_that_others_may_write_to_is_refused(run_directory: Path) -> None:
+    """S-76"""
     path = run_directory / "open"
     path.mkdir()
     path.chmod(0o777)

@@ -89,6 +89,7 @@ async def test_an_oversize_signal_message_closes_the_connection() -> None:
 
 
 async def test_fragments_count_together() -> None:
+    """S-41"""
     settings = HttpSettings(websocket_message_max_bytes=65_536)
     async with running(settings) as port, connected(port, "x") as client:
         await client.recv()
@@ -100,6 +101,7 @@ async def test_fragments_count_together() -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /leng", b"GET /length HTTP/1.1\r\nHost: x\r\n"])
 async def test_a_connection_without_a_complete_head_is_closed(sent: bytes) -> None:
+    """S-40"""
     async with running(HttpSettings(request_head_timeout_seconds=0.5)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -108,6 +110,7 @@ async def test_a_connection_without_a_complete_head_is_closed(sent: bytes) -> No
 
 
 async def test_a_head_that_trickles_in_is_closed_although_bytes_keep_coming() -> None:
+    """S-40"""
     async with running(HttpSettings(request_head_timeout_seconds=0.5)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
@@ -170,6 +173,7 @@ async def test_a_connection_too_many_is_told_so_at_once_and_the_next_is_served_w
 
 
 def test_connections_leave_files_to_the_server_s_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-30"""
     limits = [(1024, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.append(wanted))

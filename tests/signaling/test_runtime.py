@@ -21,7 +21,7 @@ from sfu import border
 from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
 from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
-from signaling import tokens
+from signaling import runtime, tokens
 from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
@@ -228,6 +228,7 @@ def number_of(edge: Edge, room: str = "lobby") -> int:
 
 
 async def test_a_refreshed_token_opens_the_same_room_with_the_same_rights() -> None:
+    """S-62"""
     edge = await Edge.start()
     signal = await edge.join(grants=edge.grants(can_publish=False, name="A"))
     text = signal.messages[1].refresh_token
@@ -298,6 +299,7 @@ async def test_counts_are_remembered_a_little_later() -> None:
 
 
 async def test_a_room_that_ends_is_forgotten_everywhere() -> None:
+    """F-41"""
     edge = await Edge.start()
     signal = await edge.join()
     worker = edge.worker_of()
@@ -532,6 +534,7 @@ async def test_draining_ends_when_the_last_has_left_or_at_the_deadline() -> None
 
 
 async def test_those_who_are_left_are_told_to_come_back_elsewhere() -> None:
+    """F-17"""
     edge = await Edge.start()
     signal = await edge.join()
     dismissed = asyncio.create_task(edge.rooms.dismiss())
@@ -623,6 +626,7 @@ async def test_what_belongs_to_nobody_is_cleared_away() -> None:
 
 
 async def test_a_room_that_two_workers_remember_lives_once() -> None:
+    """F-23"""
     edge = await Edge.start()
     await edge.join()
     other = next(worker for worker in edge.workers if worker is not edge.worker_of())
@@ -694,3 +698,10 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_room_goes_on(run_dire
         assert replacement.id != worker.id
         stats = await replacement.room_stats(number_of(edge))
         assert len(stats.transports) == 1
+
+
+def test_no_two_transports_share_credentials() -> None:
+    """S-06"""
+    made = [runtime._credentials() for _ in range(100_000)]
+    assert len({one.ufrag for one in made}) == len({one.pwd for one in made}) == len(made)
+    assert {(len(one.ufrag), len(one.pwd)) for one in made} == {(24, 48)}

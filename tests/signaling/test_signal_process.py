@@ -148,6 +148,7 @@ async def test_who_has_no_media_goes_with_his_signal_and_cannot_resume(server: P
 
 
 async def test_slow_starters_are_closed_and_hold_nobody_up(server: Process) -> None:
+    """S-40"""
     head = url(server, "/rtc", token()).partition(str(server.port))[2]
     beginnings = [b"", b"GET ", f"GET {head} HTTP/1.1\r\nUpgrade: websocket\r\n".encode()] * 20
     opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in beginnings]

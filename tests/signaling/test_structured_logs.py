@@ -61,6 +61,7 @@ def test_addresses_are_redacted(text: str, expected: str) -> None:
 
 @given(st.ip_addresses(), st.sampled_from(["", "to ", "('", "path="]), st.sampled_from(["", " ", "')", ", "]))
 def test_no_address_survives(address: Any, before: str, after: str) -> None:
+    """S-74"""
     if address.is_loopback or address.is_unspecified:
         return
     redacted = redact(event=f"{before}{address}{after}")["event"]
@@ -100,6 +101,7 @@ def test_json_lines_carry_bound_identities_and_no_address() -> None:
 
 
 def test_a_name_with_newlines_and_escapes_stays_on_its_line() -> None:
+    """S-74"""
     for format_ in LogFormat:
         stream = io.StringIO()
         configure(LogSettings(format=format_), stream)

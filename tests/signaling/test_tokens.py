@@ -101,11 +101,13 @@ def test_rights_that_are_not_named_are_given_and_grants_are_not() -> None:
 
 @pytest.mark.parametrize(("offset", "holds"), [(-1, True), (LEEWAY_SECONDS - 1, True), (LEEWAY_SECONDS, False)])
 def test_an_expired_token_holds_for_the_leeway_and_no_longer(offset: float, holds: bool) -> None:
+    """S-61"""
     check(token(), CLAIMS["exp"] + offset, holds)
 
 
 @pytest.mark.parametrize(("offset", "holds"), [(0, True), (-LEEWAY_SECONDS, True), (-LEEWAY_SECONDS - 1, False)])
 def test_a_token_holds_a_leeway_before_its_time_and_no_sooner(offset: float, holds: bool) -> None:
+    """S-63"""
     check(token(), NOW + offset, holds)
 
 
@@ -308,6 +310,7 @@ FORGERIES = _algorithms() | _texts() | _times() | _claims()
 
 @pytest.mark.parametrize("name", list(FORGERIES))
 def test_no_forged_or_malformed_token_is_accepted(name: str) -> None:
+    """S-60, S-61"""
     with pytest.raises(Unauthenticated) as refusal:
         verify(FORGERIES[name], KEYRING, NOW)
     assert refusal.value.message
@@ -357,6 +360,7 @@ def test_any_text_is_refused(text: str) -> None:
 @RANDOM
 @given(st.data())
 def test_no_single_changed_character_is_accepted(data: st.DataObject) -> None:
+    """S-60"""
     text = token()
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from([c for c in "ABCxyz019-_.=" if c != text[at]]))

@@ -76,6 +76,7 @@ def test_reading_licence_expressions(expression: str, allowed: bool) -> None:
 
 
 def test_every_crate_has_a_licence_we_may_ship() -> None:
+    """S-77"""
     refused = {
         f"{package['name']} {package['version']}: {package['license']}"
         for package in metadata()["packages"]
@@ -85,6 +86,7 @@ def test_every_crate_has_a_licence_we_may_ship() -> None:
 
 
 def test_every_crate_comes_from_the_registry_or_the_tree() -> None:
+    """S-77"""
     sources = {package["source"] for package in metadata()["packages"]} - {None}
     assert sources == {"registry+https://github.com/rust-lang/crates.io-index"}
 

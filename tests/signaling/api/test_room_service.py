@@ -302,6 +302,7 @@ INSUFFICIENT: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_each_method_needs_its_grant(method: str, service: Service) -> None:
+    """S-64"""
     others = [grants for grants in ({"roomCreate": True}, {"roomList": True}, ADMIN) if grants != NEEDED[method]]
     for grants in [*INSUFFICIENT, *others]:
         status, kind, text = await service.post(method, {"room": "standup", "name": "standup"}, **grants)

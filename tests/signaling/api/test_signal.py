@@ -331,6 +331,7 @@ async def test_an_oversize_message_closes_with_1009() -> None:
 
 
 async def test_a_flood_closes_with_1008_and_nobody_else_waits() -> None:
+    """S-44"""
     async with (
         serving(signal_messages_per_second=5, signal_messages_burst=50) as endpoint,
         endpoint.connect() as flooding,
@@ -363,6 +364,7 @@ async def test_long_messages_count_for_several() -> None:
 
 
 async def test_a_slow_reader_is_cut_off_with_bounded_memory_and_may_come_back() -> None:
+    """F-35"""
     big = Frame(rtc.SignalResponse(refresh_token="x" * 60_000))
     async with serving(signal_queue_max_bytes=65_536) as endpoint:
         raw = socket.socket()

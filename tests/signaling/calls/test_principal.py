@@ -207,6 +207,7 @@ def test_the_table_is_long_enough() -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 def test_s_60_s_61_no_attack_is_accepted(attack: str) -> None:
+    """S-60"""
     with pytest.raises(Problem) as refused:
         verify(attack, KEYS, NOW)
     assert refused.value.status == 401
@@ -224,6 +225,7 @@ def test_only_an_honest_token_past_its_time_is_called_expired() -> None:
 
 
 def test_clocks_may_differ_by_a_minute_at_the_beginning_not_at_the_end() -> None:
+    """S-63"""
     assert verify(token(nbf=AT + 60, iat=AT + 60), KEYS, NOW).user_id == "alice"
     assert verify(token(exp=AT + 0.5), KEYS, NOW).expires_at == NOW + timedelta(seconds=0.5)
 

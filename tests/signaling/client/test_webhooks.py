@@ -37,6 +37,7 @@ def test_w1_the_published_vector_holds() -> None:
     ],
 )
 def test_w2_a_changed_request_is_refused(body: bytes, headers: dict[str, str], now: float) -> None:
+    """S-68"""
     with pytest.raises(WebhookVerificationError):
         verify_webhook(body, {**HEADERS, **headers}, SECRET, now=now)
     with pytest.raises(WebhookVerificationError):

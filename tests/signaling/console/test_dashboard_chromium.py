@@ -190,6 +190,7 @@ async def test_a_live_call_is_watched_and_moderated(world: World, url: str, brow
 
 
 async def test_s73_nothing_that_is_shown_runs(world: World, url: str, browser: Browser) -> None:
+    """S-73"""
     corpus = [
         NASTY,
         "javascript:alert(1)",

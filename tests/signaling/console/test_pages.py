@@ -390,6 +390,7 @@ async def test_what_was_sent_to_a_device(world: World, desk: Desk) -> None:
 
 
 async def test_s73_whatever_is_shown_is_escaped(world: World, desk: Desk) -> None:
+    """S-73"""
     await world.users("alice", name=NASTY, teams=[NASTY], custom={"x": NASTY})
     await world.call("default/x", by="alice", custom={"name": NASTY}, team=NASTY)
     await world.as_("alice").join("default/x")

@@ -48,6 +48,7 @@ async def test_every_post_needs_a_session_and_its_token(world: World, app: Starl
 
 
 async def test_other_sites_cannot_post(world: World, desk: Desk) -> None:
+    """S-53"""
     fields = {"csrf": desk.csrf, "name": "usher", "type": "default"}
     for header in (
         {"sec-fetch-site": "cross-site"},
@@ -160,6 +161,7 @@ def test_forged_cookies_open_nothing() -> None:
     ],
 )  # fmt: skip
 async def test_only_known_host_names_are_answered(app: Starlette, host: str, answered: bool) -> None:
+    """S-53"""
     desk = Desk(app)
     for page in ("/console/login", "/console/calls"):
         reply = await desk.http.get(page, headers={"host": host})

@@ -52,6 +52,7 @@ def test_the_table_is_long_enough() -> None:
 
 @pytest.mark.parametrize("host", INTERNAL)
 async def test_no_spelling_of_an_internal_address_is_called(host: str) -> None:
+    """S-67"""
     for url in (f"https://{host}/hook", f"https://{host}:8443/hook"):
         with pytest.raises(ForbiddenAddress):
             await STRICT.resolve(url)
@@ -106,7 +107,9 @@ async def test_every_address_of_a_name_is_checked(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_name_that_changes_its_answer_is_called_where_it_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: checked once, and the connection goes to the checked address, whatever the name says next."""
+    """S-67: DNS rebinding: checked once, and the connection goes to the checked address, whatever the name says
+    next.
+    """
     async with gateway(lambda request: (200, None)) as inside:
         port = int(inside.url.rpartition(":")[2])
         asked = _answers(monkeypatch, {"rebind.example": [["192.0.2.55"], ["127.0.0.1"]]})

@@ -135,6 +135,7 @@ async def test_an_event_arrives_as_livekit_sends_it(receiver: Receiver) -> None:
 
 
 async def test_events_of_a_room_keep_their_order_through_failures(receiver: Receiver) -> None:
+    """F-36"""
     receiver.verdict = lambda event, attempt: 200 if attempt == 3 else 503
     pauses = Pauses()
     webhooks = make(receiver.url, pauses=pauses, backoff_first_seconds=1.0)
@@ -150,6 +151,7 @@ async def test_events_of_a_room_keep_their_order_through_failures(receiver: Rece
 
 
 async def test_a_room_does_not_wait_for_another(receiver: Receiver) -> None:
+    """F-36"""
     stuck = asyncio.Event()
 
     async def hold(seconds: float) -> None:

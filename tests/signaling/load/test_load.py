@@ -50,6 +50,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_rooms_are_filled_and_everything_is_counted(server: str, tmp_path: Path) -> None:
+    """F-40"""
     metrics = tmp_path / "load.prom"
     options = ["--rooms", "2", "--members", "2", "--publishers", "0", "--subscribers", "1", "--duration", "2"]
     options += ["--timeout", "60"]

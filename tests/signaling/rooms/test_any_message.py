@@ -115,6 +115,7 @@ def test_each_message_with_all_fields_missing(kind: str, single: bool) -> None:
 @RANDOM
 @given(data=st.data(), single=st.booleans())
 def test_each_message_with_any_fields(kind: str, data: st.DataObject, single: bool) -> None:
+    """S-42"""
     world, alice, bob = busy_room(single)
     field = rtc.SignalRequest.DESCRIPTOR.fields_by_name[kind]
     for _ in range(2):
@@ -164,6 +165,7 @@ def test_any_data_packet_is_passed_on_or_dropped(data: st.DataObject, label: str
 @RANDOM
 @given(payload=st.binary(max_size=100))
 def test_any_data_bytes_are_passed_on_or_dropped(payload: bytes) -> None:
+    """S-46"""
     world, alice, bob = busy_room(single=False)
     transport = alice.record.publisher.transport
     for label in ("_reliable", "_lossy", "other"):

@@ -69,6 +69,7 @@ _FORGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", list(_FORGED))
 def test_the_sender_stands_in_it_whatever_it_says(world: World, value: str) -> None:
+    """S-46, S-47"""
     alice = world.join("alice")
     world.join("bob")
     forged = models.DataPacket(
@@ -116,6 +117,7 @@ def test_who_may_not_publish_data_sends_none(world: World) -> None:
 
 
 def test_a_packet_may_be_for_some(world: World) -> None:
+    """S-48"""
     alice, bob, carol = world.join("alice"), world.join("bob"), world.join("carol")
     cases = [
         (user_packet(b"x", destination_identities=["bob", "nobody"]), {"bob"}),

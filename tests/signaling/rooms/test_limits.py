@@ -112,6 +112,7 @@ def test_what_a_resuming_client_names_is_answered_within_bounds() -> None:
 
 
 def test_tracks_that_are_announced_and_withdrawn_for_ever_leave_nothing_behind() -> None:
+    """F-41"""
     world = World()
     alice, bob = world.join("alice"), world.join("bob")
     for number in range(30):

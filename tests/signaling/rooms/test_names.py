@@ -17,6 +17,7 @@ from signaling.rooms.names import check_text, has_controls, normal
     ["a\x00b", "a\nb", "a\x1b[31mb", "\x7f", "\x85", "\x9b", "\u202egpj.exe", "\u2067x\u2069", "a\u2028b", "\u202a"],
 )
 def test_what_controls_a_terminal_or_turns_text_is_no_name(text: str) -> None:
+    """S-49"""
     with pytest.raises(InvalidRequest, match="The name has control characters"):
         check_text("name", text, 256)
 
@@ -30,6 +31,7 @@ def test_names_of_all_scripts_pass(text: str) -> None:
 
 
 def test_a_name_is_bounded_in_bytes() -> None:
+    """S-49"""
     with pytest.raises(TooLarge, match="257 bytes; at most 256"):
         check_text("name", "x" * 257, 256)
 

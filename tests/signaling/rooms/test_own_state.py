@@ -61,6 +61,7 @@ def test_without_the_right_nothing_changes_and_the_client_is_told(world: World) 
     "values", [{"metadata": "x" * 70_000}, {"name": "x" * 300}, {"attributes": {"a": "x" * 70_000}}, {"name": "a\nb"}]
 )
 def test_too_much_is_refused_as_a_whole(world: World, values: dict[str, object]) -> None:
+    """S-49"""
     alice = world.join("alice", can_update_own_metadata=True)
     response = change(alice, **{"metadata": "m", **values})
     assert response.reason == RESPONSES.LIMIT_EXCEEDED
@@ -88,6 +89,7 @@ def test_an_administrator_changes_without_asking_for_rights(world: World) -> Non
 
 
 def test_a_permission_taken_away_ends_what_it_allowed(world: World) -> None:
+    """S-65"""
     alice, bob = world.join("alice"), world.join("bob")
     audio = alice.publish_audio().sid
     video = alice.publish_video().sid

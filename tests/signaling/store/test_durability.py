@@ -65,6 +65,7 @@ async def _folded(database: Database) -> None:
 async def test_a_write_returns_only_after_its_log_is_synced(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F-25"""
     disk = Disk(monkeypatch)
     disk.free.clear()
     writing = asyncio.create_task(_write(database, 1))
@@ -143,6 +144,7 @@ async def test_what_the_disk_did_not_take_is_not_acknowledged_and_written_anew(
 
 
 async def test_a_full_disk_refuses_a_write_and_takes_the_next(database: Database) -> None:
+    """F-27"""
     async with database.write() as connection:
         pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")

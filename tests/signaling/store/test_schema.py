@@ -24,6 +24,7 @@ async def test_the_migrations_make_the_tables_of_the_schema(database_url: str) -
 
 
 async def test_migrating_again_changes_nothing(database_url: str) -> None:
+    """F-26"""
     database = Database(database_url)
     async with database.read() as connection:
         before = (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar_one()

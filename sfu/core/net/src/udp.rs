@@ -509,6 +509,7 @@ mod tests {
         assert_eq!((counters.udp_sent_messages, counters.udp_segmentation_refused), (3, 0));
     }
 
+    /// F-34
     #[test]
     fn what_cannot_be_sent_costs_itself_only() {
         let (mut ours, peer) = sockets();

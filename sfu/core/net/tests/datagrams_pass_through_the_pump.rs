@@ -201,6 +201,7 @@ fn commands_come_back_as_events_with_one_kick() {
     assert_eq!(events, vec![Event::Snapshot(Snapshot::default()); 10]);
 }
 
+/// F-34
 #[test]
 fn events_nobody_takes_are_counted_not_piled_up() {
     let thread = start("127.0.0.1:0", 1, Duration::ZERO);

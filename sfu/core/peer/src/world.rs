@@ -46,6 +46,8 @@ pub struct World {
     pub sends: Vec<(Path, usize)>,
     /// Bytes sent to addresses of no client.
     pub strays: usize,
+    /// All that left the engine, where somebody keeps it: to which client, and the datagram.
+    pub wire: Option<Vec<(usize, Vec<u8>)>>,
     /// Clients whose datagrams are frames on a TCP connection.
     pub tcp: HashMap<usize, TcpId>,
     seed: u64,
@@ -71,6 +73,7 @@ impl World {
             events: Vec::new(),
             sends: Vec::new(),
             strays: 0,
+            wire: None,
             tcp: HashMap::new(),
             seed,
         }
@@ -228,6 +231,9 @@ impl World {
                 Path::Udp(address) => self.clients.iter().position(|c| c.address == address),
                 Path::Tcp(id) => self.tcp.iter().find(|(_, connection)| **connection == id).map(|(index, _)| *index),
             };
+            if let (Some(wire), Some(index)) = (&mut self.wire, client) {
+                wire.push((index, datagram.to_vec()));
+            }
             match client {
                 Some(index) => self.down[index].send(self.now, datagram.len(), datagram.to_vec()),
                 None => self.strays += datagram.len(),

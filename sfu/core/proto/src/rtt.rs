@@ -20,6 +20,7 @@ impl Rtt {
 mod tests {
     use super::*;
 
+    /// F-07
     #[test]
     fn the_first_sample_counts_whole_and_later_ones_an_eighth() {
         let mut rtt = Rtt::default();

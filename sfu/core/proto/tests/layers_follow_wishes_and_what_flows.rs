@@ -45,6 +45,7 @@ fn layers(packets: &[&Received]) -> Vec<u8> {
     out
 }
 
+/// S-27
 #[test]
 fn switches_happen_at_key_frames_and_nothing_breaks() {
     let (mut world, mut camera) = call(1, LinkConfig::default());
@@ -63,6 +64,7 @@ fn switches_happen_at_key_frames_and_nothing_breaks() {
     assert_eq!(world.engine.counters().layer_switches, 6);
 }
 
+/// F-04
 #[test]
 fn switches_survive_a_bad_link() {
     let link = LinkConfig { loss: 0.03, jitter: Duration::from_millis(10), reorder: 0.01, ..LinkConfig::default() };
@@ -109,6 +111,7 @@ fn a_layer_that_stops_is_replaced_by_a_lower_one_and_comes_back() {
     assert!(told.contains(&vec![0, 1]), "{told:?}");
 }
 
+/// F-43
 #[test]
 fn pause_mute_and_republishing_keep_the_stream_whole() {
     let (mut world, mut camera) = call(3, LinkConfig::default());
@@ -191,6 +194,7 @@ fn demand_is_the_highest_wish_at_once_up_and_later_down() {
     assert_eq!(demands(&mut world), [None]);
 }
 
+/// S-20
 #[test]
 fn key_frame_requests_are_throttled_however_many_ask() {
     let mut world = World::new(6);
@@ -238,6 +242,7 @@ fn who_joins_after_others_does_not_wait_a_second_for_the_first_picture() {
     }
 }
 
+/// S-24
 #[test]
 fn one_rooms_tracks_stay_in_the_room() {
     let mut world = World::new(7);

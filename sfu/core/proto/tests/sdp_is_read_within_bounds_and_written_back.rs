@@ -85,6 +85,7 @@ fn every_description_survives_being_written() {
     }
 }
 
+/// S-45
 #[test]
 fn what_cannot_be_served_is_refused_with_its_code() {
     let fingerprints = "a=fingerprint:sha-256 AA:BB\n".repeat(1000);
@@ -128,6 +129,7 @@ fn what_cannot_be_served_is_refused_with_its_code() {
     assert_eq!(parse(b"v=0\r\no=\xff\r\n").map_err(|error| error.code()), Err("not_utf8"));
 }
 
+/// S-45
 #[test]
 fn the_largest_allowed_description_is_still_read() {
     let sections: String = (0..512).map(|mid| format!("m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:{mid}\n")).collect();

@@ -27,6 +27,7 @@ fn call(config: Config) -> (World, Source) {
     (world, camera)
 }
 
+/// S-03
 #[test]
 fn a_stranger_gets_not_one_byte() {
     let (mut world, _) = call(Config::default());
@@ -53,6 +54,7 @@ fn a_stranger_gets_not_one_byte() {
     assert!(dropped >= tried - 2, "{dropped} of {tried} counted");
 }
 
+/// S-10
 #[test]
 fn forged_and_replayed_packets_leave_the_stream_as_it_was() {
     let (mut world, mut camera) = call(Config::default());
@@ -92,6 +94,7 @@ fn forged_and_replayed_packets_leave_the_stream_as_it_was() {
     assert!(world.clients[1].received.len() > before + 25, "the stream goes on");
 }
 
+/// S-02
 #[test]
 fn clear_dtls_records_from_the_clients_own_address_end_nothing() {
     let (mut world, mut camera) = call(Config::default());
@@ -113,6 +116,7 @@ fn clear_dtls_records_from_the_clients_own_address_end_nothing() {
     assert!(world.clients[1].received.len() > before + 25);
 }
 
+/// S-14
 #[test]
 fn a_wrong_fingerprint_fails_in_both_roles_and_no_media_passes() {
     for role in [DtlsRole::Server, DtlsRole::Client] {
@@ -164,6 +168,7 @@ fn fault_injection_is_refused_unless_switched_on() {
     assert!(matches!(&refusals[..], [Event::Rejected { code, .. }] if code == "fault_injection_off"), "{refusals:?}");
 }
 
+/// S-24
 #[test]
 fn a_flood_of_streams_is_bounded() {
     let (mut world, mut camera) = call(Config::default());
@@ -191,6 +196,7 @@ fn a_flood_of_streams_is_bounded() {
     assert_eq!(world.engine.counters().panics, 0);
 }
 
+/// S-19
 #[test]
 fn asking_again_and_again_is_answered_five_times() {
     let (mut world, _camera) = call(Config::default());
@@ -210,6 +216,7 @@ fn asking_again_and_again_is_answered_five_times() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// S-23, S-26.
     /// Authenticated, but nonsense: any RTCP and any RTP of a client is taken without a panic and costs the others nothing.
     #[test]
     fn a_hostile_publisher_hurts_nobody(

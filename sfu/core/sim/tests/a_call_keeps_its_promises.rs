@@ -61,6 +61,7 @@ fn a_link_with_room_shows_everything_and_never_takes_back_a_climb() {
     }
 }
 
+/// F-01
 #[test]
 fn streams_stay_sound_over_steps_losses_mutes_and_rivals() {
     let steps = Rate::Steps { steps: vec![(0.0, 3_000.0), (5.0, 400.0), (12.0, 3_000.0)] };

@@ -25,6 +25,7 @@ def row(route: Route) -> str:
 
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
+    """S-64"""
     assert {(route.method, route.path) for route in ROUTES} == ROWS.keys()
 
 
@@ -91,7 +92,7 @@ async def test_every_route_of_a_call_for_every_role(world: World, type_: str) ->
 
 @ON_SQLITE
 async def test_no_route_of_a_call_tells_strangers_that_it_exists(world: World) -> None:
-    """Another team, a deleted call, a token for other calls: exactly the reply of a call that is not there."""
+    """S-64: Another team, a deleted call, a token for other calls: exactly the reply of a call that is not there."""
     await world.server.patch("/app", {"multi_tenant_enabled": True})
     await world.users("rosa", "target", teams=["red"])
     await world.users("blue", teams=["blue"])

@@ -148,6 +148,7 @@ async def test_a_ban_without_ip_bans_no_address(world: World) -> None:
 async def test_an_address_is_the_whole_ipv4_or_the_network_of_ipv6(
     world: World, seen: str, refused: list[str], free: list[str]
 ) -> None:
+    """S-78"""
     await ban_at(world, seen)
     for address in refused:
         assert code(await world.as_("alice").at(address).get(CALL)) == BANNED, address

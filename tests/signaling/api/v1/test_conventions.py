@@ -175,6 +175,7 @@ async def test_an_unknown_path_or_method_is_a_problem_too(world: World) -> None:
 
 
 async def test_a_body_beyond_the_limit_is_not_read(world: World) -> None:
+    """S-55"""
     reply = await world.as_("alice").put("/calls/default/x", {"custom": {"a": "x" * 300_000}})
     assert code(reply) == (413, "too_large")
 
@@ -342,6 +343,7 @@ async def test_tokens_are_made_for_users(world: World) -> None:
 
 
 async def test_too_many_requests_are_told_when_to_come_back(database_url: str) -> None:
+    """S-78"""
     limits = RateLimits(user_requests_per_minute=3, app_requests_per_minute=5)
     world = await World.open(database_url, settings=CallsSettings(rate_limits=limits), dev=False)
     alice, bob = world.as_("alice"), world.as_("bob")

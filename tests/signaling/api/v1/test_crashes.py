@@ -119,6 +119,7 @@ async def test_w_5_killed_while_it_is_sent(database_url: str) -> None:
 
 @pytest.mark.slow
 async def test_f_25_no_acknowledged_write_is_lost_by_kills(sqlite_template: Path, tmp_path: Path) -> None:
+    """F-25"""
     file = shutil.copy(sqlite_template, tmp_path / "calls.db")
     acknowledged: dict[str, int] = {}
 
@@ -194,6 +195,7 @@ async def breakable(url: str) -> AsyncIterator[tuple[Line, str]]:
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_f_24_with_postgresql_away_running_calls_go_on(database_url: str) -> None:
+    """F-24"""
     async with breakable(database_url) as (line, url), gateway(lambda request: (204, None)) as endpoint:
         world = await World.open(url, media=FakeMedia())
         await world.server.post("/webhooks", {"url": endpoint.url})

@@ -408,6 +408,7 @@ async def test_silence_closes_and_pings_of_either_kind_keep_open(database_url: s
 
 @ON_SQLITE
 async def test_a_slow_socket_loses_counts_first_and_then_the_connection(database_url: str) -> None:
+    """F-35"""
     world = await World.open(database_url, settings=CallsSettings(socket_queue_max=16))
     await world.call("default/x", by="alice")
     slow = await world.listen(world.as_("alice"), "default/x")

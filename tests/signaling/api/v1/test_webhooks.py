@@ -75,6 +75,7 @@ def test_w_1_the_signature_is_the_standards() -> None:
     ],
 )
 def test_w_2_what_was_changed_or_is_old_is_refused(body: bytes, headers: dict[str, str], secret: str, now: int) -> None:
+    """S-68"""
     with pytest.raises(WebhookVerificationError):
         verify_webhook(body, headers, secret, now=now)
 
@@ -115,6 +116,7 @@ async def test_w_1_a_delivery_is_the_envelope_signed(world: World, endpoint: End
 
 
 async def test_w_3_down_for_ten_minutes_nothing_is_lost(world: World, endpoint: Endpoint) -> None:
+    """F-36"""
     webhook = await subscribe(world, endpoint)
     endpoint.status = 503
     await world.call("default/x", by="alice")

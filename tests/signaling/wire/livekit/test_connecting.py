@@ -132,6 +132,7 @@ def test_garbage_that_claims_to_be_gzip_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [UNPACKED_MAX_BYTES + 1, 64 * MIB])
 def test_a_bomb_is_refused_before_it_has_unpacked(size: int) -> None:
+    """S-43"""
     compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     chunk = b"\x00" * MIB
     packed = b"".join([*(compressor.compress(chunk) for _ in range(size // MIB)), compressor.compress(b"\x00")])

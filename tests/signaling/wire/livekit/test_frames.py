@@ -87,6 +87,7 @@ def test_what_is_no_signal_message_is_refused(frame: bytes | str) -> None:
 @RANDOM
 @given(st.binary(max_size=300) | st.text(max_size=300))
 def test_any_frame_is_read_or_refused(frame: bytes | str) -> None:
+    """S-42"""
     try:
         request = read(frame)
     except InvalidRequest:

@@ -255,6 +255,7 @@ mod tests {
         );
     }
 
+    /// S-25
     #[test]
     fn a_switch_must_be_worth_its_cost() {
         let mut candidate = track(1, 0, vec![option(0, 0, 100_000, 1.0), option(1, 0, 300_000, 1.1)]);

@@ -191,6 +191,7 @@ fn without_feedback_the_rate_falls_to_the_floor() {
     assert_eq!(run.estimator.limit(), Limit::Silence);
 }
 
+/// S-21
 #[test]
 fn a_receiver_that_reports_what_was_never_sent_moves_nothing() {
     let mut run = Run::new(Link::new(5e6), 1e6);

@@ -350,6 +350,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        /// S-26
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let structure = Descriptor::parse(&l2t2(true, false, 0, 100, true), None).unwrap().structure;

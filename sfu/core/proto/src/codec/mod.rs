@@ -196,6 +196,7 @@ mod tests {
     }
 
     proptest! {
+        /// S-27
         #[test]
         fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), marker: bool) {
             for codec in [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1, Codec::Opus] {

@@ -271,6 +271,7 @@ mod tests {
         assert!(ids.len() > 6 && ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
     }
 
+    /// S-27, F-42
     #[test]
     fn numbers_go_on_across_wraps_and_sources() {
         let mut munger = Munger::new(65_534, u32::MAX - 1500, 512);
@@ -343,6 +344,7 @@ mod tests {
         }
     }
 
+    /// F-04
     #[test]
     fn duplicates_are_not_forwarded_twice() {
         let mut munger = Munger::new(0, 0, 512);

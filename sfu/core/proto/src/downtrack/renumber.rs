@@ -221,6 +221,7 @@ mod tests {
         assert_eq!(numbers.forward(50_001), at(2), "a jump is one step");
     }
 
+    /// F-42
     #[test]
     fn numbers_beyond_four_thousand_million_are_told_apart() {
         let start = u64::from(u32::MAX) - 1;

@@ -373,6 +373,7 @@ mod tests {
         assert_eq!(remembered(&fast), 512, "300 packets a second");
     }
 
+    /// S-19, F-07
     #[test]
     fn nobody_gets_the_same_too_soon_too_often_or_beyond_the_budget() {
         let (mut sent, mut now, rtt) = (SentHistory::new(VIDEO_WINDOW), origin(), Duration::from_millis(50));

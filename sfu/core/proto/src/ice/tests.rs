@@ -123,6 +123,7 @@ fn a_new_nomination_moves_media_and_the_old_path_is_still_heard() {
     assert!(!peer.agent.accepts(&path(1)) && peer.agent.accepts(&path(2)));
 }
 
+/// S-07
 #[test]
 fn at_most_one_switch_a_second_and_the_last_nomination_is_not_lost() {
     let mut peer = Peer::new();
@@ -182,6 +183,7 @@ fn a_regular_peer_that_stops_nominating_a_path_leaves_it_at_once() {
     assert_eq!(peer.agent.selected(), Some(path(2)));
 }
 
+/// S-07
 #[test]
 fn a_replay_from_elsewhere_moves_nothing() {
     let mut peer = Peer::new();
@@ -283,6 +285,7 @@ fn a_closed_connection_is_no_path() {
     assert_eq!(peer.agent.state(), IceState::Failed);
 }
 
+/// S-05.
 /// Checks that are wrong in one way each: none may be answered with success or bind an address.
 #[test]
 fn malformed_checks_are_never_answered_with_success() {

@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(out.len(), 12);
     }
 
+    /// S-18
     #[test]
     fn bombs_are_dropped_with_their_reason() {
         let table = [
@@ -166,6 +167,7 @@ mod tests {
         assert_eq!(compound(&[]).err(), Some(DropReason::RtcpTruncated));
     }
 
+    /// S-23
     #[test]
     fn the_statuses_of_a_whole_datagram_are_bounded() {
         let feedback = hex("8fcd0005 00000001 00000002 0000 0800 00000000 0800 0000");
@@ -187,6 +189,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// S-18
         #[test]
         fn reading_never_panics_and_is_bounded(
             mut bytes in prop::collection::vec(any::<u8>(), 0..400),

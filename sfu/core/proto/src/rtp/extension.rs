@@ -179,6 +179,7 @@ mod tests {
         assert_eq!(AbsSendTime::from_duration(Duration::from_millis(500)), AbsSendTime(1 << 17));
     }
 
+    /// S-26
     #[test]
     fn short_and_contradicting_elements_are_refused() {
         assert_eq!(AudioLevel::read(&[]), None);

@@ -215,6 +215,7 @@ mod tests {
         assert_eq!(header.payload(), [0xaa, 0xbb, 0xcc]);
     }
 
+    /// S-17
     #[test]
     fn bombs_are_dropped_with_their_reason() {
         let fixed = "1234 89abcdef 01020304";
@@ -261,6 +262,7 @@ mod tests {
     }
 
     proptest! {
+        /// S-17
         #[test]
         fn parse_never_panics(packet in prop::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(header) = RtpHeader::parse(&packet) {

@@ -54,6 +54,7 @@ mod tests {
     }
 
     proptest! {
+        /// S-17
         #[test]
         fn restore_undoes_the_wrapping(
             seq: u16, rtx_seq: u16, marker: bool, timestamp: u32,

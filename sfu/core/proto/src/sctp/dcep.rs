@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(parse(bytes), Some(Dcep::Open(Open { spec: spec("a", true, None), max_lifetime_ms: Some(500) })));
     }
 
+    /// S-28
     #[test]
     fn what_is_cut_or_unknown_is_refused() {
         let whole = write_open(&spec("_reliable", true, None));

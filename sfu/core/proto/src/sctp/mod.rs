@@ -552,6 +552,7 @@ mod tests {
         assert!(ends.theirs.is_open("_reliable") && ends.theirs.is_open("_lossy"), "{:?}", ends.their_events);
     }
 
+    /// S-29, F-37
     #[test]
     fn lossy_drops_its_oldest_and_reliable_is_reset_when_its_reader_stalls() {
         let config = Config::default();
@@ -577,6 +578,7 @@ mod tests {
         assert!(!ends.ours.is_open("_reliable"));
     }
 
+    /// S-29
     #[test]
     fn a_reliable_queue_never_outgrows_its_hard_cap() {
         let config = Config::default();
@@ -592,6 +594,7 @@ mod tests {
         assert_eq!(outcomes.last(), Some(&Sent::NoChannel));
     }
 
+    /// S-28
     #[test]
     fn garbage_and_floods_of_init_leave_an_association_up() {
         let mut ends = Ends::new(&Config::default());

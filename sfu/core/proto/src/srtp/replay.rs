@@ -93,6 +93,7 @@ mod tests {
         }
     }
 
+    /// S-11
     #[test]
     fn window_meets_the_floor() {
         const { assert!(REPLAY_WINDOW >= 1024) };
@@ -101,6 +102,7 @@ mod tests {
     proptest! {
         // 64 sequences of 4 096 operations: 262 144 operations a run.
         #![proptest_config(ProptestConfig::with_cases(64))]
+        /// S-11
         #[test]
         fn agrees_with_the_oracle(
             start in 0u64..200_000,

@@ -93,6 +93,7 @@ fn rfc_7714_section_17() {
     }
 }
 
+/// S-12
 #[test]
 fn rfc_7714_section_17_3_tagged_but_clear_is_refused() {
     let mut packet = hex(&format!("{RTCP}841dd9683dd78ec92ae58790125f62b3000005d4"));
@@ -119,6 +120,7 @@ fn prefix_and_padding_are_sealed_like_one_piece() {
     }
 }
 
+/// S-10
 #[test]
 fn every_single_bit_is_protected_and_a_forgery_changes_nothing() {
     for profile in Profile::ALL {
@@ -147,6 +149,7 @@ fn every_single_bit_is_protected_and_a_forgery_changes_nothing() {
     }
 }
 
+/// S-24
 #[test]
 fn the_table_of_ssrcs_is_bounded() {
     let (outbound, mut inbound) = pair(Profile::AeadAes128Gcm, 3);
@@ -180,6 +183,7 @@ fn no_length_panics() {
     }
 }
 
+/// S-16
 #[test]
 fn wrong_key_lengths_and_exhausted_keys_are_errors() {
     assert_eq!(OutboundSrtp::new(Profile::AeadAes256Gcm, &[0; 16], &[0; 12]).err(), Some(SrtpError::KeyLength));
@@ -191,6 +195,8 @@ fn wrong_key_lengths_and_exhausted_keys_are_errors() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+    /// F-43.
+    /// F-42.
     /// Any order of delivery within half the number space decrypts to the right extended number, once.
     #[test]
     fn roll_over_is_followed(
