@@ -69,7 +69,7 @@ async def _delete_call(service: CallsService, task: Task) -> None:
 
 
 async def forget_old(service: CallsService) -> None:
-    """Delete events, deliveries, kept replies, attendance and addresses that are past their time."""
+    """Delete events, deliveries, orders, kept replies, attendance and addresses that are past their time."""
     now, settings = service.now(), service.settings
 
     def before(seconds: float) -> int:
@@ -85,6 +85,8 @@ async def forget_old(service: CallsService) -> None:
     await _forget(service, schema.idempotency, before(settings.idempotency_ttl_seconds))
     for table in (schema.deliveries, schema.push_jobs):
         await _forget(service, table, owed, table.c.state != "pending")
+    # Of nodes that never came back; what is left to do at a living one is done within the second.
+    await _forget(service, schema.orders, owed, schema.orders.c.node != "")
     await _forget(service, people, attendance, people.c.present.is_(False))
     await _forget(service, sessions, attendance, sessions.c.running.is_(False))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from signaling.api.v1 import upkeep
+from signaling.calls.state import CloseRoom
+from signaling.store.database import save
 from tests.signaling.api.world import World
 from tests.signaling.events.gateways import gateway
 
@@ -22,19 +24,21 @@ async def test_each_record_is_kept_for_its_time(world: World) -> None:
         participant = (await world.as_("alice").join("default/x"))["participant"]
         await world.vanish(participant, clean=True)
         await world.advance(30)
-    tables = ("events", "idempotency", "deliveries", "participants", "sessions")
+    async with world.service.database.write() as connection:
+        await save(connection, [world.service.orders.to("a node that never comes back", CloseRoom("x", "ended_by"))])
+    tables = ("events", "idempotency", "deliveries", "orders", "participants", "sessions")
 
     async def counts() -> list[bool]:
         await upkeep.forget_old(world.service)
         return [await _count(world, table) > 0 for table in tables]
 
-    assert await counts() == [True] * 5
+    assert await counts() == [True] * 6
     await world.advance(301)
-    assert await counts() == [False, True, True, True, True]
+    assert await counts() == [False, True, True, True, True, True]
     await world.advance(86_400)
-    assert await counts() == [False, False, True, True, True]
+    assert await counts() == [False, False, True, True, True, True]
     await world.advance(7 * 86_400)
-    assert await counts() == [False, False, False, True, True]
+    assert await counts() == [False, False, False, False, True, True]
     await world.advance(90 * 86_400)
-    assert await counts() == [False] * 5
+    assert await counts() == [False] * 6
     assert (await world.as_("alice").get("/calls/default/x")).status_code == 200
