@@ -37,11 +37,17 @@ class Both:
 
 
 @pytest.fixture
-def servers(database_url: str, tmp_path: Path) -> Iterator[tuple[Served, Served]]:
+def environment() -> dict[str, str]:
+    """Further environment of the servers."""
+    return {}
+
+
+@pytest.fixture
+def servers(database_url: str, tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[Served, Served]]:
     states = [tmp_path / name for name in ("here", "there")]
     for state in states:
         state.mkdir()
-    here, there = (Served(state, CALLYARD_DATABASE_URL=database_url) for state in states)
+    here, there = (Served(state, CALLYARD_DATABASE_URL=database_url, **environment) for state in states)
     yield here, there
     here.close()
     there.close()
@@ -152,3 +158,28 @@ async def test_a_process_that_is_killed_and_started_again_disturbs_nobody(both: 
 async def _rights(call: Any, user_id: str) -> list[str]:
     (found,) = [p for p in await call.participants() if p.user_id == user_id]
     return list(found.capabilities or ())
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("environment", [{"CALLYARD_CALLS_NODE_LOST_SECONDS": "4"}])
+async def test_a_dead_server_s_session_goes_on_at_another(both: Both) -> None:
+    here, there = both.here, both.there
+    await (
+        both.at(here, "alice").make_call("default", "x").get_or_create(settings={"session": {"inactivity_seconds": 60}})
+    )
+    bob = await both.at(here, "bob").make_call("default", "x").join()
+    name, gone = bob.name, asyncio.Event()
+    bob.on("disconnected", lambda *_: gone.set())
+    here.close()
+    async with asyncio.timeout(15):
+        while await states(both.at(there, None), "default", "x") == {"bob": "joined"}:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.2)
+    carol = await both.at(there, "carol").make_call("default", "x").join()
+    assert carol.name == name
+    placed = await both.at(there, "dave").make_call("default", "x").join_session()
+    assert placed.media.url.endswith(f":{there.port}")
+    # Back again it finds that the session is held elsewhere, and closes what it still has of it.
+    await asyncio.to_thread(here.start)
+    await asyncio.wait_for(gone.wait(), 30)
+    assert carol.isconnected()
+    assert "carol" in await states(both.at(here, None), "default", "x")
