@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from msgspec import structs
 from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.media import MediaRooms
 from signaling.calls.model import MediaNode, NodeFacts
@@ -56,8 +57,12 @@ class Nodes:
                 await save(connection, [own])
             self._own = own
         async with self._database.read() as connection:
-            self._others = tuple(node for node in await fetch(connection, NODES) if node.id != self.own)
+            await self.read(connection)
         return was_dead
+
+    async def read(self, connection: AsyncConnection) -> None:
+        """See which others there are."""
+        self._others = tuple(node for node in await fetch(connection, NODES) if node.id != self.own)
 
     async def living(self) -> dict[str, NodeFacts]:
         """Return the living nodes, as last seen; our own as it is now, and first."""

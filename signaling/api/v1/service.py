@@ -365,6 +365,10 @@ class CallsService:
             if wanted.online:
                 elsewhere = await online_users(connection, [*draft.members, *wanted.users], now)
                 facts.online = self.channel.online() | elsewhere
+            session = draft.running
+            if session is not None and session.node and not self.nodes.lives(session.node):
+                # Perhaps it has come since the nodes were looked at.
+                await self.nodes.read(connection)
         if wanted.nodes:
             facts.nodes, facts.own_node = await self.nodes.living(), self.nodes.own
         return loaded, Turn(principal, now, self.new_id, facts, draft)

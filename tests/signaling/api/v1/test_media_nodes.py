@@ -313,3 +313,27 @@ async def test_one_call_s_fault_keeps_a_change_from_no_other_and_is_tried_again(
     await nodes.here.advance(5)
     await nodes.here.service.orders.do_anybodys()
     assert not nodes.here.publish(people["x"], "camera")
+
+
+async def test_a_node_that_has_just_come_is_not_taken_for_dead(database_url: str) -> None:
+    """It has a session already, and the other process has not looked at the nodes since."""
+    here = await World.open(database_url, media=media_in("eu"))
+    there = await World.open(database_url, media=media_in("us"), clock=here.clock)
+    await there.call("default/x", by="alice")
+    await there.users("bob")
+    bob = (await there.as_("bob").join("default/x"))["participant"]
+    blocking = asyncio.create_task(here.as_("alice").put(f"{CALL}/blocks/bob", {}))
+    while bob["identity"] in there.media.rooms[bob["session_id"]].participants:
+        await there.service.orders.do_ours()
+        await asyncio.sleep(0.01)
+    assert (await blocking).status_code == 200
+    await there.close()
+    await here.close()
+    again = await World.open(database_url, media=media_in("eu"), clock=here.clock)
+    newer = await World.open(database_url, media=media_in("ap"), clock=here.clock)
+    await newer.call("default/y", by="alice")
+    first = await newer.as_("alice").join("default/y")
+    second = await again.as_("bob").join("default/y", connect=False)
+    assert url(first) == url(second) == "wss://ap.example.com"
+    await newer.close()
+    await again.close()
