@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 
 use crate::command::{DtlsRole, Fingerprint};
+use crate::signing;
 use crate::srtp::Profile;
 
 /// Our certificate, as `cryptography` and others write it.
@@ -91,6 +92,7 @@ pub trait DtlsEngine: Send {
 /// Settings shared by all associations of a worker.
 pub fn dimpl_config(handshake_timeout: Duration) -> Arc<dimpl::Config> {
     let config = dimpl::Config::builder()
+        .with_crypto_provider(signing::provider())
         .mtu(1_200)
         .use_server_cookie(false)
         .max_queue_rx(64)

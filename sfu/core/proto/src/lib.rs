@@ -33,6 +33,7 @@ pub mod rtp;
 pub mod rtt;
 pub mod sctp;
 pub mod sdp;
+mod signing;
 pub mod srtp;
 pub mod stun;
 #[cfg(test)]
