@@ -82,7 +82,7 @@ _COUNTERS = (
     ),
     _Plain("callyard_dtls_handshakes", "DTLS handshakes finished.", "engine", "dtls_handshakes"),
     _Plain("callyard_dtls_failures", "DTLS handshakes that failed.", "engine", "dtls_failed"),
-    _Plain("callyard_dtls_refused", "DTLS handshakes not begun for want of room.", "engine", "dtls_refused"),
+    _Plain("callyard_dtls_refused", "DTLS handshakes that had to wait for room.", "engine", "dtls_refused"),
     _Plain("callyard_data_messages_dropped", "Data-channel messages dropped.", "engine", "data_messages_dropped"),
     _Plain(
         "callyard_data_channels_stalled",

@@ -89,6 +89,21 @@ impl World {
     }
 
     pub fn add_client_in(&mut self, room: RoomId, role: DtlsRole, link: LinkConfig) -> usize {
+        let (index, local, remote) = self.make_client(role, link);
+        self.apply(Command::AddTransport { transport: Self::transport(index), room, local, remote: Some(remote) });
+        index
+    }
+
+    /// As [`Self::add_client`], but the client's description comes later: by the command that is returned.
+    pub fn add_undescribed_client(&mut self, role: DtlsRole, link: LinkConfig) -> (usize, Command) {
+        let (index, local, remote) = self.make_client(role, link);
+        let transport = Self::transport(index);
+        self.apply(Command::AddTransport { transport, room: ROOM, local, remote: None });
+        (index, Command::SetRemote { transport, remote })
+    }
+
+    /// Its number, the server's credentials towards it, and its description.
+    fn make_client(&mut self, role: DtlsRole, link: LinkConfig) -> (usize, IceCredentials, Remote) {
         let index = self.clients.len();
         let certificate = certificate();
         let client_role = match role {
@@ -112,13 +127,7 @@ impl World {
         self.clients[index].feedback = Some(TwccReporter::new(self.now, TWCC_ID));
         self.up.push(Link::new(link.clone(), self.seed * 1_000 + index as u64 * 2));
         self.down.push(Link::new(link, self.seed * 1_000 + index as u64 * 2 + 1));
-        self.apply(Command::AddTransport {
-            transport: Self::transport(index),
-            room,
-            local: server,
-            remote: Some(Remote { ice: local, fingerprints, role }),
-        });
-        index
+        (index, server, Remote { ice: local, fingerprints, role })
     }
 
     pub fn apply(&mut self, command: Command) {

@@ -161,8 +161,8 @@ pub struct Counters {
     pub rooms: u64,
     pub uptracks: u64,
     pub downtracks: u64,
-    pub dtls_handshakes: u64,
 
+    pub dtls_handshakes: u64,
     pub dtls_failed: u64,
     pub dtls_refused: u64,
     pub data_messages_in: Traffic,

@@ -40,6 +40,10 @@ drop_reasons! {
     Quic => "quic",
     /// Not from a 5-tuple that passed an authenticated ICE check.
     UnvalidatedPath => "unvalidated_path",
+    /// Part of a DTLS handshake that is waiting to be read already.
+    DtlsRepeated => "dtls_repeated",
+    /// More datagrams of one DTLS handshake than may wait.
+    DtlsTooMany => "dtls_too_many",
     /// STUN that is not a well-formed message.
     StunMalformed => "stun_malformed",
     /// STUN of a class or method that an ICE-lite agent has no use for.

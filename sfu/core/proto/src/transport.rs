@@ -109,6 +109,11 @@ pub struct Transport {
     /// The byte counts at the last quality report.
     pub reported_up: u64,
     pub reported_down: u64,
+    /// Datagrams of the handshake that are not read yet, and whether the engine has it on its list.
+    pub flights: VecDeque<Box<[u8]>>,
+    pub is_queued: bool,
+    /// It counts as a handshake under way.
+    pub is_counted: bool,
     dtls: Option<Box<dyn DtlsEngine>>,
     dtls_started: Option<Instant>,
     dtls_wait: Option<Instant>,
@@ -173,6 +178,9 @@ impl Transport {
             unanswered: unanswered::Watch::default(),
             reported_up: 0,
             reported_down: 0,
+            flights: VecDeque::new(),
+            is_queued: false,
+            is_counted: false,
             dtls: None,
             dtls_started: None,
             dtls_wait: None,
@@ -227,7 +235,9 @@ impl Transport {
         {
             return self.fail(DtlsError::Handshake, work);
         }
-        if self.dtls_wait.is_none_or(|at| at <= now)
+        // Nothing is sent again while the answer to it is there and only waits for its turn.
+        if self.flights.is_empty()
+            && self.dtls_wait.is_none_or(|at| at <= now)
             && let Err(error) = dtls.timeout(now)
         {
             return self.fail(error, work);
@@ -242,7 +252,8 @@ impl Transport {
         self.dtls.as_ref()?;
         let life = self.dtls_started.filter(|_| self.protection.is_none()).map(|at| at + handshake);
         let sctp = self.sctp.as_ref().and_then(|s| s.deadline());
-        [self.dtls_wait, life, sctp].into_iter().flatten().min()
+        let wait = self.dtls_wait.filter(|_| self.flights.is_empty());
+        [wait, life, sctp].into_iter().flatten().min()
     }
 
     pub fn open_channels(&mut self, now: Instant, specs: Vec<ChannelSpec>, work: &mut Work<'_>) {

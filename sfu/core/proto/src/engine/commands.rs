@@ -6,7 +6,7 @@ use super::down::Downtrack;
 use super::up::Uptrack;
 use super::{Engine, work};
 use crate::command::{Command, DowntrackSpec, Fault, IceCredentials, Remote, UptrackSpec};
-use crate::event::{Event, TransportState};
+use crate::event::Event;
 use crate::fast_map::Keyed;
 use crate::ice::{Credentials, IceAgent};
 use crate::ids::{DowntrackId, RoomId, Ssrc, TransportId, UptrackId};
@@ -285,24 +285,6 @@ impl Engine {
         self.update_demand(now, from);
         self.retarget(now, slot);
         Ok(())
-    }
-
-    pub(super) fn start_dtls(&mut self, now: Instant, slot: usize) {
-        let Some(transport) = self.transports.get(slot) else { return };
-        if transport.has_dtls() || transport.remote.is_none() || transport.path.is_none() {
-            return;
-        }
-        if matches!(transport.state, TransportState::Failed | TransportState::Closed) {
-            return;
-        }
-        let under_way = self.transports.iter().filter(|(_, t)| t.is_shaking_hands()).count();
-        self.counters.dtls_handshakes = under_way as u64;
-        if under_way >= self.config.max_dtls_handshakes {
-            self.counters.dtls_refused += 1;
-            return;
-        }
-        let (dimpl, certificate) = (self.dimpl.clone(), self.certificate.clone());
-        self.transports[slot].start_dtls(now, &dimpl, &certificate, &mut work!(self));
     }
 
     pub(super) fn transport_slot(&self, id: TransportId) -> Result<usize, Refusal> {

@@ -47,6 +47,12 @@ impl Engine {
                 match kind {
                     Kind::Dtls => {
                         self.counters.up.dtls.add(datagram.payload.len());
+                        if self.transports[slot].protection.is_none() {
+                            if let Err(reason) = self.queue_flight(now, slot, datagram.payload) {
+                                self.counters.dropped.add(reason);
+                            }
+                            return;
+                        }
                         self.transports[slot].receive_dtls(now, datagram.payload, &mut work!(self));
                         self.settle(now, slot);
                     }

@@ -79,6 +79,7 @@ impl Engine {
         if self.notes.is_empty() {
             self.notes = notes;
         }
+        self.count_handshake(slot);
         self.reschedule(slot);
     }
 
@@ -92,6 +93,7 @@ impl Engine {
                 Profile::Aes128CmSha1_80 => &mut ciphers.aes128_cm_sha1_80,
             } += 1;
         }
+        self.counters.dtls_handshakes += 1;
         self.set_state(slot, TransportState::Connected, "");
         self.emit_path(slot);
         self.after_connect(now, slot);
@@ -159,6 +161,7 @@ impl Engine {
             self.notes.clear();
         }
         self.set_state(slot, TransportState::Closed, reason);
+        self.forget_handshake(slot);
         let transport = self.transports.remove(slot);
         self.transport_slots.remove(&transport.id);
         for path in &transport.known_paths {

@@ -13,6 +13,7 @@ mod down;
 mod feedback;
 mod forward;
 mod give;
+mod handshakes;
 mod ingress;
 mod ladder;
 mod lifecycle;
@@ -48,6 +49,7 @@ use crate::transport::{Note, Transport};
 use data::DataUptrack;
 use down::Downtrack;
 use forward::Pending;
+use handshakes::Handshakes;
 use lifecycle::Room;
 use up::Uptrack;
 
@@ -87,6 +89,7 @@ pub struct Engine {
     first_pictures: Vec<(usize, usize)>,
     next_keyframe: Option<Instant>,
     next_beat: Option<Instant>,
+    handshakes: Handshakes,
     /// Transports whose pacer holds something.
     paced: Vec<usize>,
     next_quality: Instant,
@@ -144,6 +147,7 @@ impl Engine {
             first_pictures: Vec::new(),
             next_keyframe: None,
             next_beat: None,
+            handshakes: Handshakes::default(),
             paced: Vec::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -206,11 +210,15 @@ impl Engine {
             self.next_tick = Some(now + tick::TICK);
             self.guarded(now, |engine| engine.tick(now));
         }
+        if self.handshakes.due.is_some_and(|at| at <= now) {
+            self.shake_hands(now);
+        }
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        [timer, self.next_tick, self.next_fine_tick, self.next_keyframe, self.next_beat].into_iter().flatten().min()
+        let ticks = [self.next_tick, self.next_fine_tick, self.next_keyframe, self.next_beat];
+        ticks.into_iter().chain([timer, self.handshakes.due]).flatten().min()
     }
 
     pub fn transmits(&self) -> &TransmitArena {
