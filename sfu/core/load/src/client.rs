@@ -2,15 +2,19 @@
 //!
 //! It checks one address, trusts its server's fingerprint, and keeps nothing of what it receives but counts.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use callyard_proto::config::Config;
 use callyard_proto::drop_reason::DropReason;
 use callyard_proto::dtls::{Certificate, DimplEngine, DtlsEngine, DtlsOutput, SrtpKeys};
 use callyard_proto::ids::{SeqNo, Ssrc};
 use callyard_proto::rtcp::{Arrival, CompoundWriter, Packet, SenderInfo, compound};
 use callyard_proto::rtp::{RtpHeader, TransportSeq};
+use callyard_proto::sctp::Sctp;
 use callyard_proto::srtp::{InboundSrtp, MAX_TRAILER_LEN, OutboundSrtp, Payload, Profile};
 use callyard_proto::stun::{Check, IntegrityKey, Message, Role, write_request, write_success};
 use serde_bytes::ByteBuf;
@@ -75,6 +79,8 @@ impl Outbox {
 pub(crate) struct Context {
     pub certificate: Certificate,
     pub dimpl: Arc<dimpl::Config>,
+    /// For its bounds of data channels.
+    pub config: Config,
     pub feedback_interval: Duration,
     /// The wall clock minus this is what feedback packets count in.
     pub base_wall_ns: u64,
@@ -84,6 +90,7 @@ pub(crate) struct Context {
     pub loss: Loss,
     pub scratch: Vec<u8>,
     pub seqs: Vec<u16>,
+    pub packets: VecDeque<Bytes>,
 }
 
 /// Packets that get lost by chance, the same ones in every run.
@@ -136,6 +143,8 @@ pub(crate) struct Client {
     has_media: [bool; 2],
     dtls: Dtls,
     srtp: Option<(InboundSrtp, OutboundSrtp)>,
+    /// There once the server speaks it: channels that it opens are open, what comes on them is left.
+    sctp: Option<Box<Sctp>>,
     next_check: Instant,
     next_dtls: Option<Instant>,
     next_feedback: Option<Instant>,
@@ -170,6 +179,7 @@ impl Client {
             has_media: [false; 2],
             dtls: Dtls::Waiting,
             srtp: None,
+            sctp: None,
             next_check: now,
             next_dtls: None,
             next_feedback: None,
@@ -197,7 +207,8 @@ impl Client {
         if self.is_over {
             return None;
         }
-        [Some(self.next_check), self.next_dtls, self.next_feedback, self.next_report, self.next_nack]
+        let sctp = self.sctp.as_ref().and_then(|sctp| sctp.deadline());
+        [Some(self.next_check), self.next_dtls, sctp, self.next_feedback, self.next_report, self.next_nack]
             .into_iter()
             .flatten()
             .min()
@@ -218,6 +229,10 @@ impl Client {
                 let result = dtls.timeout(now);
                 self.after_dtls(now, result.is_ok(), context);
             }
+        }
+        if let Some(sctp) = self.sctp.as_mut().filter(|sctp| is_due(sctp.deadline())) {
+            sctp.timeout(now);
+            self.after_dtls(now, true, context);
         }
         if is_due(self.next_nack) {
             self.send_nacks(now, context);
@@ -400,13 +415,35 @@ impl Client {
             return self.end(State::Failed, "dtls", context);
         }
         loop {
+            self.drain_dtls(now, context);
+            let Some(sctp) = &mut self.sctp else { return };
+            while sctp.poll_event().is_some() {}
+            sctp.poll_packet(now, &mut context.packets);
+            if context.packets.is_empty() {
+                return;
+            }
+            while let Some(packet) = context.packets.pop_front() {
+                let Dtls::Native(dtls) = &mut self.dtls else { return };
+                if dtls.send(&packet).is_err() {
+                    context.packets.clear();
+                    return self.end(State::Failed, "dtls", context);
+                }
+                self.drain_dtls(now, context);
+            }
+        }
+    }
+
+    fn drain_dtls(&mut self, now: Instant, context: &mut Context) {
+        loop {
             let Dtls::Native(dtls) = &mut self.dtls else { return };
             match dtls.poll(&mut context.scratch) {
                 Err(error) => return self.end(State::Failed, error.code(), context),
                 Ok(DtlsOutput::Packet(packet)) => context.out.push(packet),
                 Ok(DtlsOutput::Connected(keys)) => self.set_keys(now, &keys, context),
-                // Data channels are not ours.
-                Ok(DtlsOutput::Data(_)) => {}
+                Ok(DtlsOutput::Data(data)) => {
+                    let sctp = self.sctp.get_or_insert_with(|| Box::new(Sctp::new(&context.config, self.open.role)));
+                    sctp.receive(now, data);
+                }
                 Ok(DtlsOutput::Closed) => return self.end(State::Closed, "close_notify", context),
                 Ok(DtlsOutput::Wait(at)) => {
                     self.next_dtls = (!self.is_connected || at <= now + Duration::from_secs(60)).then_some(at);

@@ -4,13 +4,14 @@
 //! packet came is told by the kernel's time stamp, so that ticks do not show in latencies.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use callyard_net::Clock;
+use callyard_proto::config::Config;
 use callyard_proto::dtls::{Certificate, dimpl_config};
 use slab::Slab;
 
@@ -242,6 +243,7 @@ impl Generator {
                 private_key_der: setup.key_der.to_vec(),
             },
             dimpl: dimpl_config(HANDSHAKE),
+            config: Config::default(),
             feedback_interval: Duration::from_millis(setup.feedback_ms.clamp(10, 10_000)),
             base_wall_ns: wall_ns(self.clock),
             out: Outbox::default(),
@@ -250,6 +252,7 @@ impl Generator {
             loss: Loss::new(setup.loss),
             scratch: Vec::new(),
             seqs: Vec::new(),
+            packets: VecDeque::new(),
         });
         self.setup = Some(setup);
         Ok(())
