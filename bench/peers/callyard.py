@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections import deque
 from ipaddress import IPv4Address
@@ -114,7 +115,7 @@ class Callyard(Peer):
             room, transport = self._viewers.popleft()
             clients.leaves(transport)
             self.worker.send(border.RemoveTransport(transport=transport))
-            generator(clients).send(load.Close(transport=transport, abrupt=True))
+            self._tell(clients, load.Close(transport=transport, abrupt=True))
             self._view(clients, scenario, room, at)
         self._check()
 
@@ -133,7 +134,8 @@ class Callyard(Peer):
         described = border.Remote(ice=remote, fingerprints=(self._fingerprint,), role=DtlsRole.SERVER)
         self.worker.send(border.AddTransport(transport=transport, room=room, local=local, remote=described))
         _, ip, port = self.worker.candidates[0]
-        generator(clients).send(
+        self._tell(
+            clients,
             load.Open(
                 transport=transport,
                 local=remote,
@@ -142,7 +144,7 @@ class Callyard(Peer):
                 role=DtlsRole.CLIENT,
                 address=f"{ip}:{port}",
                 external_dtls=clients.external is not None,
-            )
+            ),
         )
         return transport
 
@@ -179,7 +181,8 @@ class Callyard(Peer):
                 layers=tuple(layers) if is_video else (),
             )
         )
-        generator(clients).send(
+        self._tell(
+            clients,
             load.Publish(
                 transport=transport,
                 stream=uptrack,
@@ -191,7 +194,7 @@ class Callyard(Peer):
                 frames_per_second=track.frames_per_second,
                 encodings=encodings,
                 phase_us=track.phase_us(transport),
-            )
+            ),
         )
         self._uptracks[room].append((uptrack, transport, track))
 
@@ -224,7 +227,8 @@ class Callyard(Peer):
                     want=Want(quality=track.layer_for(position)) if is_video else Want(),
                 )
             )
-        generator(clients).send(
+        self._tell(
+            clients,
             load.Receive(
                 transport=transport,
                 codecs=(
@@ -233,9 +237,13 @@ class Callyard(Peer):
                 ),
                 extensions=_EXTENSIONS,
                 repairs=tuple(repairs),
-            )
+            ),
         )
         self.worker.send(*downtracks)
+
+    def _tell(self, clients: Clients, *commands: load.Command) -> None:
+        """Behind what the worker was told, which leaves at the end of the loop's turn: a first check finds somebody."""
+        asyncio.get_running_loop().call_soon(generator(clients).send, *commands)
 
     def _event(self, event: border.AnyEvent) -> None:
         if isinstance(event, border.Rejected):
