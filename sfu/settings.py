@@ -154,7 +154,7 @@ class EngineSettings(BaseModel):
             description="Requests for first pictures beyond one each `keyframe_interval_seconds`; earned back one "
             "each. Raise it for long storms of joins, at the publisher's cost.",
         ),
-    ] = 10
+    ] = 20
     demand_dwell_seconds: Annotated[
         float,
         Field(

@@ -114,7 +114,7 @@ impl Default for Config {
             history_packets: 512,
             keyframe_interval: Duration::from_millis(1_000),
             first_picture_interval: Duration::from_millis(300),
-            first_picture_burst: 10,
+            first_picture_burst: 20,
             demand_dwell: Duration::from_secs(3),
             layer_timeout: Duration::from_millis(1_500),
             unanswered_after: Duration::from_secs(3),

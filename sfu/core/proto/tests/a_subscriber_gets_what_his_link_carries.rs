@@ -41,6 +41,25 @@ fn on_a_free_link_the_picture_is_there_at_once_and_at_its_best_within_two_second
 }
 
 #[test]
+fn a_first_picture_that_is_long_in_coming_is_sent_at_once_when_it_comes() {
+    let mut call = Call::new(1, LinkConfig::default(), vec![Camera::single(1, 1_000, 700_000)]);
+    call.cameras[0].source.streams[0].wants_key = false;
+    for _ in 0..600 {
+        // The publisher sends, but no key frame: it has just been asked for others.
+        call.world.clients[0].keyframes_asked.clear();
+        call.run(Duration::from_millis(5));
+    }
+    let then = call.world.now;
+    assert!(call.seen(0, then - SECOND * 3).is_empty());
+    call.run(Duration::from_millis(1_300));
+    let first = call.seen(0, then)[0].at - then;
+    assert!(first < Duration::from_millis(1_200), "{first:?}");
+    assert!(call.fps(0, then + first) > 28.0, "{}", call.fps(0, then + first));
+    let paused = |event: &&Event| matches!(event, Event::DowntrackState { active: false, .. });
+    assert_eq!(call.world.events.iter().find(paused), None, "nothing was measured that speaks against it");
+}
+
+#[test]
 fn at_one_megabit_frame_rate_is_kept_before_size() {
     let mut call = Call::new(2, link(1_000_000), one_camera());
     let start = call.world.now;

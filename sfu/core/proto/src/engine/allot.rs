@@ -52,7 +52,7 @@ const INTERVAL_FULL: Duration = Duration::from_secs(1);
 pub struct Allotment {
     #[serde(with = "crate::moment")]
     pub at: Option<Instant>,
-    /// When the first video was to be sent.
+    /// When it was first seen that video is sent: until then a key frame was waited for, however long.
     #[serde(with = "crate::moment")]
     pub began: Option<Instant>,
     /// Bits a second in all that it needs, what the next useful layer would need, and what everything would.
@@ -148,7 +148,7 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
     if tracks.is_empty() {
         return Outcome { allotment, ..Outcome::default() };
     }
-    allotment.began = before.began.or(Some(now));
+    allotment.began = before.began.or(tracks.iter().any(|track| track.has_started).then_some(now));
     let Some(estimate) = downlink.estimate_bps() else {
         return Outcome { budget_bps: None, allotment, choices: tracks.iter().map(unlimited).collect() };
     };

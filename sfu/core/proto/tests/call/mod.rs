@@ -43,6 +43,11 @@ impl Camera {
         Self { source, bitrates: BITRATES.to_vec(), is_screen: false, frame: 0, ticks: 0, is_temporal: true }
     }
 
+    pub fn single(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
+        let source = Source::video(0, uptrack, ssrc);
+        Self { source, bitrates: vec![bitrate], is_screen: false, frame: 0, ticks: 0, is_temporal: false }
+    }
+
     pub fn screen(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
         let source = Source::video(0, uptrack, ssrc);
         Self { source, bitrates: vec![bitrate], is_screen: true, frame: 0, ticks: 0, is_temporal: false }
