@@ -194,9 +194,9 @@ impl Pacer {
         before - self.waiting.len()
     }
 
-    /// Leaves out every waiting frame of a temporal layer above the base, and all retransmissions.
-    pub fn thin(&mut self) -> usize {
-        let mut left_out = 0;
+    /// Leaves out every waiting frame of a temporal layer above the base, and all retransmissions. `left_out` is told of each
+    /// packet: its downtrack, and what it was.
+    pub fn thin(&mut self, mut left_out: impl FnMut(usize, &Unit)) {
         let mut begun: Vec<usize> = Vec::new();
         for (_, waiting) in &mut self.waiting {
             // The rest of a frame whose first packets have left must follow.
@@ -206,16 +206,15 @@ impl Pacer {
             if waiting.bytes > 0 && waiting.unit.meta.temporal.0 > 0 && begun.contains(&waiting.downtrack) {
                 self.waiting_bytes -= u64::from(waiting.bytes);
                 waiting.bytes = 0;
-                left_out += 1;
+                left_out(waiting.downtrack, &waiting.unit);
             }
         }
         self.resends.clear();
-        left_out
     }
 
-    /// Leaves out what waits of a stream's spatial layers above `spatial`, and ends its pictures below them.
-    pub fn lower(&mut self, downtrack: usize, spatial: Spatial) -> usize {
-        let mut left_out = 0;
+    /// Leaves out what waits of a stream's spatial layers above `spatial`, and ends its pictures below them. `left_out` is
+    /// told of each packet.
+    pub fn lower(&mut self, downtrack: usize, spatial: Spatial, mut left_out: impl FnMut(&Unit)) {
         let mut has_begun = false;
         for (_, waiting) in self.waiting.iter_mut().filter(|(_, w)| w.downtrack == downtrack && w.bytes > 0) {
             let meta = waiting.unit.meta;
@@ -227,11 +226,10 @@ impl Pacer {
             if meta.spatial > spatial {
                 self.waiting_bytes -= u64::from(waiting.bytes);
                 waiting.bytes = 0;
-                left_out += 1;
+                left_out(&waiting.unit);
             }
             waiting.unit.marker |= meta.spatial == spatial && meta.end_of_frame;
         }
-        left_out
     }
 
     pub fn is_idle(&self) -> bool {
@@ -438,7 +436,9 @@ mod tests {
         for (seq, temporal, starts) in [(1, 2, false), (2, 0, true), (3, 1, true), (4, 1, false), (5, 0, true)] {
             pacer.hold(waiting(1, seq, temporal, starts));
         }
-        assert_eq!(pacer.thin(), 2);
+        let mut left_out = Vec::new();
+        pacer.thin(|downtrack, unit| left_out.push((downtrack, unit.seq.0)));
+        assert_eq!(left_out, [(1, 3), (1, 4)]);
         assert_eq!(
             pacer.waiting.iter().filter(|(_, w)| w.bytes > 0).map(|(_, w)| w.unit.seq.0).collect::<Vec<_>>(),
             [1, 2, 5]

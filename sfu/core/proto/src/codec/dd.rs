@@ -305,10 +305,25 @@ pub(crate) mod tests {
 
     /// A packet of L2T2 (full SVC): templates S0T0, S0T1, S1T0, S1T1; targets (0,0) (0,1) (1,0) (1,1); two chains.
     pub(crate) fn l2t2(start: bool, end: bool, template: u32, frame_number: u16, key: bool) -> Vec<u8> {
+        l2t2_with(&[&[], &[], &[], &[]], (start, end), template, frame_number, key)
+    }
+
+    /// Every frame refers to the lower layer's of its picture, and to the last one with a lower temporal layer of its own.
+    pub(crate) fn l2t2_referring(template: u32, frame_number: u16, key: bool) -> Vec<u8> {
+        l2t2_with(&[&[4], &[2], &[1, 4], &[1, 2]], (true, true), template, frame_number, key)
+    }
+
+    fn l2t2_with(
+        references: &[&[u32]; 4],
+        (start, end): (bool, bool),
+        template: u32,
+        frame_number: u16,
+        key: bool,
+    ) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.put(1, start.into()).put(1, end.into()).put(6, template).put(16, frame_number.into());
         if key {
-            writer.put(5, 0b10001).put(6, 0).put(5, 3); // a structure, and chains that begin here
+            writer.put(5, 0b10011).put(6, 0).put(5, 3); // a structure, no references, and chains that begin here
             for next in [1, 2, 1, 3] {
                 writer.put(2, next);
             }
@@ -317,7 +332,10 @@ pub(crate) mod tests {
                     writer.put(2, indication);
                 }
             }
-            writer.put(4, 0); // no frame differences
+            for back in references {
+                back.iter().for_each(|back| _ = writer.put(1, 1).put(4, back - 1));
+                writer.put(1, 0);
+            }
             writer.put(2, 2); // ns(5) = 2 chains
             for chain in [0, 0, 1, 1] {
                 writer.put(1, chain); // ns(2)
@@ -325,7 +343,7 @@ pub(crate) mod tests {
             for fdiffs in [[4, 3], [2, 1], [1, 1], [3, 2]] {
                 writer.put(4, fdiffs[0]).put(4, fdiffs[1]);
             }
-            writer.put(1, 0).put(8, 0).put(8, 0);
+            writer.put(1, 0).put(2, 0).put(8, 0).put(8, 0);
         }
         writer.bytes()
     }

@@ -161,6 +161,22 @@ impl Selector {
         (self.encoding != Some(target.spatial)).then_some(target.spatial)
     }
 
+    /// A frame that was to be forwarded has been left out after all, as has whatever else of its stream lies above `below`.
+    ///
+    /// `frame_number`: the dependency descriptor's. Without one, what refers to it cannot be told: above `below` one climbs anew.
+    pub fn withdraw(&mut self, encoding: Spatial, frame_number: Option<u16>, below: Layer) {
+        if self.encoding != Some(encoding) {
+            return;
+        }
+        match (&mut self.svc, frame_number) {
+            (Some(svc), Some(number)) => svc.note(number, false),
+            _ => {
+                self.spatial = self.spatial.min(below.spatial);
+                self.temporal = self.temporal.min(below.temporal);
+            }
+        }
+    }
+
     /// Forgets the stream being sent: the next packet forwarded begins anew, at a key frame.
     pub fn restart(&mut self) {
         self.encoding = None;
@@ -295,7 +311,7 @@ impl Selector {
         (self.spatial, self.temporal) = (Spatial(spatial), Temporal(temporal));
         let is_in_target = descriptor.indication(svc.decode_target) != Indication::NotPresent;
         let is_forwarded = is_in_target && is_decodable;
-        svc.fates[usize::from(descriptor.frame_number) % FRAME_MEMORY] = Some((descriptor.frame_number, is_forwarded));
+        svc.note(descriptor.frame_number, is_forwarded);
         if !is_forwarded {
             return Verdict::Drop(Reason::NotInTarget);
         }
@@ -318,6 +334,10 @@ impl Svc {
         }
     }
 
+    fn note(&mut self, frame: u16, is_forwarded: bool) {
+        self.fates[usize::from(frame) % FRAME_MEMORY] = Some((frame, is_forwarded));
+    }
+
     /// Whether that frame came, and was forwarded or left out.
     fn has_fate(&self, frame: u16, was_forwarded: bool) -> bool {
         self.fates[usize::from(frame) % FRAME_MEMORY] == Some((frame, was_forwarded))
@@ -331,8 +351,12 @@ impl Svc {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::codec::dd::tests::l2t2;
+    use crate::codec::dd::tests::{l2t2, l2t2_referring};
 
     const FORWARD: Verdict = Verdict::Forward { switched: false, marker: false };
     const SWITCHED: Verdict = Verdict::Forward { switched: true, marker: false };
@@ -472,6 +496,113 @@ mod tests {
         assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
         assert_eq!(send(&mut selector, 0, 112, true), FORWARD);
         assert_eq!(send(&mut selector, 2, 113, false), Verdict::Forward { switched: false, marker: true });
+    }
+
+    #[test]
+    fn what_was_dropped_while_it_waited_is_climbed_to_anew() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(0, 2));
+        assert_eq!(selector.select(on(0, &meta(0, 0, true, true)), false), SWITCHED);
+        assert_eq!(selector.select(on(0, &meta(0, 1, false, true)), false), FORWARD);
+        selector.withdraw(Spatial(0), None, Layer { spatial: Spatial(u8::MAX), temporal: Temporal(0) });
+        let rest = PacketMeta { start_of_frame: false, ..meta(0, 1, false, true) };
+        assert_eq!(selector.select(on(0, &rest), false), Verdict::Drop(Reason::AboveTemporal), "of the same frame");
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
+        assert_eq!(selector.select(on(0, &meta(0, 0, false, false)), false), FORWARD);
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, true)), false), FORWARD, "a sync point");
+        selector.withdraw(Spatial(1), None, Layer { spatial: Spatial(0), temporal: Temporal(0) });
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), FORWARD, "that was another stream");
+    }
+
+    /// What may happen behind a frame of the property below.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        None,
+        Lost,
+        /// The pacer drops what it holds above the base, in time or in size.
+        Thinned,
+        Lowered,
+        Aimed(u8, u8),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            6 => Just(Event::None),
+            1 => Just(Event::Lost),
+            2 => Just(Event::Thinned),
+            1 => Just(Event::Lowered),
+            2 => (0u8..2, 0u8..2).prop_map(|(spatial, temporal)| Event::Aimed(spatial, temporal)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is lost, wished or dropped while it waits: nothing is forwarded that refers to a frame that came and was not.
+        #[test]
+        fn nothing_refers_to_what_was_left_out(
+            first in 65_000u16..=u16::MAX,
+            pictures in proptest::collection::vec((prop::bool::weighted(0.08), event(), event()), 1..120),
+        ) {
+            let mut selector = Selector::new(MediaKind::Video);
+            selector.set_target(layer(1, 1));
+            let structure = Descriptor::parse(&l2t2_referring(0, 0, true), None).unwrap().structure.unwrap();
+            let (mut came, mut forwarded) = (BTreeSet::new(), BTreeSet::new());
+            // What the pacer may still hold: frames forwarded since the last one of the base.
+            let mut held: Vec<(u16, u8, u8)> = Vec::new();
+            for (index, (is_key, lower, upper)) in pictures.into_iter().enumerate() {
+                let (temporal, number) = ((index % 2) as u8, first.wrapping_add(2 * index as u16));
+                let is_key = temporal == 0 && (is_key || index == 0);
+                for (spatial, event) in [(0, lower), (1, upper)] {
+                    let number = number.wrapping_add(u16::from(spatial));
+                    let template = u32::from(2 * spatial + temporal);
+                    let descriptor =
+                        Descriptor::parse(&l2t2_referring(template, number, is_key && spatial == 0), Some(&structure))
+                            .unwrap();
+                    let picture = PacketMeta::sound();
+                    let packet = Packet {
+                        encoding: Spatial(0),
+                        meta: &picture,
+                        marker: false,
+                        descriptor: Some((&descriptor, &structure)),
+                    };
+                    if matches!(event, Event::Lost) {
+                        continue;
+                    }
+                    came.insert(number);
+                    if let Verdict::Forward { .. } = selector.select(packet, true) {
+                        for frame in descriptor.references() {
+                            let is_owed = came.contains(&frame) && !forwarded.contains(&frame);
+                            prop_assert!(!is_owed, "{number} refers to {frame}");
+                        }
+                        if is_key && spatial == 0 {
+                            came.clear(); // nothing refers beyond a key picture
+                        }
+                        forwarded.insert(number);
+                        held.retain(|_| (spatial, temporal) != (0, 0));
+                        held.push((number, spatial, temporal));
+                    }
+                    let below = match event {
+                        Event::Thinned => Layer { spatial: Spatial(u8::MAX), temporal: Temporal(0) },
+                        Event::Lowered => Layer { spatial: Spatial(0), temporal: Temporal(u8::MAX) },
+                        Event::Aimed(spatial, temporal) => {
+                            selector.set_target(layer(spatial, temporal));
+                            continue;
+                        }
+                        Event::None | Event::Lost => continue,
+                    };
+                    if matches!(event, Event::Lowered) {
+                        selector.set_target(layer(0, 1));
+                    }
+                    held.retain(|&(number, spatial, temporal)| {
+                        let stays = spatial <= below.spatial.0 && temporal <= below.temporal.0;
+                        if !stays {
+                            selector.withdraw(Spatial(0), Some(number), below);
+                            forwarded.remove(&number);
+                        }
+                        stays
+                    });
+                }
+            }
+        }
     }
 
     #[test]

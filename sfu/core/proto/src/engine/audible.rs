@@ -174,7 +174,9 @@ impl Engine {
             received,
         };
         if header.payload().is_empty() {
-            return leave_out(downtrack, &unit);
+            // What is kept is told in order: no number was kept for it.
+            let _ = leave_out(downtrack, &unit);
+            return;
         }
         let selected = Packet { encoding: Spatial(0), meta: &meta, marker: header.marker, descriptor: None };
         let Verdict::Forward { switched, .. } = downtrack.selector.select(selected, false) else { return };

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::write::{Carried, Outgoing, descriptor, leave_out, number, remember, write_packet};
+use super::write::{Carried, Desk, Outgoing, descriptor, fill, leave_out, number, remember, write_packet};
 use super::{Datagram, Engine};
 use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
@@ -212,8 +212,9 @@ impl Engine {
                 if downtrack.waiting > 0 {
                     downtrack.waiting += 1;
                     transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: 0 });
-                } else {
-                    leave_out(downtrack, &unit);
+                } else if let Some(seq) = leave_out(downtrack, &unit) {
+                    let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
+                    fill(now, &mut desk, transport, downtrack, (&unit, sent_as), seq);
                 }
                 continue;
             }

@@ -8,8 +8,11 @@ use super::allot::{Choice, Means, Meanwhile, Situation, Track, choose};
 use super::down::Downtrack;
 use super::ladder::ladder;
 use super::up::Uptrack;
+use super::write::withdraw;
 use crate::command::{Content, LayerMode, MediaKind};
+use crate::downtrack::Layer;
 use crate::event::Event;
+use crate::ids::Temporal;
 use crate::trace::Cause;
 
 impl Engine {
@@ -173,10 +176,15 @@ impl Engine {
         let before = downtrack.selector.target();
         if before != Some(layer) {
             downtrack.selector.set_target(Some(layer));
-            if mode == LayerMode::Svc && before.map(|layer| layer.spatial) > Some(layer.spatial) {
-                let transport = self.transports.get_mut(downtrack.transport);
-                let dropped = transport.map_or(0, |transport| transport.pacer.lower(slot, layer.spatial));
-                self.counters.pacer_dropped += dropped as u64;
+            if mode == LayerMode::Svc
+                && before.map(|layer| layer.spatial) > Some(layer.spatial)
+                && let Some(transport) = self.transports.get_mut(downtrack.transport)
+            {
+                let below = Layer { spatial: layer.spatial, temporal: Temporal(u8::MAX) };
+                transport.pacer.lower(slot, layer.spatial, |unit| {
+                    self.counters.pacer_dropped += 1;
+                    withdraw(downtrack, unit, below);
+                });
             }
             wait_for_keyframe(downtrack, choice.meanwhile);
         }

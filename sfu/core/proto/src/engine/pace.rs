@@ -7,11 +7,14 @@ use std::time::Instant;
 
 use super::Engine;
 use super::down::{Downtrack, SentAs};
-use super::write::{Carried, Desk, Kept, Outgoing, leave_out, number, remember, write_kept, write_packet};
+use super::write::{
+    Carried, Desk, Kept, Outgoing, fill, leave_out, number, remember, withdraw, write_kept, write_packet,
+};
 use crate::command::MediaKind;
 use crate::counters::Withheld;
 use crate::downlink::Flow;
-use crate::ids::{Pt, Ssrc};
+use crate::downtrack::Layer;
+use crate::ids::{Pt, Spatial, Ssrc, Temporal};
 use crate::pacer::{BEAT, Waiting};
 use crate::rtp::HeaderFields;
 use crate::srtp::Payload;
@@ -81,7 +84,12 @@ impl Engine {
         let packet = uptrack.encodings.get(unit.encoding).and_then(|e| e.history.get(unit.seq));
         let sent_as = downtrack.sent_as.get(unit.codec).copied().flatten();
         let (Some((packet, _)), Some(sent_as), true) = (packet, sent_as, waiting.bytes > 0) else {
-            return leave_out(downtrack, unit);
+            if let (Some(seq), Some(sent_as)) = (leave_out(downtrack, unit), sent_as) {
+                let since_start = now.saturating_duration_since(self.start);
+                let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
+                fill(now, &mut desk, transport, downtrack, (unit, sent_as), seq);
+            }
+            return;
         };
         let mut has_switched = false;
         let Some(rewrite) = number(now, downtrack, uptrack, unit, sent_as, &mut has_switched) else { return };
@@ -138,7 +146,14 @@ impl Engine {
     /// The link's queue grows: of our own only what others need is kept.
     pub(super) fn thin_queue(&mut self, slot: usize) {
         let Some(transport) = self.transports.get_mut(slot) else { return };
-        self.counters.pacer_dropped += transport.pacer.thin() as u64;
+        let (downtracks, counters) = (&mut self.downtracks, &mut self.counters);
+        transport.pacer.thin(|slot, unit| {
+            counters.pacer_dropped += 1;
+            if let Some(downtrack) = downtracks.get_mut(slot) {
+                let temporal = Temporal(unit.meta.temporal.0.saturating_sub(1));
+                withdraw(downtrack, unit, Layer { spatial: Spatial(u8::MAX), temporal });
+            }
+        });
     }
 
     /// Whether a probe can be sent: some downtrack has a retransmission stream whose packets are reported on.

@@ -11,7 +11,7 @@ use super::up::Uptrack;
 use crate::codec::dd::Descriptor;
 use crate::counters::{Counters, Withheld};
 use crate::downlink::{Downlink, Flow};
-use crate::downtrack::{Alignment, PayloadPatch, Rewrite, SentPacket};
+use crate::downtrack::{Alignment, Layer, PayloadPatch, Rewrite, SentPacket};
 use crate::event::Event;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, SeqNo, Spatial, Ssrc};
@@ -25,6 +25,9 @@ use crate::transport::Transport;
 pub(super) const MAX_HEADER_BYTES: usize = 512;
 /// The largest start of a payload that is rewritten: a descriptor up to its last counter.
 const MAX_PREFIX_BYTES: usize = 16;
+
+/// Padding of a packet that has nothing else: an AES block.
+const FILLING: u8 = 16;
 
 /// Header extensions that are carried on to subscribers who negotiated them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,13 +110,63 @@ pub(super) fn number(
     downtrack.munger.forward(unit.seq, unit.timestamp, &unit.meta, unit.frame_number, sent_as.clock_rate, align)
 }
 
-/// A packet is not sent: its number is closed up.
+/// A packet is not sent: its number is closed up. A number that had been kept for it, as it came late, is returned: it must be
+/// filled, or the subscriber waits for it.
 #[inline]
-pub(super) fn leave_out(downtrack: &mut Downtrack, unit: &Unit) {
-    if downtrack.source == Some(unit.encoding) && downtrack.selector.current().is_some() {
-        // A number kept for it stays a hole, which the subscriber's next key frame ends.
-        let _ = downtrack.munger.leave_out(unit.seq, &unit.meta);
+#[must_use]
+pub(super) fn leave_out(downtrack: &mut Downtrack, unit: &Unit) -> Option<SeqNo> {
+    if downtrack.source != Some(unit.encoding) || downtrack.selector.current().is_none() {
+        return None;
     }
+    downtrack.munger.leave_out(unit.seq, &unit.meta)
+}
+
+/// Sends bare padding under a number that is left over: a receiver takes it as arrived and looks for nothing there.
+#[cold]
+pub(super) fn fill(
+    now: Instant,
+    desk: &mut Desk<'_>,
+    transport: &mut Transport,
+    downtrack: &mut Downtrack,
+    (unit, sent_as): (&Unit, SentAs),
+    seq: SeqNo,
+) {
+    let (Some(path), Some(protection)) = (transport.path, &transport.protection) else { return };
+    let carried = Carried::default();
+    let outgoing = Outgoing {
+        fields: HeaderFields {
+            marker: false,
+            pt: sent_as.pt,
+            seq: seq.0 as u16,
+            timestamp: unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset()),
+            ssrc: downtrack.ssrc,
+            padding: true,
+        },
+        seq,
+        mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
+        carried: &carried,
+        descriptor: &[],
+        since_start: desk.since_start,
+    };
+    let payload = Payload { prefix: &[], body: &[], padding_len: FILLING };
+    let (outbound, downlink) = (&protection.outbound, &transport.downlink);
+    let Some(len) = write_packet(desk.arena, outbound, downlink, &downtrack.extensions, &outgoing, payload) else {
+        return;
+    };
+    desk.arena.commit(path, len);
+    desk.counters.down.padding.add(len);
+    let probe = transport.pacer.probe();
+    transport.pacer.spend(len);
+    transport.downlink.sent(now, Flow::Padding, len, downtrack.extensions.transport_seq.is_some(), probe);
+    downtrack.packets += 1;
+    downtrack.bytes += len as u64;
+    transport.packets_down += 1;
+    transport.bytes_down += len as u64;
+}
+
+/// A packet that was to be sent has been dropped while it waited; of its stream nothing above `below` is sent meanwhile.
+pub(super) fn withdraw(downtrack: &mut Downtrack, unit: &Unit, below: Layer) {
+    downtrack.selector.withdraw(Spatial(unit.encoding as u8), unit.frame_number, below);
 }
 
 /// Notes a packet that has been written into the arena.
