@@ -1,9 +1,9 @@
 """What the core forwards can be decoded, by a decoder that nobody here wrote, whatever layers it switched between.
 
-Streams captured from Chromium (`tests/sfu/captures`) pass through the real core in virtual time to one viewer whose
-wishes, mutes and link change at random (`callyard-sim forward`). Every picture that reaches him must come out of the
-decoder just as it comes out of the whole stream: a reference that is missing shows as another picture. His numbering
-must have no hole, and picture ids, TL0PICIDX and frame numbers must run on.
+Streams of real encoders, most of them captured from Chromium (`tests/sfu/captures`), pass through the real core in
+virtual time to one viewer whose wishes, mutes and link change at random (`callyard-sim forward`). Every picture that
+reaches him must come out of the decoder just as it comes out of the whole stream: a reference that is missing shows as
+another picture. His numbering must have no hole, and picture ids, TL0PICIDX and frame numbers must run on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from av.video.frame import VideoFrame
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAPTURES = sorted(Path(__file__).with_name("captures").glob("*.dump"))
 SEEDS = range(1, 7)
-DECODERS = {"video/VP8": "vp8", "video/VP9": "vp9", "video/AV1": "libdav1d"}
+DECODERS = {"video/VP8": "vp8", "video/VP9": "vp9", "video/AV1": "libdav1d", "video/H264": "h264"}
 
 
 # --- packets --------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def forwarded(path: Path, seed: int, trouble: str | None, out: Path) -> list[Pac
 
 
 def layered(mime: str, packet: Packet) -> Layered:
-    """Read the payload's descriptor (RFC 7741 §4.2, RFC 9628 §4.2); AV1 has none that names a layer."""
+    """Read the payload's descriptor (RFC 7741 §4.2, RFC 9628 §4.2); AV1 has none that names a layer, H.264 has none."""
     payload, at = packet.payload, 1
     spatial = temporal = 0
     picture_id = tl0 = -1
@@ -122,7 +122,7 @@ def layered(mime: str, packet: Packet) -> Layered:
             at += 1
         if flags & 0x02:
             at = _behind_scalability_structure(payload, at)
-    elif mime == "video/AV1":
+    elif mime in {"video/AV1", "video/H264"}:
         at = 0
     return Layered(packet.timestamp, packet.source, spatial, temporal, picture_id, tl0, payload[at:])
 
@@ -153,6 +153,8 @@ def frames(mime: str, packets: list[Layered]) -> list[Frame]:
     """The frames in one picture's packets, lowest layer first."""
     if mime == "video/AV1":
         return _layer_frames([packet.body for packet in packets])
+    if mime == "video/H264":
+        return [Frame(0, b"".join(b"\0\0\0\1" + unit for unit in _nal_units(packet.body for packet in packets)))]
     by_layer = groupby(packets, key=lambda packet: packet.spatial)
     return [Frame(spatial, b"".join(packet.body for packet in one)) for spatial, one in by_layer]
 
@@ -184,6 +186,26 @@ def _layer_frames(payloads: list[bytes]) -> list[Frame]:
         obu = bytes([element[0] | 2]) + element[1 : 1 + extension] + _as_leb128(len(body)) + body
         layers[spatial] = layers.get(spatial, b"") + obu
     return [Frame(spatial, layers[spatial]) for spatial in sorted(layers)]
+
+
+def _nal_units(payloads: Iterable[bytes]) -> list[bytes]:
+    """NAL units of RTP payloads, fragments put together again (RFC 6184 §5.6-5.8)."""
+    units: list[bytes] = []
+    for payload in payloads:
+        kind = payload[0] & 31
+        if kind == 24:
+            at = 1
+            while at < len(payload):
+                length = int.from_bytes(payload[at : at + 2])
+                units.append(payload[at + 2 : at + 2 + length])
+                at += 2 + length
+        elif kind != 28:
+            units.append(payload)
+        elif payload[1] & 0x80:
+            units.append(bytes([payload[0] & 0x60 | payload[1] & 31]) + payload[2:])
+        else:
+            units[-1] += payload[2:]
+    return units
 
 
 def _leb128(data: bytes, at: int) -> tuple[int, int]:
@@ -296,6 +318,10 @@ def test_what_a_lost_packet_leaves_whole_is_decoded_to_the_same_pictures(path: P
         for one in _pictures_as_sent(forwarded(path, seed, "lossy", tmp_path / "packets")):
             follows = previous is None or one[0].seq == (previous.seq + 1) % 65_536
             previous, total = one[-1], total + 1
+            # Padding alone stands where a late packet was left out.
+            one = [packet for packet in one if packet.payload]
+            if not one:
+                continue
             if _is_key(mime, one[0]):
                 decoder, is_intact = Decoder(mime), True
             picture = [layered(mime, packet) for packet in one]
@@ -322,6 +348,8 @@ def _is_key(mime: str, packet: Packet) -> bool:
     if mime == "video/AV1":
         # Its descriptor carries a structure.
         return len(packet.descriptor) > 3 and packet.descriptor[3] & 0x80 > 0
+    if mime == "video/H264":
+        return any(unit[0] & 31 == 7 for unit in _nal_units([packet.payload]))
     if mime == "video/VP8":
         return packet.payload[0] & 0x10 > 0 and layered(mime, packet).body[0] & 1 == 0
     return packet.payload[0] & 0x48 == 0x08 and layered(mime, packet).spatial == 0
