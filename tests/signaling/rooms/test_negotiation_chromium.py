@@ -156,8 +156,10 @@ async def test_a_publisher_is_answered_with_its_codec_first_and_all_its_layers(
         return [audio.id, video.id];
         }}"""
     )
-    hints = {cids[0]: Publishing(mime="audio/red", dtx=True, stereo=True), cids[1]: Publishing(mime=mime)}
-    answer = client_offered().answer(await page.evaluate("offer()"), (), hints)
+    said = {cids[0]: Publishing(mime="audio/red", dtx=True, stereo=True), cids[1]: Publishing(mime=mime)}
+    answer = client_offered().answer(
+        await page.evaluate("offer()"), (), lambda sections: {section.mid: said[section.cid] for section in sections}
+    )
     directions = await take(page, answer.sdp)
     assert set(directions.values()) == {"sendonly"}
     audio, video = answer.received
