@@ -219,6 +219,32 @@ fn key_frame_requests_are_throttled_however_many_ask() {
     assert!((4..=6).contains(&asked), "{asked} requests in 5 s for 500 asked");
 }
 
+/// S-25
+#[test]
+fn wishes_that_flap_cost_the_publisher_no_storm() {
+    let mut world = World::new(6);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::simulcast(0, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    let (pli, first) = (world.engine.counters().feedback_out.pli, world.clients[1].received.len());
+    for frame in 0..300u32 {
+        let want = Want { quality: Some((frame % 3) as u8), ..Want::default() };
+        world.apply(Command::SetDowntrack { downtrack: DowntrackId(11), want });
+        play(&mut world, &mut [&mut camera], Duration::from_millis(33));
+    }
+    let asked = world.engine.counters().feedback_out.pli - pli;
+    assert!(asked <= 33, "{asked} requests in 10 s for three layers");
+    let layers: Vec<u8> = world.clients[1].received[first..].iter().map(|p| content(&p.payload).0).collect();
+    let switches = layers.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(switches <= 30, "{switches} switches for 300 wishes");
+    assert_eq!(world.clients[1].holes(5_000), 0);
+}
+
 #[test]
 fn who_joins_after_others_does_not_wait_a_second_for_the_first_picture() {
     let mut world = World::new(6);

@@ -1,4 +1,5 @@
-//! What the server puts on the wire: under no key a number twice, no payload touched that is none of its business.
+//! What the server puts on the wire: under no key a number twice, no packet too long for a network, no payload touched
+//! that is none of its business, and streams that go on over every wrap.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -86,6 +87,40 @@ fn no_number_is_used_twice_under_a_key() {
     assert!(resent > 50, "retransmissions were among them: {resent}");
 }
 
+fn long_packet(seq: u16, len: usize) -> Outgoing {
+    let mut payload = vec![0x10, 0x00, 0, 0, 0x9d, 0x01, 0x2a, 16, 0, 16, 0];
+    payload.resize(len, 0x55);
+    let extensions = vec![(callyard_peer::media::MID_ID, b"1".to_vec())];
+    let timestamp = 3_000 * u32::from(seq);
+    Outgoing { ssrc: 1_000, pt: 96, seq, timestamp, marker: true, payload, extensions }
+}
+
+/// F-08: packets as long as libwebrtc makes them (1 200 bytes) grow by a few extensions, a tag, and the number of RTX.
+#[test]
+fn no_datagram_is_longer_than_1250_bytes() {
+    let mut world = World::new(2);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.wire = Some(Vec::new());
+    world.connect();
+    let camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
+    world.set_loss(0.05);
+    for seq in 0..600 {
+        // 12 of header and 8 of extensions.
+        world.clients[0].send_rtp(long_packet(seq, 1_180));
+        world.flush();
+        world.run(Duration::from_millis(10));
+    }
+    world.run(Duration::from_secs(1));
+    let wire = world.wire.take().unwrap_or_default();
+    let longest = wire.iter().map(|(_, datagram)| datagram.len()).max().unwrap_or(0);
+    assert!((1_200..=1_250).contains(&longest), "{longest}");
+    assert!(world.clients[1].received.iter().any(|packet| packet.was_rtx), "the longest are those sent again");
+}
+
 /// S-31: of an encrypted payload every byte arrives as it was sent.
 #[test]
 fn an_encrypted_payload_arrives_byte_for_byte() {
@@ -117,4 +152,32 @@ fn an_encrypted_payload_arrives_byte_for_byte() {
     world.run(Duration::from_millis(200));
     let received: Vec<&[u8]> = world.clients[1].in_order(5_000).iter().map(|packet| &packet.payload[..]).collect();
     assert_eq!(received, payloads);
+}
+
+/// F-43: more than half of all sequence numbers pass while a subscriber is paused, another comes after several wraps.
+#[test]
+fn long_pauses_and_late_subscribers_miss_nothing() {
+    let mut world = world(4, 3);
+    let mut voice = Source::audio(0, 1, 1_000);
+    voice.streams[0].seq = 65_500;
+    voice.publish(&mut world);
+    subscribe(&mut world, 1, &voice, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut voice], Duration::from_secs(2));
+    want(&mut world, 11, Want { disabled: true, ..Want::default() });
+    world.run(Duration::from_millis(200));
+    let heard = world.clients[1].received.len();
+    for _ in 0..140_000 {
+        voice.send(&mut world);
+        world.run(Duration::from_millis(1));
+    }
+    assert_eq!(world.clients[1].received.len(), heard, "nothing while paused");
+    want(&mut world, 11, Want::default());
+    subscribe(&mut world, 2, &voice, 12, 6_000, Want::default());
+    play(&mut world, &mut [&mut voice], Duration::from_secs(2));
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.clients[1].holes(5_000), 0);
+    assert!(world.clients[1].received.len() >= heard + 95, "it goes on at once");
+    assert!(world.clients[2].of(6_000).count() >= 95, "the first packet is decrypted");
+    assert_eq!(world.clients[2].holes(6_000), 0);
+    assert_eq!(world.engine.counters().dropped.total(), 0);
 }

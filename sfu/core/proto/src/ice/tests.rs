@@ -427,3 +427,20 @@ proptest! {
         }
     }
 }
+
+/// S-09
+#[test]
+fn an_answer_is_no_longer_than_its_check() {
+    let mut peer = Peer::new();
+    let request = peer.request(100, true);
+    for remote in ["192.0.2.1:1000", "[2001:db8::1]:1000"] {
+        let from = Path { remote: remote.parse().unwrap(), protocol: Protocol::Udp };
+        let request = peer.request(100, true);
+        peer.deliver(from, &request).unwrap();
+        assert!(peer.answered_with_success());
+        assert!(peer.out.len() <= request.len(), "{} bytes for {}", peer.out.len(), request.len());
+    }
+    // And to one that cannot be understood but is authentic.
+    let _ = peer.deliver(path(1), &request);
+    assert!(peer.out.len() <= request.len() * 3 / 2);
+}
