@@ -135,6 +135,8 @@ class Orders:
                         if not (await connection.execute(query)).scalar():
                             return
                     await asyncio.sleep(LOOK_SECONDS)
+        except DatabaseAway:
+            pass  # it was logged; what they follow from is committed
         except TimeoutError:
             log.warning("media_node_late", nodes=sorted({order.node for order in orders}))
 

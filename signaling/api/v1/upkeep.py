@@ -85,8 +85,8 @@ async def forget_old(service: CallsService) -> None:
     await _forget(service, schema.idempotency, before(settings.idempotency_ttl_seconds))
     for table in (schema.deliveries, schema.push_jobs):
         await _forget(service, table, owed, table.c.state != "pending")
-    # Of nodes that never came back; what is left to do at a living one is done within the second.
-    await _forget(service, schema.orders, owed, schema.orders.c.node != "")
+    # Of nodes that never came back, or what fails again and again: all else is done within seconds.
+    await _forget(service, schema.orders, owed)
     await _forget(service, people, attendance, people.c.present.is_(False))
     await _forget(service, sessions, attendance, sessions.c.running.is_(False))
 

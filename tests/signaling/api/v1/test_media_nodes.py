@@ -337,3 +337,22 @@ async def test_a_node_that_has_just_come_is_not_taken_for_dead(database_url: str
     assert url(first) == url(second) == "wss://ap.example.com"
     await newer.close()
     await again.close()
+
+
+async def test_what_is_committed_is_told_though_the_database_goes_away_before_the_node_has_done_its_part(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nodes.here.users("bob")
+    await nodes.here.call("default/x", by="alice")
+    await _inside(nodes, "default/x", "bob")
+    await nodes.there.as_("alice").patch(CALL, {"custom": {"n": 1}})
+    alice = await nodes.there.listen(nodes.there.as_("alice"))
+
+    class Away:
+        def read(self) -> Any:
+            raise DatabaseAway("The database does not answer; try again.")
+
+    monkeypatch.setattr(nodes.there.service.orders, "_database", Away())
+    assert (await nodes.there.as_("alice").post(f"{CALL}/participants/bob/kick", {})).status_code == 204
+    assert "participant.left" in alice.types()
+    assert await nodes.owed() == ["eu"]
