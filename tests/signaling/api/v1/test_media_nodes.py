@@ -346,7 +346,7 @@ async def test_what_is_committed_is_told_though_the_database_goes_away_before_th
     await nodes.here.call("default/x", by="alice")
     await _inside(nodes, "default/x", "bob")
     await nodes.there.as_("alice").patch(CALL, {"custom": {"n": 1}})
-    alice = await nodes.there.listen(nodes.there.as_("alice"))
+    alice = await nodes.there.listen(nodes.there.as_("alice"), "default/x")
 
     class Away:
         def read(self) -> Any:
