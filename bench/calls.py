@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import uvloop
@@ -74,7 +74,7 @@ class Media:
         self, *, identity: str, name: str, room: str, permission: Permission, now: datetime, expires_at: datetime
     ) -> str:
         loop = asyncio.get_running_loop()
-        loop.call_later(0.05, lambda: loop.create_task(self.feed.participant_joined(room, identity)))  # type: ignore[arg-type]
+        loop.call_later(0.05, lambda: loop.create_task(self.feed.participant_joined(room, identity)))
         claims = {"sub": identity, "name": name, "exp": int(expires_at.timestamp())}
         return mint({**claims, "video": permission.video_grant(room)}, KEY, SECRET)
 
@@ -227,7 +227,7 @@ class _Ear(asyncio.Protocol):
         self._stage = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
+        self._transport = cast(asyncio.Transport, transport)
         key = base64.b64encode(os.urandom(16)).decode()
         self._transport.write(
             f"GET /v1/events HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -55,11 +56,11 @@ def _costs(results: Results, group: str, count: Callable[[Row], int], label: str
         own = [(count(row), row.cpu_us) for row in rows if row.peer == peer]
         if own:
             _with_spread(axes, own, color, peer)
-    for name, color, read in (
-        ("fan-out limit", _LIMIT, lambda row: row.fanout_us),
-        ("bare sendto", _BARE, lambda row: row.bare_us),
+    for name, color, figure_of in (
+        ("fan-out limit", _LIMIT, attrgetter("fanout_us")),
+        ("bare sendto", _BARE, attrgetter("bare_us")),
     ):
-        points = {count(row): found.value for row in rows if (found := read(row)) is not None}
+        points = {count(row): found.value for row in rows if (found := figure_of(row)) is not None}
         if points:
             axes.plot(list(points), list(points.values()), "--", color=color, linewidth=1, label=name)
     _counts(axes, sorted({count(row) for row in rows}), label)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from bench import machine
 from bench.peers.base import Clients, Peer, PeerError, due_times, generator
-from bench.scenarios import Scenario, Track
+from bench.scenarios import Scenario
 from sfu import border, load
 from sfu.border import CodecSpec, DtlsRole, ExtensionSpec, IceCredentials, Kind, LayerMode, LayerSpec, SsrcSpec, Want
 from sfu.node import Node, WorkerHandle
 from sfu.settings import NodeSettings
+from signaling.load.plan import Track
 
 _EXTENSIONS = load.ExtensionIds(mid=4, rid=10, repaired_rid=11, transport_seq=3, abs_send_time=2, audio_level=1)
 _URIS = {

@@ -19,13 +19,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from livekit import api
 
 from bench.links.lab import Side
 
+Kind = Literal["standard", "egress", "ingress", "sip", "agent"]
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXTERNAL_URL = os.environ.get("CALLYARD_E2E_URL")
 START_SECONDS = 60.0
@@ -44,7 +45,7 @@ class Endpoint:
         return "ws" + self.url.removeprefix("http")
 
     def token(
-        self, room: str, identity: str, *, kind: str = "standard", ttl_seconds: float = 600, **grants: Any
+        self, room: str, identity: str, *, kind: Kind = "standard", ttl_seconds: float = 600, **grants: Any
     ) -> str:
         """An access token as the official library makes it; `grants` are fields of `VideoGrants`."""
         token = (
