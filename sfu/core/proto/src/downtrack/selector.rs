@@ -89,6 +89,10 @@ pub struct Selector {
     spatial: Spatial,
     temporal: Temporal,
     in_key_picture: bool,
+    /// The highest temporal layer seen of the stream being sent.
+    top: Temporal,
+    /// Layer of the frame whose beginning was forwarded and then left out: what still comes of it has no use.
+    left_out: Option<Temporal>,
     svc: Option<Svc>,
 }
 
@@ -112,6 +116,8 @@ impl Selector {
             spatial: Spatial(0),
             temporal: Temporal(0),
             in_key_picture: false,
+            top: Temporal(0),
+            left_out: None,
             svc: None,
         }
     }
@@ -164,6 +170,8 @@ impl Selector {
     /// A frame that was to be forwarded has been left out after all, as has whatever else of its stream lies above `below`.
     ///
     /// `frame_number`: the dependency descriptor's. Without one, what refers to it cannot be told: above `below` one climbs anew.
+    /// Only the frames of a third temporal layer are referred to by none and go on with the next one; a second layer's may refer to
+    /// one another where there are but two (libvpx's patterns).
     pub fn withdraw(&mut self, encoding: Spatial, frame_number: Option<u16>, below: Layer) {
         if self.encoding != Some(encoding) {
             return;
@@ -172,7 +180,11 @@ impl Selector {
             (Some(svc), Some(number)) => svc.note(number, false),
             _ => {
                 self.spatial = self.spatial.min(below.spatial);
-                self.temporal = self.temporal.min(below.temporal);
+                if (self.top, below.temporal) == (Temporal(2), Temporal(1)) {
+                    self.left_out = Some(self.top);
+                } else {
+                    self.temporal = self.temporal.min(below.temporal);
+                }
             }
         }
     }
@@ -219,6 +231,7 @@ impl Selector {
             self.encoding = Some(packet.encoding);
             self.spatial = Spatial(0);
             self.temporal = target.temporal;
+            self.top = Temporal(0);
             switched = true;
         }
         if is_svc {
@@ -228,7 +241,11 @@ impl Selector {
             }
         }
         self.climb_temporal(packet.meta, target.temporal);
-        if packet.meta.temporal > self.temporal {
+        self.top = self.top.max(packet.meta.temporal);
+        if packet.meta.start_of_frame {
+            self.left_out = None;
+        }
+        if packet.meta.temporal > self.temporal || self.left_out == Some(packet.meta.temporal) {
             return Verdict::Drop(Reason::AboveTemporal);
         }
         // In a key picture one climbs further, up to the target; its last packet has the publisher's marker at the latest.
@@ -501,16 +518,20 @@ mod tests {
     #[test]
     fn what_was_dropped_while_it_waited_is_climbed_to_anew() {
         let mut selector = Selector::new(MediaKind::Video);
+        let above = |temporal| Layer { spatial: Spatial(u8::MAX), temporal: Temporal(temporal) };
         selector.set_target(layer(0, 2));
         assert_eq!(selector.select(on(0, &meta(0, 0, true, true)), false), SWITCHED);
-        assert_eq!(selector.select(on(0, &meta(0, 1, false, true)), false), FORWARD);
-        selector.withdraw(Spatial(0), None, Layer { spatial: Spatial(u8::MAX), temporal: Temporal(0) });
+        selector.withdraw(Spatial(0), None, above(0));
         let rest = PacketMeta { start_of_frame: false, ..meta(0, 1, false, true) };
         assert_eq!(selector.select(on(0, &rest), false), Verdict::Drop(Reason::AboveTemporal), "of the same frame");
         assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
         assert_eq!(selector.select(on(0, &meta(0, 0, false, false)), false), FORWARD);
         assert_eq!(selector.select(on(0, &meta(0, 2, false, true)), false), FORWARD, "a sync point");
-        selector.withdraw(Spatial(1), None, Layer { spatial: Spatial(0), temporal: Temporal(0) });
+        selector.withdraw(Spatial(0), None, above(1));
+        let rest = PacketMeta { start_of_frame: false, ..meta(0, 2, false, true) };
+        assert_eq!(selector.select(on(0, &rest), false), Verdict::Drop(Reason::AboveTemporal), "of the same frame");
+        assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), FORWARD, "which nothing refers to");
+        selector.withdraw(Spatial(1), None, above(0));
         assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), FORWARD, "that was another stream");
     }
 
