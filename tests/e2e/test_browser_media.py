@@ -298,3 +298,24 @@ def close(yuv: tuple[int, int, int], rgb: tuple[int, int, int]) -> bool:
     y, u, v = yuv[0] - 16, yuv[1] - 128, yuv[2] - 128
     found = (1.164 * y + 1.596 * v, 1.164 * y - 0.392 * u - 0.813 * v, 1.164 * y + 2.017 * u)
     return all(abs(a - b) < 45 for a, b in zip(found, rgb, strict=True))
+
+
+@MODES
+@pytest.mark.parametrize("codec", ["vp8", "h264", "vp9"])  # the client cannot encrypt AV1
+async def test_pages_that_encrypt_end_to_end_understand_only_each_other(tabs: Tabs, single: bool, codec: str) -> None:
+    """S-31: layers are told apart although no payload can be read."""
+    key = "the key of this call"
+    alice, bob = [await tabs.join_encrypted(name, key, single=single) for name in ("alice", "bob")]
+    mallory = await tabs.join_encrypted("mallory", "another key", single=single)
+    layers = {"scalabilityMode": "L3T3_KEY"} if codec == "vp9" else {"simulcast": True}
+    await alice.call("publishPicture", "red", "green", 1280, 720, 15, {"source": CAMERA, "videoCodec": codec, **layers})
+    await alice.call("publishTone", 440, {"source": MICROPHONE})
+    await bob.shows("alice", CAMERA, "red", "green", seconds=30)
+    await bob.hears("alice", 440)
+    for quality, most in (("LOW", 320), ("HIGH", 1280)):
+        await bob.call("wantQuality", "alice", CAMERA, quality)
+        await bob.until("widthIs", "alice", CAMERA, most, seconds=30)
+        await bob.shows("alice", CAMERA, "red", "green")
+    assert await mallory.until("has", "alice", CAMERA)
+    assert not await mallory.call("shows", "alice", CAMERA, "red", "green")
+    assert not await mallory.call("hears", "alice", 440)

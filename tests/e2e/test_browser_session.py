@@ -53,6 +53,9 @@ async def test_data_text_calls_and_metadata_pass(tabs: Tabs, single: bool) -> No
     await alice.call("sendText", long, {"topic": "chat"})
     await bob.page.wait_for_function("() => window.e2e.texts().length === 1", timeout=10_000)
     assert await bob.call("texts") == [["alice", long]]
+    await bob.call("collectFiles", "files")
+    await alice.call("sendFile", long, "long.txt", "files")
+    assert await bob.until("files") == [["alice", "long.txt", long]]
     await bob.call("answer", "greet")
     assert await alice.call("ask", "bob", "greet", "hi") == "alice said hi"
     assert await alice.call("setMetadata", '{"seat": 4}')

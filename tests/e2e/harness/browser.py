@@ -17,6 +17,7 @@ from bench.links.lab import Side
 from tests.e2e.harness.server import REPOSITORY, Endpoint
 
 CLIENT = REPOSITORY / "signaling/console/static/vendor/livekit-client.umd.js"
+E2EE_WORKER = REPOSITORY / "tests/e2e/harness/vendor/livekit-client.e2ee.worker.js"
 PAGE = REPOSITORY / "tests/e2e/harness/page.js"
 FLAGS = (
     "--headless=new",
@@ -136,6 +137,14 @@ class Tabs:
         token = token or self._server.token(self._room, identity, can_update_own_metadata=True)
         connect = options.pop("connect", {})
         await tab.call("join", url or self._server.ws_url, token, {"singlePeerConnection": single, **options}, connect)
+        return tab
+
+    async def join_encrypted(self, identity: str, key: str, *, single: bool = True, **options: Any) -> Tab:
+        """End to end: the server sees sealed frames only."""
+        tab = await self.open(identity)
+        token = self._server.token(self._room, identity)
+        options = {"singlePeerConnection": single, **options}
+        await tab.call("joinEncrypted", self._server.ws_url, token, options, E2EE_WORKER.read_text("utf-8"), key)
         return tab
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 // What a test asks of the official client in a page. Content is made and judged here: pictures by their colours, a
 // tone by its frequency.
 (() => {
-  const { Room, RoomEvent, Track, VideoQuality, ConnectionState } = window.LivekitClient;
+  const { Room, RoomEvent, Track, VideoQuality, ConnectionState, ExternalE2EEKeyProvider } = window.LivekitClient;
   const told = [];
   let room = null;
   const elements = new Map();
@@ -78,6 +78,16 @@
       window.room = room;
       listen(room);
       await room.connect(url, token, connect);
+    },
+    // `workerSource`: the client's own worker, which seals and opens frames.
+    async joinEncrypted(url, token, options, workerSource, key) {
+      const worker = new Worker(URL.createObjectURL(new Blob([workerSource], { type: 'text/javascript' })));
+      const keyProvider = new ExternalE2EEKeyProvider();
+      await keyProvider.setKey(key);
+      room = new Room({ ...options, encryption: { keyProvider, worker } });
+      listen(room);
+      await room.connect(url, token);
+      await room.setE2EEEnabled(true);
     },
     // Not awaited: for joins that are expected to fail or to take long.
     async joinFails(url, token, options) {
@@ -263,6 +273,16 @@
       room.registerTextStreamHandler(topic, async (reader, from) => window.texts.push([from.identity, await reader.readAll()]));
     },
     texts: () => window.texts,
+    sendFile: (text, name, topic) => room.localParticipant
+      .sendFile(new File([text], name, { type: 'text/plain' }), { topic }).then(() => true),
+    collectFiles(topic) {
+      window.files = [];
+      room.registerByteStreamHandler(topic, async (reader, from) => {
+        const parts = await reader.readAll();
+        window.files.push([from.identity, reader.info.name, await new Blob(parts).text()]);
+      });
+    },
+    files: () => window.files,
     answer: (method) => room.registerRpcMethod(method, async (call) => `${call.callerIdentity} said ${call.payload}`),
     ask: (identity, method, payload) => room.localParticipant.performRpc({ destinationIdentity: identity, method, payload }),
     metadata: (identity) => room.getParticipantByIdentity(identity)?.metadata ?? null,
