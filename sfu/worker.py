@@ -32,8 +32,8 @@ from sfu import _core, border, control, open_files
 log = logging.getLogger("sfu.worker")
 
 _HELLO_TIMEOUT_SECONDS = 5.0
-_LAG_INTERVAL_SECONDS = 0.25
-_CHECK_INTERVAL_SECONDS = 0.5
+_BEAT_SECONDS = 0.5
+"""All that happens by the clock here happens at once: each wake costs an idle worker more than some packets do."""
 _RECV_BYTES = 4 * 1024 * 1024
 _QUEUE_RETRY_SECONDS = 0.001
 _SIGTERM_DEADLINE_SECONDS = 30.0
@@ -120,7 +120,6 @@ class WorkerProcess:
         self._link: Link | None = None
         self._orphan_since = time.monotonic()
         self._drain_deadline: float | None = None
-        self._events_dropped = 0
         self._lag = LagMeter()
 
     async def run(self) -> None:
@@ -131,14 +130,13 @@ class WorkerProcess:
         loop.add_reader(self._core.fileno(), self._forward_events)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_terminate)
-        self._lag.start()
         self._core.start()
-        checks = asyncio.create_task(self._check_forever())
+        beat = asyncio.create_task(self._beat_forever())
         log.info("worker_started", extra={"worker": self.launch.worker, "udp_port": self.welcome.udp_port})
         try:
             reason = await self.done
         finally:
-            checks.cancel()
+            beat.cancel()
             loop.remove_reader(self._core.fileno())
             self._core.stop()
             server.close()
@@ -208,28 +206,29 @@ class WorkerProcess:
         elif not self.done.done():
             self.done.set_result("terminated twice")
 
-    async def _check_forever(self) -> None:
+    async def _beat_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self.done.done():
-            await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
+            due = loop.time() + _BEAT_SECONDS
+            await asyncio.sleep(_BEAT_SECONDS)
+            self._lag.measured(loop.time() - due)
             reason = self._reason_to_exit(time.monotonic())
             if reason is not None and not self.done.done():
                 self.done.set_result(reason)
 
     def _reason_to_exit(self, now: float) -> str | None:
+        if self._core.take_lost_events() and self._link is not None:
+            # What was lost can only be made good by a snapshot: let the controller attach anew.
+            self._link.close("events_lost", "events were lost, take a snapshot")
+        if self._link is not None and self._drain_deadline is None:
+            # The counters would wake the packet thread.
+            return None
         counters = msgspec.msgpack.decode(self._core.counters())
         transports = sum(counters["engine"]["transports"].values())
-        dropped = counters["net"]["events_dropped"]
-        if dropped > self._events_dropped:
-            self._events_dropped = dropped
-            if self._link is not None:
-                # What was lost can only be made good by a snapshot: let the controller attach anew.
-                self._link.close("events_lost", "events were lost, take a snapshot")
         if self._drain_deadline is not None:
             if transports == 0:
                 return "drained"
             return "drain deadline" if now >= self._drain_deadline else None
-        if self._link is not None:
-            return None
         orphaned = now - self._orphan_since
         limit = self.launch.orphan_timeout_seconds if transports else self.launch.idle_orphan_timeout_seconds
         return "no controller" if orphaned >= limit else None
@@ -361,20 +360,13 @@ class LagMeter:
 
     def __init__(self) -> None:
         self.longest_seconds = 0.0
-        self._due = 0.0
 
-    def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + _LAG_INTERVAL_SECONDS
-        loop.call_at(self._due, self._measure)
+    def measured(self, late_seconds: float) -> None:
+        self.longest_seconds = max(self.longest_seconds, late_seconds)
 
     def take_longest_seconds(self) -> float:
         longest, self.longest_seconds = self.longest_seconds, 0.0
         return longest
-
-    def _measure(self) -> None:
-        self.longest_seconds = max(self.longest_seconds, asyncio.get_running_loop().time() - self._due)
-        self.start()
 
 
 class Certificate:

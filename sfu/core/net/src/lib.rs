@@ -12,6 +12,7 @@ mod machine;
 mod pins;
 mod priority;
 mod pump;
+mod rest;
 mod shared;
 mod steer;
 mod tcp;

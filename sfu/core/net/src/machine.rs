@@ -18,6 +18,10 @@ pub trait Machine: Send {
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
     fn tcp_closed(&mut self, now: Instant, connection: TcpId);
     fn timeout(&mut self, now: Instant);
+    /// Awake for some other reason: what would soon wake by itself may be done now.
+    fn while_awake(&mut self, now: Instant);
+    /// Somebody waits for what subscribers report, so that it is to be looked at soon.
+    fn hurries_reports(&self, now: Instant) -> bool;
     fn deadline(&self) -> Option<Instant>;
     fn transmits(&self) -> &TransmitArena;
     fn clear_transmits(&mut self);
@@ -46,6 +50,14 @@ impl Machine for Engine {
 
     fn timeout(&mut self, now: Instant) {
         Engine::timeout(self, now);
+    }
+
+    fn while_awake(&mut self, now: Instant) {
+        Engine::while_awake(self, now);
+    }
+
+    fn hurries_reports(&self, now: Instant) -> bool {
+        Engine::hurries_reports(self, now)
     }
 
     fn deadline(&self) -> Option<Instant> {

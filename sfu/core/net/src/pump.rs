@@ -15,6 +15,7 @@ use callyard_proto::transmit::{Path, TcpId};
 use crate::clock::Clock;
 use crate::counters::NetCounters;
 use crate::machine::Machine;
+use crate::rest::Rest;
 use crate::shared::Shared;
 use crate::tcp::{Receiver, Tcp, TcpOptions};
 use crate::tick::Tick;
@@ -42,20 +43,25 @@ pub struct Pump<M: Machine> {
     datagrams: Vec<Datagram<'static>>,
     /// The last batch was full: look again before sleeping.
     more: bool,
-    /// Connections may have something: the last wait said so, or did not look.
-    tcp_ready: bool,
-    /// The same of the subscribers' reports.
-    reports_ready: bool,
-    /// Reports came, and until then no more are looked at: they need not wake anybody one by one.
-    reports_rest: Option<Instant>,
+    /// There may be something: the last wait said so, or did not look.
+    ready: Ready,
+    reports: Rest,
 }
+
+/// Which sockets may have something.
+#[derive(Clone, Copy)]
+struct Ready {
+    prompt: bool,
+    reports: bool,
+    tcp: bool,
+}
+
+const ALL_READY: Ready = Ready { prompt: true, reports: true, tcp: true };
 
 /// Receive batches taken before commands, timers and TCP get their turn again.
 const BATCHES_PER_PASS: usize = 8;
 /// Commands applied before packets get their turn again: a join storm must not hold up forwarding.
 const COMMANDS_PER_PASS: usize = 128;
-/// How long reports may wait for each other; the estimates that they feed change over tens of milliseconds.
-const REPORTS_REST: Duration = Duration::from_millis(5);
 /// Longest sleep without any deadline.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -84,9 +90,8 @@ impl<M: Machine> Pump<M> {
             counters: NetCounters::default(),
             datagrams: Vec::new(),
             more: false,
-            tcp_ready: true,
-            reports_ready: true,
-            reports_rest: None,
+            ready: ALL_READY,
+            reports: Rest::default(),
         })
     }
 
@@ -106,13 +111,11 @@ impl<M: Machine> Pump<M> {
     /// Sleeps until there is something to do: a datagram, a command, a deadline.
     pub fn wait(&mut self) {
         if self.more || self.shared.has_commands() {
-            self.tcp_ready = true;
-            self.reports_ready = true;
+            self.ready = ALL_READY;
             return;
         }
         let now = self.clock.now();
-        self.reports_rest = self.reports_rest.filter(|until| *until > now);
-        let deadlines = [self.machine.deadline(), self.tcp.as_ref().and_then(Tcp::deadline), self.reports_rest];
+        let deadlines = [self.machine.deadline(), self.tcp.as_ref().and_then(Tcp::deadline), self.reports.deadline()];
         let deadline = deadlines.into_iter().flatten().min();
         let until_deadline = deadline.map_or(IDLE_WAIT, |deadline| deadline.saturating_duration_since(now));
         self.counters.wakes += 1;
@@ -120,11 +123,10 @@ impl<M: Machine> Pump<M> {
             // Not even looking at the sockets: what arrives meanwhile shares the next wake.
             self.counters.ticks += 1;
             poll(&mut [], pause.min(until_deadline));
-            self.tcp_ready = true;
-            self.reports_ready = true;
+            self.ready = ALL_READY;
             return;
         }
-        let reports = self.udp.descriptor(Lane::Reports).filter(|_| self.reports_rest.is_none());
+        let reports = self.udp.descriptor(Lane::Reports).filter(|_| self.reports.deadline().is_none());
         let mut descriptors = [
             self.udp.descriptor(Lane::Prompt),
             Some(self.shared.command_wake().as_raw_fd()),
@@ -137,21 +139,26 @@ impl<M: Machine> Pump<M> {
         if descriptors[1].revents != 0 {
             self.shared.command_wake().clear();
         }
-        self.tcp_ready |= descriptors[2].revents != 0;
-        self.reports_ready |= descriptors[3].revents != 0;
+        self.ready.prompt |= descriptors[0].revents != 0;
+        self.ready.tcp |= descriptors[2].revents != 0;
+        self.ready.reports |= descriptors[3].revents != 0;
     }
 
     /// Does all that is to be done now, without sleeping.
     pub fn run_once(&mut self) {
         let started = self.clock.now();
         self.apply_commands(started);
-        let mut received = self.receive_datagrams(Lane::Prompt);
+        let mut received = 0;
+        if std::mem::take(&mut self.ready.prompt) {
+            received += self.receive_datagrams(Lane::Prompt);
+        }
         received += self.receive_reports(started);
         self.service_tcp();
         let now = self.clock.now();
         if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
             self.machine.timeout(now);
         }
+        self.machine.while_awake(now);
         self.send(now);
         self.push_events();
         let ended = self.clock.now();
@@ -176,17 +183,12 @@ impl<M: Machine> Pump<M> {
 
     /// Number of reports taken, behind what is to be forwarded.
     fn receive_reports(&mut self, now: Instant) -> usize {
-        if self.reports_rest.is_some_and(|until| until > now) {
-            return 0;
-        }
-        let is_rested = self.reports_rest.take().is_some();
-        if !std::mem::take(&mut self.reports_ready) && !is_rested {
+        if !self.reports.is_due(now, std::mem::take(&mut self.ready.reports)) {
             return 0;
         }
         let more = self.more;
         let received = self.receive_datagrams(Lane::Reports);
-        self.reports_ready = self.more;
-        self.reports_rest = (received > 0 && !self.more).then(|| now + REPORTS_REST);
+        self.reports.looked(now, received, self.machine.hurries_reports(now));
         self.more |= more;
         received
     }
@@ -220,8 +222,8 @@ impl<M: Machine> Pump<M> {
         let Some(tcp) = &mut self.tcp else { return };
         let now = self.clock.now();
         let mut engine = Framed { machine: &mut self.machine, now };
-        if std::mem::take(&mut self.tcp_ready) {
-            self.tcp_ready = tcp.service(now, &mut engine, &mut self.counters);
+        if std::mem::take(&mut self.ready.tcp) {
+            self.ready.tcp = tcp.service(now, &mut engine, &mut self.counters);
         }
         tcp.sweep(now, &mut engine, &mut self.counters);
     }

@@ -21,6 +21,7 @@ pub struct Shared<C> {
     command_wake: Wake,
     events: ArrayQueue<Event>,
     event_wake: Wake,
+    lost_events: AtomicBool,
     stop: AtomicBool,
     counters_wanted: AtomicBool,
     published: Mutex<Published<C>>,
@@ -55,6 +56,7 @@ impl<C: Clone + Default> Shared<C> {
             command_wake: Wake::new()?,
             events: ArrayQueue::new(capacity),
             event_wake: Wake::new()?,
+            lost_events: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             counters_wanted: AtomicBool::new(false),
             published: Mutex::new(Published::default()),
@@ -78,6 +80,11 @@ impl<C: Clone + Default> Shared<C> {
 
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+
+    /// Whether events were lost since the last call. Unlike the counters it wakes nobody.
+    pub fn take_lost_events(&self) -> bool {
+        self.lost_events.swap(false, Ordering::AcqRel)
     }
 
     /// Readable when events are waiting, or the packet thread has ended.
@@ -112,7 +119,11 @@ impl<C: Clone + Default> Shared<C> {
 
     /// False if Python has let the queue fill up; the event is lost.
     pub(crate) fn push_event(&self, event: Event) -> bool {
-        self.events.push(event).is_ok()
+        let is_taken = self.events.push(event).is_ok();
+        if !is_taken {
+            self.lost_events.store(true, Ordering::Release);
+        }
+        is_taken
     }
 
     pub(crate) fn stopping(&self) -> bool {

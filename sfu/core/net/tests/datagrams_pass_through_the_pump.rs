@@ -57,6 +57,12 @@ impl Machine for Echo {
 
     fn timeout(&mut self, _now: Instant) {}
 
+    fn while_awake(&mut self, _now: Instant) {}
+
+    fn hurries_reports(&self, _now: Instant) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -141,8 +147,8 @@ fn reports_share_wakes_and_all_are_answered() {
         }
         let (net, _) = thread.shared().counters(PATIENCE);
         assert_eq!(net.udp_received_datagrams, 200);
-        // A few wakes every five milliseconds, where a wake for each report would make 200 in fifty.
-        let most = 4 * (began.elapsed().as_millis() as u64 / 5 + 2);
+        // A few wakes every forty milliseconds, where a wake for each report would make 200 in fifty.
+        let most = 4 * (began.elapsed().as_millis() as u64 / 40 + 2);
         assert!(!tick.is_zero() || net.wakes - before <= most, "{} wakes, {most} at most", net.wakes - before);
     }
 }
@@ -199,6 +205,7 @@ fn commands_come_back_as_events_with_one_kick() {
     assert_eq!((net.commands, net.events, net.events_dropped), (10, 10, 0));
     let events: Vec<Event> = std::iter::from_fn(|| thread.shared().pop_event()).collect();
     assert_eq!(events, vec![Event::Snapshot(Snapshot::default()); 10]);
+    assert!(!thread.shared().take_lost_events());
 }
 
 /// F-34
@@ -215,6 +222,8 @@ fn events_nobody_takes_are_counted_not_piled_up() {
     let (net, _) = thread.shared().counters(PATIENCE);
     assert_eq!(net.events, net.commands);
     assert_eq!(net.events_dropped, net.events - 64, "the queue holds 64");
+    assert!(thread.shared().take_lost_events());
+    assert!(!thread.shared().take_lost_events(), "told once");
 }
 
 #[test]
@@ -296,6 +305,10 @@ fn start_panicking() -> PacketThread<u64> {
         fn receive_tcp(&mut self, _now: Instant, _id: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {}
         fn tcp_closed(&mut self, _now: Instant, _id: TcpId) {}
         fn timeout(&mut self, _now: Instant) {}
+        fn while_awake(&mut self, _now: Instant) {}
+        fn hurries_reports(&self, _now: Instant) -> bool {
+            false
+        }
         fn deadline(&self) -> Option<Instant> {
             None
         }

@@ -129,6 +129,11 @@ impl Worker {
         Ok(PyBytes::new(py, &encoded))
     }
 
+    /// Whether events were lost since the last call, because nobody took them. Wakes nobody.
+    fn take_lost_events(&self) -> bool {
+        self.shared.take_lost_events()
+    }
+
     /// All counters as a msgpack map of maps: `net` and `engine`.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let (net, engine) = py.detach(|| self.shared.counters(COUNTERS_PATIENCE));

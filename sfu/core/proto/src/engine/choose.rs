@@ -31,6 +31,7 @@ impl Engine {
             self.favour(slot);
         }
         if self.downtracks[slot].kind == MediaKind::Video {
+            self.learning_until = Some(now + super::LEARNING);
             self.allot(now, transport, Cause::Wish);
             self.probe(now, transport);
         }

@@ -94,6 +94,7 @@ impl Engine {
             } += 1;
         }
         self.counters.dtls_handshakes += 1;
+        self.learning_until = Some(now + super::LEARNING);
         self.set_state(slot, TransportState::Connected, "");
         self.emit_path(slot);
         self.after_connect(now, slot);

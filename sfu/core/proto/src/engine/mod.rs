@@ -90,6 +90,8 @@ pub struct Engine {
     next_keyframe: Option<Instant>,
     next_beat: Option<Instant>,
     handshakes: Handshakes,
+    /// Until then somebody's first pictures wait for what he says of the packets before them.
+    learning_until: Option<Instant>,
     /// Transports whose pacer holds something.
     paced: Vec<usize>,
     next_quality: Instant,
@@ -110,6 +112,9 @@ pub struct Engine {
     packets: VecDeque<Bytes>,
     notes: Vec<Note>,
 }
+
+/// A link is known well enough, or not to be known, so long after a subscriber has come or asked for more.
+const LEARNING: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// `start` and `start_unix` are one moment on both clocks; sender reports carry the latter on.
@@ -148,6 +153,7 @@ impl Engine {
             next_keyframe: None,
             next_beat: None,
             handshakes: Handshakes::default(),
+            learning_until: None,
             paced: Vec::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -206,13 +212,27 @@ impl Engine {
             self.next_keyframe = None;
             self.guarded(now, |engine| engine.keyframe_tick(now));
         }
-        if self.next_tick.is_some_and(|at| at <= now) {
-            self.next_tick = Some(now + tick::TICK);
-            self.guarded(now, |engine| engine.tick(now));
-        }
+        self.tick_if_due(now, Duration::ZERO);
         if self.handshakes.due.is_some_and(|at| at <= now) {
             self.shake_hands(now);
         }
+    }
+
+    /// Something else has woken the worker: what would soon wake it by itself is done in passing. Nobody needs to call it.
+    pub fn while_awake(&mut self, now: Instant) {
+        self.tick_if_due(now, tick::EARLY);
+    }
+
+    /// Some subscriber is new: what he reports decides when his first picture is whole.
+    pub fn hurries_reports(&self, now: Instant) -> bool {
+        self.learning_until.is_some_and(|until| now < until)
+    }
+
+    fn tick_if_due(&mut self, now: Instant, early: Duration) {
+        let Some(due) = self.next_tick.filter(|at| *at <= now + early) else { return };
+        // By the clock's own beat, so that early ones do not make them more; what was missed is not made up for.
+        self.next_tick = Some((due + tick::TICK).max(now + tick::TICK - tick::EARLY));
+        self.guarded(now, |engine| engine.tick(now));
     }
 
     pub fn deadline(&self) -> Option<Instant> {
