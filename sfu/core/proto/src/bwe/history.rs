@@ -31,6 +31,9 @@ pub struct Arrival {
 const CAPACITY: usize = 4096;
 /// A packet reported missing may still come out of order: so many later ones are waited for.
 const REORDERED: u64 = 256;
+/// Nor is anything told any more of what left so much earlier than a packet that was told of: the feedback was lost, or the
+/// other end did not listen yet.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a packet turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,18 +96,19 @@ impl SendHistory {
     pub(super) fn take(&mut self, arrival: &Arrival) -> Option<Answer> {
         let index = usize::try_from(arrival.number.checked_sub(self.first)?).ok()?;
         let place = self.packets.get_mut(index)?;
-        let answer = match (*place, arrival.received) {
-            (Place::Waiting(sent), Some(_)) => Answer::Received(sent),
-            (Place::Missing(_), Some(_)) => Answer::Late,
-            (Place::Waiting(sent), None) => Answer::Lost(sent),
+        let (answer, left) = match (*place, arrival.received) {
+            (Place::Waiting(sent), Some(_)) => (Answer::Received(sent), sent.at),
+            (Place::Missing(sent), Some(_)) => (Answer::Late, sent.at),
+            (Place::Waiting(sent), None) => (Answer::Lost(sent), sent.at),
             _ => return None,
         };
         *place = if let Answer::Lost(sent) = answer { Place::Missing(sent) } else { Place::Empty };
         while let Some(front) = self.packets.front() {
+            let is_behind = |sent: &Sent| arrival.number.saturating_sub(sent.number) > REORDERED;
             let is_over = match front {
                 Place::Empty => true,
-                Place::Missing(sent) => arrival.number.saturating_sub(sent.number) > REORDERED,
-                Place::Waiting(_) => false,
+                Place::Missing(sent) => is_behind(sent),
+                Place::Waiting(sent) => is_behind(sent) && left.saturating_duration_since(sent.at) > PATIENCE,
             };
             if !is_over {
                 break;
@@ -148,6 +152,21 @@ mod tests {
         assert!(matches!(history.take(&arrival(13)), Some(Answer::Late)));
         assert!(history.take(&arrival(u64::MAX)).is_none());
         assert!(matches!(history.take(&arrival(10)), Some(Answer::Received(Sent { number: 10, .. }))));
+        assert!(history.packets.is_empty());
+    }
+
+    #[test]
+    fn what_was_passed_over_is_not_waited_for() {
+        let (mut history, start) = (SendHistory::new(), sent(0).at);
+        // Nobody tells of the first ten, nor of one feedback's worth later on.
+        let is_told = |number: u64| number >= 10 && !(5_000..5_010).contains(&number);
+        for number in 0..10_000u64 {
+            history.push(Sent { at: start + Duration::from_millis(4) * number as u32, ..sent(number) });
+            if is_told(number) {
+                assert!(history.take(&arrival(number)).is_some());
+            }
+            assert!(history.packets.len() <= 300, "{} at {number}", history.packets.len());
+        }
         assert!(history.packets.is_empty());
     }
 
