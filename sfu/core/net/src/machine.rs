@@ -14,7 +14,9 @@ pub trait Machine: Send {
     type Counters: Clone + Default + Send;
 
     fn apply(&mut self, now: Instant, command: Command);
-    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]);
+    /// True if there is more to send: send, clear, and call [`Self::go_on`] with the same datagrams until it says no.
+    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
+    fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
     fn tcp_closed(&mut self, now: Instant, connection: TcpId);
     fn timeout(&mut self, now: Instant);
@@ -36,8 +38,12 @@ impl Machine for Engine {
         Engine::apply(self, now, command);
     }
 
-    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
-        Engine::receive(self, now, datagrams);
+    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
+        Engine::receive_some(self, now, datagrams)
+    }
+
+    fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
+        Engine::go_on(self, now, datagrams)
     }
 
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {

@@ -200,16 +200,24 @@ impl<M: Machine> Pump<M> {
             let now = self.clock.now();
             self.more = self.udp.receive(lane, &self.clock, now, &mut self.counters);
             let mut datagrams = emptied(std::mem::take(&mut self.datagrams));
-            for (arrival, bytes) in self.udp.arrivals() {
+            // Taken out of the socket, which sends while they are still borrowed.
+            let mut slots = self.udp.take_slots();
+            for (arrival, bytes) in self.udp.arrivals(&mut slots) {
                 let (source, received) = (arrival.source, arrival.received);
                 let payloads = bytes.chunks_mut(arrival.segment_size);
                 datagrams.extend(payloads.map(|payload| Datagram { source, payload, received }));
             }
             received += datagrams.len();
             if !datagrams.is_empty() {
-                self.machine.receive(now, &mut datagrams);
+                let mut is_more = self.machine.receive(now, &mut datagrams);
+                while is_more {
+                    let now = self.clock.now();
+                    self.send_queued(now);
+                    is_more = self.machine.go_on(self.clock.now(), &mut datagrams);
+                }
             }
             self.datagrams = emptied(datagrams);
+            self.udp.return_slots(slots);
             if !self.more {
                 break;
             }
@@ -229,6 +237,14 @@ impl<M: Machine> Pump<M> {
     }
 
     fn send(&mut self, now: Instant) {
+        self.send_queued(now);
+        if let Some(tcp) = &mut self.tcp {
+            tcp.flush(&mut Framed { machine: &mut self.machine, now }, &mut self.counters);
+        }
+    }
+
+    /// Datagrams leave; what goes over TCP is taken over by its connections, which do not tell of their end yet.
+    fn send_queued(&mut self, now: Instant) {
         let counters = &mut self.counters;
         let machine = &mut self.machine;
         let arena = machine.transmits();
@@ -252,9 +268,6 @@ impl<M: Machine> Pump<M> {
             }
         }
         machine.clear_transmits();
-        if let Some(tcp) = &mut self.tcp {
-            tcp.flush(&mut Framed { machine, now }, counters);
-        }
     }
 
     fn push_events(&mut self) {

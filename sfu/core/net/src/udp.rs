@@ -214,12 +214,23 @@ impl UdpSocket {
         count == BATCH
     }
 
-    /// The batch that [`Self::receive`] took: each arrival with its bytes.
-    pub(crate) fn arrivals(&mut self) -> impl Iterator<Item = (Arrival, &mut [u8])> {
-        let arrivals = &self.arrivals;
-        let mut arrivals = arrivals.iter().copied().peekable();
+    /// What the batch that [`Self::receive`] took was written to; to be returned before the next.
+    pub(crate) fn take_slots(&mut self) -> Box<[u8]> {
+        mem::take(&mut self.slots)
+    }
+
+    pub(crate) fn return_slots(&mut self, slots: Box<[u8]>) {
+        self.slots = slots;
+    }
+
+    /// Each arrival of the batch with its bytes.
+    pub(crate) fn arrivals<'a>(
+        &self,
+        slots: &'a mut [u8],
+    ) -> impl Iterator<Item = (Arrival, &'a mut [u8])> + use<'_, 'a> {
+        let mut arrivals = self.arrivals.iter().copied().peekable();
         // Slots ascend in `arrivals`, so both are walked once.
-        self.slots.chunks_exact_mut(SLOT_STRIDE).enumerate().filter_map(move |(slot, bytes)| {
+        slots.chunks_exact_mut(SLOT_STRIDE).enumerate().filter_map(move |(slot, bytes)| {
             let arrival = arrivals.next_if(|arrival| arrival.slot == slot)?;
             Some((arrival, &mut bytes[..arrival.len]))
         })

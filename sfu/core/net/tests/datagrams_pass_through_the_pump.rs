@@ -11,7 +11,7 @@ use callyard_proto::engine::Datagram;
 use callyard_proto::event::{Event, Snapshot};
 use callyard_proto::transmit::{Path, TcpId, TransmitArena};
 
-/// Sends each datagram back `copies` times as one run; answers a TCP frame unless it starts with `silent`.
+/// Sends each datagram back `copies` times as one run, half of them when it is told to go on; answers a TCP frame unless it starts with `silent`.
 struct Echo {
     copies: usize,
     arena: TransmitArena,
@@ -24,8 +24,8 @@ impl Echo {
         Self { copies, arena: TransmitArena::new(64), events: Vec::new(), closed: 0 }
     }
 
-    fn answer(&mut self, destination: Path, payload: &[u8]) {
-        for _ in 0..self.copies {
+    fn answer(&mut self, destination: Path, payload: &[u8], copies: usize) {
+        for _ in 0..copies {
             self.arena.push(destination, payload);
         }
     }
@@ -38,16 +38,26 @@ impl Machine for Echo {
         self.events.push(Event::Snapshot(Snapshot::default()));
     }
 
-    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
+    fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
         for datagram in datagrams {
             assert!(datagram.received <= now);
-            self.answer(Path::Udp(datagram.source), datagram.payload);
+            self.answer(Path::Udp(datagram.source), datagram.payload, self.copies - self.copies / 2);
         }
+        true
+    }
+
+    fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
+        assert!(self.arena.is_empty(), "what there was has been sent");
+        for datagram in datagrams {
+            assert!(datagram.received <= now);
+            self.answer(Path::Udp(datagram.source), datagram.payload, self.copies / 2);
+        }
+        false
     }
 
     fn receive_tcp(&mut self, _now: Instant, connection: TcpId, _peer: SocketAddr, frame: &mut [u8]) {
         if !frame.starts_with(b"silent") {
-            self.answer(Path::Tcp(connection), frame);
+            self.answer(Path::Tcp(connection), frame, self.copies);
         }
     }
 
@@ -301,7 +311,12 @@ fn start_panicking() -> PacketThread<u64> {
             let zero = self.0.arena.bytes().len();
             self.0.closed = 1 / zero as u64;
         }
-        fn receive(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) {}
+        fn receive(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) -> bool {
+            false
+        }
+        fn go_on(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) -> bool {
+            false
+        }
         fn receive_tcp(&mut self, _now: Instant, _id: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {}
         fn tcp_closed(&mut self, _now: Instant, _id: TcpId) {}
         fn timeout(&mut self, _now: Instant) {}

@@ -193,7 +193,11 @@ impl World {
             .iter_mut()
             .map(|(source, payload)| Datagram { source: *source, payload, received: self.now })
             .collect();
-        self.engine.receive(self.now, &mut batch);
+        let mut is_more = self.engine.receive_some(self.now, &mut batch);
+        while is_more {
+            self.collect();
+            is_more = self.engine.go_on(self.now, &mut batch);
+        }
         if self.engine.deadline().is_some_and(|at| at <= self.now) {
             self.engine.timeout(self.now);
         }

@@ -33,6 +33,10 @@ pub struct Transmit {
     pub segment_size: Option<u16>,
 }
 
+/// As many as one system call takes; the bytes of some of them fit a second-level cache.
+const FULL_SENDS: usize = 64;
+const FULL_BYTES: usize = 256 << 10;
+
 #[derive(Debug)]
 pub struct TransmitArena {
     bytes: Vec<u8>,
@@ -62,6 +66,11 @@ impl TransmitArena {
 
     pub fn is_empty(&self) -> bool {
         self.transmits.is_empty()
+    }
+
+    /// Enough lies here to be sent before more is written: what waits grows old, and leaves the processor's cache.
+    pub fn is_full(&self) -> bool {
+        self.transmits.len() >= FULL_SENDS || self.used >= FULL_BYTES
     }
 
     /// The datagrams one by one, runs taken apart.

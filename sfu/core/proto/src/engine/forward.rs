@@ -47,6 +47,13 @@ pub(super) struct Pending {
     pub received: Instant,
 }
 
+/// How far the fan-out of a batch has come: uptracks that are done, and subscribers of the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    uptrack: usize,
+    subscriber: usize,
+}
+
 impl Pending {
     /// (first of another stream, marker), as the selector said.
     #[inline]
@@ -80,32 +87,43 @@ impl Engine {
         self.pending.push(pending);
     }
 
-    /// Writes every subscriber's copies of what the batch has brought.
-    pub(super) fn forward_pending(&mut self, now: Instant, batch: &mut [Datagram<'_>]) {
-        for touched in 0..self.touched.len() {
-            let uptrack = self.touched[touched];
-            let Some(first) = self.uptracks.get_mut(uptrack).and_then(|u| u.first_pending.take()) else { continue };
-            if self.config.max_segment_padding > 0 {
-                self.pad_run(first, batch);
-            }
-            let mut subscriber = 0;
-            while let Some(&downtrack) = self.uptracks.get(uptrack).and_then(|u| u.downtracks.get(subscriber)) {
-                subscriber += 1;
-                // As in `guarded`: a panic costs the subscriber whose copy was being written, the others lose nothing.
-                self.acting = self.downtracks.get(downtrack).map(|d| d.transport);
-                let write = AssertUnwindSafe(|| self.forward_run(now, first, downtrack, batch));
-                if catch_unwind(write).is_err() {
-                    self.after_panic(now);
-                    // The one that was closed has left the list.
-                    if !self.downtracks.contains(downtrack) {
-                        subscriber -= 1;
+    /// Writes subscribers' copies of what the batch has brought; `in_pieces`: until enough of them waits to be sent.
+    /// True if there is more.
+    pub(super) fn forward(&mut self, now: Instant, batch: &mut [Datagram<'_>], in_pieces: bool) -> bool {
+        let Progress { mut uptrack, mut subscriber } = std::mem::take(&mut self.progress);
+        while let Some(&slot) = self.touched.get(uptrack) {
+            let first = self.uptracks.get(slot).and_then(|uptrack| uptrack.first_pending);
+            if let Some(first) = first {
+                if subscriber == 0 && self.config.max_segment_padding > 0 {
+                    self.pad_run(first, batch);
+                }
+                while let Some(&downtrack) = self.uptracks.get(slot).and_then(|u| u.downtracks.get(subscriber)) {
+                    if in_pieces && self.arena.is_full() {
+                        self.progress = Progress { uptrack, subscriber };
+                        return true;
+                    }
+                    subscriber += 1;
+                    // As in `guarded`: a panic costs the subscriber whose copy was being written, the others lose nothing.
+                    self.acting = self.downtracks.get(downtrack).map(|d| d.transport);
+                    let write = AssertUnwindSafe(|| self.forward_run(now, first, downtrack, batch));
+                    if catch_unwind(write).is_err() {
+                        self.after_panic(now);
+                        // The one that was closed has left the list.
+                        if !self.downtracks.contains(downtrack) {
+                            subscriber -= 1;
+                        }
                     }
                 }
+                self.after_run(now, first);
             }
-            self.after_run(now, first);
+            if let Some(uptrack) = self.uptracks.get_mut(slot) {
+                uptrack.first_pending = None;
+            }
+            (uptrack, subscriber) = (uptrack + 1, 0);
         }
         self.touched.clear();
         self.pending.clear();
+        false
     }
 
     /// Chromium's packets of one frame differ by a byte or so: padded to one length they leave in one send.

@@ -48,7 +48,7 @@ use crate::transport::{Note, Transport};
 
 use data::DataUptrack;
 use down::Downtrack;
-use forward::Pending;
+use forward::{Pending, Progress};
 use handshakes::Handshakes;
 use lifecycle::Room;
 use up::Uptrack;
@@ -103,6 +103,7 @@ pub struct Engine {
     pending: Vec<Pending>,
     /// Uptracks with pending packets, in order of arrival.
     touched: Vec<usize>,
+    progress: Progress,
     /// The transport on whose behalf code runs now: it pays for a panic.
     acting: Option<usize>,
     /// Streams (uptrack slot, encoding) with packets missing.
@@ -159,6 +160,7 @@ impl Engine {
             counters: Counters::default(),
             pending: Vec::with_capacity(256),
             touched: Vec::with_capacity(64),
+            progress: Progress::default(),
             acting: None,
             incomplete: Vec::new(),
             seqs: Vec::new(),
@@ -175,18 +177,37 @@ impl Engine {
 
     /// Takes a whole batch at once, so that a frame's packets to one subscriber end up side by side.
     pub fn receive(&mut self, now: Instant, batch: &mut [Datagram<'_>]) {
+        self.take_in(now, batch);
+        self.forward(now, batch, false);
+    }
+
+    /// As [`Self::receive`], but what many subscribers get comes in pieces. True if there is more: send what lies in
+    /// the arena, clear it, and call [`Self::go_on`] with the same batch before anything else.
+    ///
+    /// Each piece bears its own time: a large picture takes tens of milliseconds to reach thousands, which would look
+    /// like a queue on the way to the last of them.
+    pub fn receive_some(&mut self, now: Instant, batch: &mut [Datagram<'_>]) -> bool {
+        self.take_in(now, batch);
+        self.forward(now, batch, true)
+    }
+
+    /// The next piece. True if there is more.
+    pub fn go_on(&mut self, now: Instant, batch: &mut [Datagram<'_>]) -> bool {
+        self.forward(now, batch, true)
+    }
+
+    fn take_in(&mut self, now: Instant, batch: &mut [Datagram<'_>]) {
         for (index, datagram) in batch.iter_mut().enumerate() {
             let path = Path::Udp(datagram.source);
             self.guarded(now, |engine| engine.receive_datagram(now, path, index, datagram));
         }
-        self.forward_pending(now, batch);
     }
 
     /// Takes one RFC 4571 frame, without its length.
     pub fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {
         let mut batch = [Datagram { source: peer, payload: frame, received: now }];
         self.guarded(now, |engine| engine.receive_datagram(now, Path::Tcp(connection), 0, &mut batch[0]));
-        self.forward_pending(now, &mut batch);
+        self.forward(now, &mut batch, false);
     }
 
     pub fn tcp_closed(&mut self, now: Instant, connection: TcpId) {
