@@ -247,6 +247,15 @@ async def test_a37_a38_a39_teams(world: World, people: People) -> None:
     assert mixed.value.code == "team_mismatch"
 
 
+async def test_a40_a_team_stays_as_it_was_created(people: People) -> None:
+    await people("alice").make_call("default", "x").get_or_create(team="red")
+    again = people("alice").make_call("default", "x")
+    assert (await again.get_or_create(team="blue", custom={"name": "Blue"})).call.team == "red"
+    with pytest.raises(TypeError):
+        await again.update(team="blue")  # type: ignore[call-arg]  # there is no such parameter
+    assert (await again.get()).call.team == "red"
+
+
 async def test_a41_without_the_mode_a_team_is_only_stored(people: People) -> None:
     await people("red").make_call("default", "x").get_or_create(team="red")
     assert (await people("blue").make_call("default", "x").get()).call.team == "red"
