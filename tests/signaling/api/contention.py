@@ -315,16 +315,21 @@ async def _judge(database_url: str, found: Found, delivered: dict[str, Received]
 
 
 def _judge_socket(who: str, frames: list[dict[str, Any]]) -> None:
-    """What a member hears is chained by `prev_seq`, and comes once."""
+    """What a member hears is chained by `prev_seq`, anew after a resync, and comes once."""
     last: dict[str, int] = {}
     ids: set[str] = set()
+    resynced: set[str] = set()
     for frame in frames:
         cid, seq = frame["cid"], frame.get("seq")
         if seq is None:
+            # The snapshot is of a moment whose number the next event tells.
+            resynced.add(cid)
             continue
         if frame["resumed"]:
-            assert frame["prev_seq"] == last.get(cid, 0), (who, frame)
+            after = frame["prev_seq"]
+            assert after >= last.get(cid, 0) if cid in resynced else after == last.get(cid, 0), (who, frame)
             assert frame["id"] not in ids, (who, frame)
+        resynced.discard(cid)
         last[cid] = max(last.get(cid, 0), seq)
         ids.add(frame["id"])
 
