@@ -26,7 +26,7 @@ import msgspec
 
 from sfu import border, control
 from sfu.settings import NodeSettings
-from sfu.worker import Launch, LogStyle
+from sfu.worker import JSON_FROM_INFO, Launch, LogStyle
 
 log = logging.getLogger("sfu.node")
 
@@ -307,7 +307,7 @@ class Node:
         on_event: EventCallback,
         on_lost: LostCallback,
         on_started: Callable[[WorkerHandle], None] | None = None,
-        log_style: LogStyle = LogStyle(),  # noqa: B008 — a frozen value
+        log_style: LogStyle = JSON_FROM_INFO,
     ) -> None:
         self.settings = settings
         self._log_style = log_style

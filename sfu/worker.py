@@ -50,6 +50,9 @@ class LogStyle(msgspec.Struct, frozen=True, kw_only=True):
     """One JSON object a line; else a line for people."""
 
 
+JSON_FROM_INFO = LogStyle()
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """All a worker is told at its start; written by the node as the JSON launch file."""
 
@@ -67,7 +70,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     controller_max_queue_bytes: int
     orphan_timeout_seconds: float
     idle_orphan_timeout_seconds: float
-    log: LogStyle = LogStyle()
+    log: LogStyle = JSON_FROM_INFO
 
 
 class Memory:

@@ -183,7 +183,9 @@ async def test_draining_lets_calls_go_on_and_takes_no_new_ones_until_the_deadlin
                 os.kill(pid, 0)
 
 
-async def test_draining_ends_when_the_last_one_leaves(own_server: Start, room: str) -> None:
+@contextlib.asynccontextmanager
+async def draining(own_server: Start, room: str) -> AsyncIterator[tuple[ServerProcess, Person]]:
+    """A server that was told to stop and waits for the last participant, for ten minutes at most."""
     server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "600"})
     async with gathering(server, room) as party:
         alice = await party.join("alice")
@@ -191,6 +193,11 @@ async def test_draining_ends_when_the_last_one_leaves(own_server: Start, room: s
         await asyncio.sleep(1)
         assert server.process is not None
         assert server.process.poll() is None
+        yield server, alice
+
+
+async def test_draining_ends_when_the_last_one_leaves(own_server: Start, room: str) -> None:
+    async with draining(own_server, room) as (server, alice):
         await alice.leave()
         assert await server.ended(20) == 0
 
@@ -246,13 +253,7 @@ async def test_a_full_disk_refuses_what_must_last_and_costs_no_call(
 
 async def test_a_second_sigterm_ends_the_drain_at_once(own_server: Start, room: str) -> None:
     """F-18"""
-    server = await own_server(workers=1, environment={"CALLYARD_DRAIN_DEADLINE_SECONDS": "600"})
-    async with gathering(server, room) as party:
-        alice = await party.join("alice")
-        server.terminate()
-        await asyncio.sleep(1)
-        assert server.process is not None
-        assert server.process.poll() is None
+    async with draining(own_server, room) as (server, alice):
         server.terminate()
         assert await server.ended(15) == 0
         await alice.until(lambda: alice.events("disconnected") or alice.events("reconnecting"), what="the news")

@@ -20,8 +20,9 @@ OUT = Path(__file__).with_name("h264-simulcast.dump")
 FPS = 10
 PICTURES = 120
 MTU = 1_100
+PAYLOAD_TYPE = 102
 CODEC = {
-    "pt": 102,
+    "pt": PAYLOAD_TYPE,
     "mime": "video/H264",
     "clock_rate": 90_000,
     "fmtp": "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
@@ -58,7 +59,7 @@ def main() -> None:
             for index, payload in enumerate(payloads):
                 marker = 0x80 if index + 1 == len(payloads) else 0
                 timestamp = (2**32 - 90_000 + stream * 12_345 + picture * 90_000 // FPS) % 2**32
-                packet = bytes([0x80, marker | CODEC["pt"]]) + sequences[stream].to_bytes(2)  # type: ignore[operator]
+                packet = bytes([0x80, marker | PAYLOAD_TYPE]) + sequences[stream].to_bytes(2)
                 packet += timestamp.to_bytes(4) + (1_000 + stream).to_bytes(4) + payload
                 sequences[stream] = (sequences[stream] + 1) % 65_536
                 out += (at + 500 * stream).to_bytes(4) + len(packet).to_bytes(2) + packet
