@@ -51,6 +51,12 @@ def test_targets_are_held_against_the_best_other_server_and_the_limit() -> None:
     assert [check.passed for check in good] == [True, True, True, True]
 
 
+def test_the_floor_is_shown_beside_the_servers_but_is_none_of_them() -> None:
+    found = report.checks(results(run("Callyard", 2.0), run("Fast", 9.0), run(report.FLOOR, 6.0, p99_us=1)))
+    assert found[0].found == "4.5 × (Fast), 3.0 × (floor)"
+    assert found[2].found == "700, 700 (Fast)"
+
+
 def test_flatness_is_told_by_the_worst_of_a_group() -> None:
     flat, steep = (
         report.checks(results(run("Callyard", 1.0, scenario="rooms-1"), run("Callyard", us, scenario="rooms-500")))[-1]
