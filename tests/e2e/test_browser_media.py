@@ -77,6 +77,36 @@ async def test_each_codec_arrives_in_its_layers(
     await bob.shows("alice", CAMERA, "red", "blue")
 
 
+async def test_fewer_frames_of_h264_are_sent_by_its_temporal_layers(tabs: Tabs) -> None:
+    """H.264's payload names no layer: what is left out is known by the dependency descriptor alone."""
+    alice, bob, carol = await tabs.join("alice"), await tabs.join("bob"), await tabs.join("carol")
+    await alice.call("publishPicture", "red", "blue", 640, 360, 16, camera(videoCodec="h264"))
+    await alice.call("layered", CAMERA, "L1T3")
+    await bob.until("widthIs", "alice", CAMERA, 640, seconds=30)
+    await carol.until("widthIs", "alice", CAMERA, 640, seconds=30)
+    await alice.holds("async () => Object.values(await window.e2e.sending('camera')).every((e) => e.mode === 'L1T3')")
+    await bob.call("wantFps", "alice", CAMERA, 4)
+    quarter, whole = await asyncio.gather(frames_a_second(bob), frames_a_second(carol))
+    assert quarter < 0.4 * whole, (quarter, whole)
+    assert quarter > 0.15 * whole, (quarter, whole)
+    await bob.shows("alice", CAMERA, "red", "blue")
+    # And back, without a key frame being asked for.
+    before = await bob.call("stats", "alice", CAMERA)
+    await bob.call("wantFps", "alice", CAMERA, 30)
+    again, whole = await asyncio.gather(frames_a_second(bob), frames_a_second(carol))
+    assert again > 0.7 * whole, (again, whole)
+    assert (await bob.call("stats", "alice", CAMERA))["pli"] == before["pli"]
+
+
+async def frames_a_second(tab: Tab, seconds: float = 5) -> float:
+    """Pictures of alice that are decoded, once what was wished before has had its time."""
+    await asyncio.sleep(1.5)
+    before: int = (await tab.call("stats", "alice", CAMERA))["frames"]
+    await asyncio.sleep(seconds)
+    after: int = (await tab.call("stats", "alice", CAMERA))["frames"]
+    return (after - before) / seconds
+
+
 @MODES
 @pytest.mark.parametrize(("codec", "mime"), [("av1", "video/AV1"), ("vp9", "video/VP9")])
 async def test_who_cannot_decode_a_codec_gets_the_backup_and_the_others_keep_it(

@@ -193,6 +193,14 @@
       }
       return found;
     },
+    // Sets the scalability mode of every encoding that leaves: the client's options know it for VP9 and AV1 alone.
+    async layered(source, mode) {
+      const { sender } = publication(room.localParticipant.identity, source).track;
+      const parameters = sender.getParameters();
+      for (const encoding of parameters.encodings) encoding.scalabilityMode = mode;
+      await sender.setParameters(parameters);
+      return true;
+    },
     canSend: (mime) => RTCRtpSender.getCapabilities('video').codecs.some((codec) => codec.mimeType === mime),
 
     // --- receiving
