@@ -25,7 +25,14 @@ from av.video.frame import VideoFrame
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAPTURES = sorted(Path(__file__).with_name("captures").glob("*.dump"))
 SEEDS = range(1, 7)
-DECODERS = {"video/VP8": "vp8", "video/VP9": "vp9", "video/AV1": "libdav1d", "video/H264": "h264"}
+DECODERS = {
+    "video/VP8": "vp8",
+    "video/VP9": "vp9",
+    "video/AV1": "libdav1d",
+    "video/H264": "h264",
+    "video/H265": "hevc",
+}
+NAL_UNITS = {"video/H264", "video/H265"}
 
 
 # --- packets --------------------------------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ def forwarded(path: Path, seed: int, trouble: str | None, out: Path) -> list[Pac
 
 
 def layered(mime: str, packet: Packet) -> Layered:
-    """Read the payload's descriptor (RFC 7741 §4.2, RFC 9628 §4.2); AV1 has none that names a layer, H.264 has none."""
+    """Read the payload's descriptor (RFC 7741 §4.2, RFC 9628 §4.2); AV1 has none that names a layer, H.264 none."""
     payload, at = packet.payload, 1
     spatial = temporal = 0
     picture_id = tl0 = -1
@@ -122,7 +129,7 @@ def layered(mime: str, packet: Packet) -> Layered:
             at += 1
         if flags & 0x02:
             at = _behind_scalability_structure(payload, at)
-    elif mime in {"video/AV1", "video/H264"}:
+    elif mime == "video/AV1" or mime in NAL_UNITS:
         at = 0
     return Layered(packet.timestamp, packet.source, spatial, temporal, picture_id, tl0, payload[at:])
 
@@ -153,8 +160,9 @@ def frames(mime: str, packets: list[Layered]) -> list[Frame]:
     """The frames in one picture's packets, lowest layer first."""
     if mime == "video/AV1":
         return _layer_frames([packet.body for packet in packets])
-    if mime == "video/H264":
-        return [Frame(0, b"".join(b"\0\0\0\1" + unit for unit in _nal_units(packet.body for packet in packets)))]
+    if mime in NAL_UNITS:
+        units = _nal_units(mime, (packet.body for packet in packets))
+        return [Frame(0, b"".join(b"\0\0\0\1" + unit for unit in units))]
     by_layer = groupby(packets, key=lambda packet: packet.spatial)
     return [Frame(spatial, b"".join(packet.body for packet in one)) for spatial, one in by_layer]
 
@@ -188,24 +196,32 @@ def _layer_frames(payloads: list[bytes]) -> list[Frame]:
     return [Frame(spatial, layers[spatial]) for spatial in sorted(layers)]
 
 
-def _nal_units(payloads: Iterable[bytes]) -> list[bytes]:
-    """NAL units of RTP payloads, fragments put together again (RFC 6184 §5.6-5.8)."""
+def _nal_units(mime: str, payloads: Iterable[bytes]) -> list[bytes]:
+    """NAL units of RTP payloads, fragments put together again (RFC 6184 §5.6-5.8, RFC 7798 §4.4)."""
+    header, aggregation, fragmentation = (1, 24, 28) if mime == "video/H264" else (2, 48, 49)
     units: list[bytes] = []
     for payload in payloads:
-        kind = payload[0] & 31
-        if kind == 24:
-            at = 1
+        kind = _unit_kind(mime, payload)
+        if kind == aggregation:
+            at = header
             while at < len(payload):
                 length = int.from_bytes(payload[at : at + 2])
                 units.append(payload[at + 2 : at + 2 + length])
                 at += 2 + length
-        elif kind != 28:
+        elif kind != fragmentation:
             units.append(payload)
-        elif payload[1] & 0x80:
-            units.append(bytes([payload[0] & 0x60 | payload[1] & 31]) + payload[2:])
+        elif payload[header] & 0x80:
+            first = (
+                (payload[0] & 0x60 | payload[1] & 31) if header == 1 else (payload[0] & 0x81 | payload[2] << 1 & 126)
+            )
+            units.append(bytes([first]) + payload[1:header] + payload[header + 1 :])
         else:
-            units[-1] += payload[2:]
+            units[-1] += payload[header + 1 :]
     return units
+
+
+def _unit_kind(mime: str, unit: bytes) -> int:
+    return unit[0] & 31 if mime == "video/H264" else unit[0] >> 1 & 63
 
 
 def _leb128(data: bytes, at: int) -> tuple[int, int]:
@@ -318,7 +334,8 @@ def test_what_a_lost_packet_leaves_whole_is_decoded_to_the_same_pictures(path: P
         for one in _pictures_as_sent(forwarded(path, seed, "lossy", tmp_path / "packets")):
             follows = previous is None or one[0].seq == (previous.seq + 1) % 65_536
             previous, total = one[-1], total + 1
-            # Padding alone stands where a late packet was left out.
+            # Padding alone stands where a late packet was left out, or is missing of a stream that was left.
+            is_intact &= all(packet.payload for packet in one)
             one = [packet for packet in one if packet.payload]
             if not one:
                 continue
@@ -348,8 +365,10 @@ def _is_key(mime: str, packet: Packet) -> bool:
     if mime == "video/AV1":
         # Its descriptor carries a structure.
         return len(packet.descriptor) > 3 and packet.descriptor[3] & 0x80 > 0
-    if mime == "video/H264":
-        return any(unit[0] & 31 == 7 for unit in _nal_units([packet.payload]))
+    if mime in NAL_UNITS:
+        # Its parameter sets come first: of the sequence in H.264, of the video in H.265.
+        kinds = {_unit_kind(mime, unit) for unit in _nal_units(mime, [packet.payload])}
+        return bool(kinds & {7 if mime == "video/H264" else 32})
     if mime == "video/VP8":
         return packet.payload[0] & 0x10 > 0 and layered(mime, packet).body[0] & 1 == 0
     return packet.payload[0] & 0x48 == 0x08 and layered(mime, packet).spatial == 0
