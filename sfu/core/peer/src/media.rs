@@ -241,8 +241,16 @@ pub fn is_key(payload: &[u8]) -> bool {
 
 /// Subscribes `client` to a source; packets come with `ssrc`, their RTX one above.
 pub fn subscribe(world: &mut World, client: usize, source: &Source, downtrack: u64, ssrc: u32, want: Want) {
+    world.apply(Command::AddDowntrack(downtrack_spec(client, source, downtrack, ssrc, want)));
+    if source.kind == MediaKind::Video {
+        world.clients[client].receive_rtx.insert(ssrc + 1, Rtx { ssrc, pt: 100 });
+    }
+}
+
+/// What [`subscribe`] asks for, to be changed.
+pub fn downtrack_spec(client: usize, source: &Source, downtrack: u64, ssrc: u32, want: Want) -> DowntrackSpec {
     let is_video = source.kind == MediaKind::Video;
-    world.apply(Command::AddDowntrack(DowntrackSpec {
+    DowntrackSpec {
         downtrack: DowntrackId(downtrack),
         uptrack: source.uptrack,
         transport: World::transport(client),
@@ -252,9 +260,6 @@ pub fn subscribe(world: &mut World, client: usize, source: &Source, downtrack: u
         codecs: vec![if is_video { vp8(100) } else { opus(63) }],
         extensions: extensions(),
         want,
-    }));
-    if is_video {
-        world.clients[client].receive_rtx.insert(ssrc + 1, Rtx { ssrc, pt: 100 });
     }
 }
 

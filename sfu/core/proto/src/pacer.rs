@@ -138,6 +138,12 @@ impl Pacer {
         self.waiting.insert(self.waiting.len() - behind, (finish, waiting));
     }
 
+    /// Whether that packet waits.
+    pub fn holds(&self, downtrack: usize, encoding: usize, seq: SeqNo) -> bool {
+        let is_it = |w: &Waiting| (w.downtrack, w.unit.encoding, w.unit.seq) == (downtrack, encoding, seq);
+        self.waiting.iter().any(|(_, waiting)| is_it(waiting))
+    }
+
     /// The next packet that may leave now, if it may.
     pub fn release(&mut self, now: Instant) -> Option<Waiting> {
         self.credit(now);

@@ -40,7 +40,8 @@ fn assert_continuous(packets: &[&Received]) {
 }
 
 fn layers(packets: &[&Received]) -> Vec<u8> {
-    let mut out: Vec<u8> = packets.iter().map(|p| content(&p.payload).0).collect();
+    // Padding alone stands where a packet of a layer that was left is still missing.
+    let mut out: Vec<u8> = packets.iter().filter(|p| !p.payload.is_empty()).map(|p| content(&p.payload).0).collect();
     out.dedup();
     out
 }
@@ -79,7 +80,7 @@ fn switches_survive_a_bad_link() {
         play(&mut world, &mut [&mut camera], Duration::from_secs(4));
         world.run(Duration::from_millis(500));
         let packets = world.clients[1].in_order(5_000);
-        // What a layer still owed when it was left is not sent any more.
+        // What his own link lost of a layer is not sent again once it was left.
         let holes = world.clients[1].holes(5_000);
         assert!(holes <= 6, "seed {seed}: {holes} holes at six switches");
         assert_eq!(layers(&packets).last(), Some(&1), "seed {seed}: {:?}", layers(&packets));

@@ -97,7 +97,19 @@ impl Munger {
         self.switching = true;
     }
 
-    /// Highest sequence number handed out so far; `None` before the first.
+    /// A number kept for a packet of the present source that has not come. `place`: how far the search is, from zero on.
+    pub fn hole(&self, place: &mut usize) -> Option<SeqNo> {
+        self.seqs.hole(place).map(SeqNo)
+    }
+
+    /// The packet of the present source for which this number, the latest that ends so, is kept.
+    pub fn awaited(&self, seq: u16) -> Option<SeqNo> {
+        let next = self.seqs.next();
+        let output = next.checked_sub(u64::from((next as u16).wrapping_sub(seq)))?;
+        self.seqs.awaited(output).map(SeqNo)
+    }
+
+    /// Highest timestamp handed out so far; `None` before the first.
     pub fn last_timestamp(&self) -> Option<u32> {
         self.timestamp_last
     }

@@ -86,6 +86,30 @@ impl Renumber {
         self.slots.fill(Slot::default());
     }
 
+    /// The next number that was kept for a member which has not come. `place`: how far the search is, from zero on.
+    pub fn hole(&self, place: &mut usize) -> Option<u64> {
+        let rest = self.slots.get(*place..)?;
+        let found = rest.iter().position(|slot| slot.fate() == Some(Fate::Missing))?;
+        *place += found + 1;
+        Some(rest[found].output(self.next))
+    }
+
+    /// The member for which `output` is kept.
+    pub fn awaited(&self, output: u64) -> Option<u64> {
+        let highest = self.highest?;
+        let (mut low, mut high) = (self.first.max((highest + 1).saturating_sub(self.window as u64)), highest + 1);
+        // Numbers rise with members; where several have the same, all but the last were left out.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.find(middle) {
+                Some((found, _)) if found > output => high = middle,
+                _ => low = middle + 1,
+            }
+        }
+        let input = low.checked_sub(1)?;
+        (self.find(input) == Some((output, Fate::Missing))).then_some(input)
+    }
+
     /// True until a member was seen since the last [`Renumber::switch`].
     pub fn is_fresh(&self) -> bool {
         self.highest.is_none()

@@ -104,6 +104,10 @@ impl Entry {
         self.flags & IS_USED != 0 && self.seq == seq as u32
     }
 
+    fn is_newer(&self, seq: SeqNo) -> bool {
+        self.flags & IS_USED != 0 && self.seq.wrapping_sub(seq.0 as u32) as i32 > 0
+    }
+
     fn packet(&self, seq: u64) -> SentPacket {
         let has = |flag: u8| self.flags & flag != 0;
         let bits = if has(HAS_WIDE_PICTURE_ID) { 15 } else { 7 };
@@ -125,6 +129,31 @@ impl Entry {
         }
     }
 }
+
+impl SentPacket {
+    /// Padding in a place where nothing will ever come.
+    pub fn filling(seq: SeqNo, timestamp: u32, codec: u8) -> Self {
+        Self {
+            seq,
+            encoding: FILLING,
+            source: SeqNo(0),
+            timestamp,
+            marker: false,
+            patch: PayloadPatch::default(),
+            frame_number_offset: 0,
+            codec,
+            spatial: Spatial(0),
+            temporal: Temporal(0),
+        }
+    }
+
+    pub fn is_filling(&self) -> bool {
+        self.encoding == FILLING
+    }
+}
+
+/// No uptrack has so many encodings.
+const FILLING: Spatial = Spatial(u8::MAX);
 
 /// What a packet that is sent again is still good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +225,8 @@ impl SentHistory {
         let place = packet.seq.0 as usize & self.entries.len().wrapping_sub(1);
         let is_full = self.entries.len() == self.window;
         match self.entries.get_mut(place) {
+            // A late one does not take the place of what was sent since.
+            Some(entry) if entry.is_newer(packet.seq) => {}
             Some(entry) if is_full || is_old(entry, &packet) => *entry = Entry::new(&packet),
             _ => self.grow(&packet),
         }
@@ -207,7 +238,7 @@ impl SentHistory {
     fn grow(&mut self, packet: &SentPacket) {
         let len = (self.entries.len() * 2).clamp(FIRST_WINDOW.min(self.window), self.window);
         let entries = std::mem::replace(&mut self.entries, vec![Entry::default(); len]);
-        for entry in entries {
+        for entry in entries.into_iter().filter(|entry| entry.flags & IS_USED != 0) {
             self.entries[entry.seq as usize & (len - 1)] = entry;
         }
         self.entries[packet.seq.0 as usize & (len - 1)] = Entry::new(packet);
@@ -221,6 +252,11 @@ impl SentHistory {
     fn extended(&self, seq: u16) -> Option<u64> {
         let highest = self.highest?.0;
         highest.checked_sub(u64::from((highest as u16).wrapping_sub(seq)))
+    }
+
+    /// What was sent cannot be sent again: its originals are out of reach.
+    pub fn forget(&mut self) {
+        self.entries.fill(Entry::default());
     }
 
     /// A key frame begins with `seq`, or another unit of the same frame: nothing before it is worth repairing.

@@ -195,7 +195,8 @@ impl Downtrack {
         self.uptrack = slot;
         self.match_codecs(uptrack);
         self.selector.restart();
-        self.munger.switch_source();
+        // The originals are kept with the uptrack that is left.
+        self.sent.forget();
         self.last_codec = None;
         self.source = None;
         self.waiting = 0;

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::down::SentAs;
-use super::up::SenderClock;
-use super::write::{Desk, Kept, write_kept};
+use super::ingress::describe;
+use super::up::{PtUse, SenderClock};
+use super::write::{Desk, Kept, write_filling, write_kept};
 use crate::breaker;
-use crate::command::MediaKind;
+use crate::command::{LayerMode, MediaKind};
 use crate::downlink::Flow;
-use crate::downtrack::{Refused, SentPacket, Use};
+use crate::downtrack::{Packet as Selected, Refused, SentPacket, Use, Verdict};
 use crate::drop_reason::DropReason;
-use crate::ids::{Spatial, Ssrc, Temporal};
-use crate::pacer::Resend;
+use crate::ids::{SeqNo, Spatial, Ssrc, Temporal};
+use crate::pacer::{Resend, Unit, Waiting};
 use crate::registers::uptrack::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
+use crate::rtp::{RtpHeader, rtx};
 use crate::srtp::MAX_TRAILER_LEN;
 use crate::transport::{StreamUse, Transport};
 
@@ -166,7 +168,8 @@ impl Engine {
         }
         let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
         let current = downtrack.selector.current();
-        let is_single = downtrack.kind != MediaKind::Video;
+        // Receivers that do not report transport-wide wait for every packet, whatever has come since.
+        let misses_all = downtrack.kind != MediaKind::Video || downtrack.extensions.transport_seq.is_none();
         let is_paused = downtrack.paused.is_some();
         // What an SVC stream is being lowered to is as good as sent.
         let spatial = current.zip(downtrack.selector.target()).map(|(now, then)| now.spatial.min(then.spatial));
@@ -175,7 +178,7 @@ impl Engine {
             let is_left = is_paused
                 || current.is_some_and(|c| sent.temporal > c.temporal)
                 || downtrack.source != Some(usize::from(sent.encoding.0));
-            match is_single {
+            match misses_all || sent.is_filling() {
                 true => Use::Shown,
                 false if is_left => Use::None,
                 false if spatial.is_none_or(|spatial| sent.spatial <= spatial) => Use::Shown,
@@ -185,6 +188,10 @@ impl Engine {
             }
         };
         let asked = downtrack.sent.ask(now, seq, pause, use_of);
+        if asked == Err(Refused::Unknown) && self.send_passed_over(now, slot, index, seq) {
+            return;
+        }
+        let Some(downtrack) = self.downtracks.get_mut(index) else { return };
         if let Err(refused) = asked {
             self.counters.nacks_refused[refused as usize] += 1;
             if refused == Refused::Broken && !std::mem::replace(&mut downtrack.is_broken, true) {
@@ -193,12 +200,67 @@ impl Engine {
             }
             return;
         }
+        let is_video = downtrack.kind == MediaKind::Video;
+        let Some(transport) = self.transports.get_mut(slot) else { return };
         let resend = Resend { downtrack: index, seq, asked: now };
-        if !is_single && transport.pacer.holds_resend(now, resend) {
+        if is_video && transport.pacer.holds_resend(now, resend) {
             self.list_paced(now, slot);
             return;
         }
         self.resend_now(now, slot, index, seq);
+    }
+
+    /// Sends what had come before the subscriber's stream began with an earlier packet: a key frame's first came late, the rest
+    /// of it had been passed over. False: nothing is kept for that number, or it has not come.
+    fn send_passed_over(&mut self, now: Instant, slot: usize, index: usize, seq: u16) -> bool {
+        let Some(downtrack) = self.downtracks.get_mut(index) else { return false };
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return false };
+        let Some(transport) = self.transports.get_mut(slot) else { return false };
+        let source = downtrack.source.filter(|_| downtrack.selector.current().is_some());
+        let Some((encoding, awaited)) = source.zip(downtrack.munger.awaited(seq)) else { return false };
+        let of = uptrack.encodings.get(encoding).and_then(|e| Some((e.structure.as_ref(), e.history.get(awaited)?)));
+        let Some((structure, (packet, received))) = of else { return false };
+        if transport.pacer.holds(index, encoding, awaited) {
+            return true;
+        }
+        let Ok(header) = RtpHeader::parse(packet) else { return false };
+        let Some(PtUse::Media(codec)) = uptrack.pt(header.pt) else { return false };
+        let Ok((meta, descriptor)) = describe(uptrack, structure, codec, &header) else { return false };
+        let selected = Selected {
+            encoding: Spatial(encoding as u8),
+            meta: &meta,
+            marker: header.marker,
+            descriptor: descriptor.as_ref().zip(structure),
+        };
+        let Verdict::Forward { switched: false, marker } =
+            downtrack.selector.select(selected, uptrack.mode == LayerMode::Svc)
+        else {
+            return false;
+        };
+        let unit = Unit {
+            encoding,
+            codec,
+            seq: awaited,
+            timestamp: header.timestamp,
+            marker,
+            meta,
+            frame_number: descriptor.as_ref().map(|d| d.frame_number),
+            switched: false,
+            received,
+        };
+        let bytes = header.payload().len() as u32;
+        let waiting = Waiting { downtrack: index, unit, bytes };
+        if transport.pacer.admits(now, true) {
+            self.send_waiting(now, slot, &waiting);
+            return true;
+        }
+        if downtrack.waiting == 0 {
+            downtrack.waiting_since = Some(now);
+        }
+        downtrack.waiting += 1;
+        transport.pacer.hold(waiting);
+        self.list_paced(now, slot);
+        true
     }
 
     pub(super) fn resend_now(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
@@ -228,29 +290,33 @@ impl Engine {
             return true;
         }
         let Some(entry) = downtrack.sent.get(seq) else { return false };
-        let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
-        let kept = encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < KEPT);
         let sent_as = downtrack.sent_as.get(usize::from(entry.codec)).copied().flatten();
-        let (Some((packet, _)), Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) =
-            (kept, sent_as, downtrack.rtx_ssrc)
-        else {
-            return false;
-        };
-        downtrack.rtx_seq.0 += 1;
-        let kept = Kept {
-            packet,
-            marker: entry.marker,
-            timestamp: entry.timestamp,
-            patch: entry.patch,
-            frame_number_offset: entry.frame_number_offset,
-            pt,
-            ssrc,
-            seq: downtrack.rtx_seq,
-            original: Some(seq),
-        };
+        let (Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) = (sent_as, downtrack.rtx_ssrc) else { return false };
         let since_start = now.saturating_duration_since(self.start);
         let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
-        let Some(len) = write_kept(&mut desk, transport, downtrack, uptrack, &kept) else { return false };
+        let rtx_seq = SeqNo(downtrack.rtx_seq.0 + 1);
+        let written = if entry.is_filling() {
+            let as_sent = (pt, ssrc, rtx_seq);
+            write_filling(&mut desk, transport, downtrack, as_sent, entry.timestamp, &rtx::osn(seq))
+        } else {
+            let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
+            let kept = encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < KEPT);
+            let Some((packet, _)) = kept else { return false };
+            let kept = Kept {
+                packet,
+                marker: entry.marker,
+                timestamp: entry.timestamp,
+                patch: entry.patch,
+                frame_number_offset: entry.frame_number_offset,
+                pt,
+                ssrc,
+                seq: rtx_seq,
+                original: Some(seq),
+            };
+            write_kept(&mut desk, transport, downtrack, uptrack, &kept)
+        };
+        let Some(len) = written else { return false };
+        downtrack.rtx_seq = rtx_seq;
         self.arena.commit(path, len);
         let probe = transport.pacer.probe();
         transport.downlink.sent(now, flow, len, is_numbered, probe);

@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::write::{Carried, Desk, Outgoing, descriptor, fill, leave_out, number, remember, write_packet};
+use super::write::{
+    Carried, Desk, Outgoing, descriptor, fill, fill_holes, leave_out, leaves_source, number, remember, write_packet,
+};
 use super::{Datagram, Engine};
 use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
@@ -232,7 +234,8 @@ impl Engine {
                     transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: 0 });
                 } else if let Some(seq) = leave_out(downtrack, &unit) {
                     let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
-                    fill(now, &mut desk, transport, downtrack, (&unit, sent_as), seq);
+                    let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
+                    fill(now, &mut desk, transport, downtrack, (sent_as.pt, timestamp), seq);
                 }
                 continue;
             }
@@ -259,6 +262,10 @@ impl Engine {
                 self.counters.pacer_held += 1;
                 transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: packet.payload.len() as u32 });
                 continue;
+            }
+            if leaves_source(downtrack, &unit) {
+                let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
+                fill_holes(now, &mut desk, transport, downtrack);
             }
             let Some(rewrite) = number(now, downtrack, uptrack, &unit, sent_as, &mut has_switched) else { continue };
             let datagram: &mut [u8] = batch[packet.batch].payload;

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use super::audible::Audience;
 use super::forward::Pending;
-use super::up::PtUse;
+use super::up::{PtUse, Uptrack};
 use super::write::Carried;
 use super::{Datagram, Engine, work};
 use crate::codec::PacketMeta;
-use crate::codec::dd::Descriptor;
+use crate::codec::dd::{Descriptor, Structure};
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
@@ -165,24 +165,12 @@ impl Engine {
         uptrack.bytes += len as u64;
         let payload = header.payload();
         let carried = carried(&header, datagram.payload, &uptrack.extensions);
-        let descriptor =
-            uptrack.extensions.dependency_descriptor.and_then(|id| header.extension(id)).and_then(|bytes| {
-                let descriptor = Descriptor::parse(bytes, encoding.structure.as_ref())?;
-                if let Some(structure) = &descriptor.structure {
-                    encoding.structure = Some(structure.clone());
-                }
-                Some(descriptor)
-            });
-        let meta = if payload.is_empty() {
-            PacketMeta::sound()
-        } else {
-            let parsed = uptrack.codecs[codec_index].codec.parse(payload, header.marker);
-            match &descriptor {
-                // The first packet of an AV1 frame may name its layer, the others never do.
-                Some(descriptor) => PacketMeta::described(parsed, descriptor),
-                None => parsed.ok_or(DropReason::PayloadMalformed)?,
-            }
-        };
+        let structure = uptrack.encodings[encoding_index].structure.as_ref();
+        let (meta, descriptor) = describe(uptrack, structure, codec_index, &header)?;
+        let encoding = &mut uptrack.encodings[encoding_index];
+        if let Some(structure) = descriptor.as_ref().and_then(|d| d.structure.as_ref()) {
+            encoding.structure = Some(structure.clone());
+        }
         if meta.keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
             encoding.keyframes.on_keyframe(now);
@@ -320,6 +308,29 @@ impl Engine {
             }
         }
     }
+}
+
+/// What a packet is part of, by its descriptor and its payload; `structure`: the latest of its stream.
+#[inline]
+pub(super) fn describe(
+    uptrack: &Uptrack,
+    structure: Option<&Structure>,
+    codec: usize,
+    header: &RtpHeader<'_>,
+) -> Result<(PacketMeta, Option<Descriptor>), DropReason> {
+    let descriptor = uptrack.extensions.dependency_descriptor.and_then(|id| header.extension(id));
+    let descriptor = descriptor.and_then(|bytes| Descriptor::parse(bytes, structure));
+    let payload = header.payload();
+    if payload.is_empty() {
+        return Ok((PacketMeta::sound(), descriptor));
+    }
+    let parsed = uptrack.codecs[codec].codec.parse(payload, header.marker);
+    let meta = match &descriptor {
+        // The first packet of an AV1 frame may name its layer, the others never do.
+        Some(descriptor) => PacketMeta::described(parsed, descriptor),
+        None => parsed.ok_or(DropReason::PayloadMalformed)?,
+    };
+    Ok((meta, descriptor))
 }
 
 /// Reads once what subscribers may want to have carried on; `datagram` holds the packet, offsets count from its start.

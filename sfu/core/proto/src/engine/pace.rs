@@ -8,7 +8,8 @@ use std::time::Instant;
 use super::Engine;
 use super::down::{Downtrack, SentAs};
 use super::write::{
-    Carried, Desk, Kept, Outgoing, fill, leave_out, number, remember, withdraw, write_kept, write_packet,
+    Carried, Desk, Kept, Outgoing, fill, fill_holes, leave_out, leaves_source, number, remember, withdraw, write_kept,
+    write_packet,
 };
 use crate::command::MediaKind;
 use crate::counters::Withheld;
@@ -87,11 +88,17 @@ impl Engine {
             if let (Some(seq), Some(sent_as)) = (leave_out(downtrack, unit), sent_as) {
                 let since_start = now.saturating_duration_since(self.start);
                 let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
-                fill(now, &mut desk, transport, downtrack, (unit, sent_as), seq);
+                let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
+                fill(now, &mut desk, transport, downtrack, (sent_as.pt, timestamp), seq);
             }
             return;
         };
         let mut has_switched = false;
+        if leaves_source(downtrack, unit) {
+            let since_start = now.saturating_duration_since(self.start);
+            let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
+            fill_holes(now, &mut desk, transport, downtrack);
+        }
         let Some(rewrite) = number(now, downtrack, uptrack, unit, sent_as, &mut has_switched) else { return };
         let kept = Kept {
             packet,

@@ -9,6 +9,7 @@ use super::down::{Downtrack, SentAs};
 use super::ingress::carried;
 use super::up::Uptrack;
 use crate::codec::dd::Descriptor;
+use crate::command::MediaKind;
 use crate::counters::{Counters, Withheld};
 use crate::downlink::{Downlink, Flow};
 use crate::downtrack::{Alignment, Layer, PayloadPatch, Rewrite, SentPacket};
@@ -81,9 +82,9 @@ pub(super) fn number(
     sent_as: SentAs,
     has_switched: &mut bool,
 ) -> Option<Rewrite> {
+    let (has_left, is_same_source) = (leaves_source(downtrack, unit), is_of_source(downtrack, unit));
     let previous = downtrack.source.replace(unit.encoding);
-    let is_same_source = previous == Some(unit.encoding) && downtrack.last_codec == Some(unit.codec);
-    if unit.switched || !is_same_source {
+    if has_left {
         downtrack.munger.switch_source();
         downtrack.last_codec = Some(unit.codec);
         downtrack.reason = "forwarding";
@@ -110,6 +111,33 @@ pub(super) fn number(
     downtrack.munger.forward(unit.seq, unit.timestamp, &unit.meta, unit.frame_number, sent_as.clock_rate, align)
 }
 
+fn is_of_source(downtrack: &Downtrack, unit: &Unit) -> bool {
+    downtrack.source == Some(unit.encoding) && downtrack.last_codec == Some(unit.codec)
+}
+
+/// Whether numbering goes on from another source with this packet, or after a pause.
+#[inline]
+pub(super) fn leaves_source(downtrack: &Downtrack, unit: &Unit) -> bool {
+    unit.switched || !is_of_source(downtrack, unit)
+}
+
+/// Before another source takes over: what is still missing of the present one will not be sent any more, so that the
+/// numbers kept for it are filled. A subscriber would ask for them until he has the new source's key frame, or for ever.
+#[cold]
+pub(super) fn fill_holes(now: Instant, desk: &mut Desk<'_>, transport: &mut Transport, downtrack: &mut Downtrack) {
+    let of = |codec: usize| downtrack.sent_as.get(codec).copied().flatten();
+    let sent_as = downtrack.last_codec.and_then(of).or_else(|| downtrack.sent_as.iter().copied().flatten().next());
+    let (Some(SentAs { pt, .. }), Some(timestamp)) = (sent_as, downtrack.munger.last_timestamp()) else { return };
+    // Of sound nothing waits for what is missing.
+    if downtrack.kind != MediaKind::Video {
+        return;
+    }
+    let mut place = 0;
+    while let Some(seq) = downtrack.munger.hole(&mut place) {
+        fill(now, desk, transport, downtrack, (pt, timestamp), seq);
+    }
+}
+
 /// A packet is not sent: its number is closed up. A number that had been kept for it, as it came late, is returned: it must be
 /// filled, or the subscriber waits for it.
 #[inline]
@@ -128,33 +156,19 @@ pub(super) fn fill(
     desk: &mut Desk<'_>,
     transport: &mut Transport,
     downtrack: &mut Downtrack,
-    (unit, sent_as): (&Unit, SentAs),
+    (pt, timestamp): (Pt, u32),
     seq: SeqNo,
 ) {
-    let (Some(path), Some(protection)) = (transport.path, &transport.protection) else { return };
-    let carried = Carried::default();
-    let outgoing = Outgoing {
-        fields: HeaderFields {
-            marker: false,
-            pt: sent_as.pt,
-            seq: seq.0 as u16,
-            timestamp: unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset()),
-            ssrc: downtrack.ssrc,
-            padding: true,
-        },
-        seq,
-        mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
-        carried: &carried,
-        descriptor: &[],
-        since_start: desk.since_start,
-    };
-    let payload = Payload { prefix: &[], body: &[], padding_len: FILLING };
-    let (outbound, downlink) = (&protection.outbound, &transport.downlink);
-    let Some(len) = write_packet(desk.arena, outbound, downlink, &downtrack.extensions, &outgoing, payload) else {
-        return;
-    };
+    let Some(path) = transport.path else { return };
+    let as_sent = (pt, downtrack.ssrc, seq);
+    let Some(len) = write_filling(desk, transport, downtrack, as_sent, timestamp, &[]) else { return };
+    if let Some(kept) = &mut downtrack.kept {
+        kept.keep(seq.0 as u16, &desk.arena.reserve(len)[..len]);
+    }
     desk.arena.commit(path, len);
     desk.counters.down.padding.add(len);
+    let codec = downtrack.last_codec.unwrap_or_default() as u8;
+    downtrack.sent.push(SentPacket::filling(seq, timestamp, codec), len);
     let probe = transport.pacer.probe();
     transport.pacer.spend(len);
     transport.downlink.sent(now, Flow::Padding, len, downtrack.extensions.transport_seq.is_some(), probe);
@@ -162,6 +176,28 @@ pub(super) fn fill(
     downtrack.bytes += len as u64;
     transport.packets_down += 1;
     transport.bytes_down += len as u64;
+}
+
+/// Bare padding, `prefix` before it, in the arena's next place; it is not committed yet.
+pub(super) fn write_filling(
+    desk: &mut Desk<'_>,
+    transport: &Transport,
+    downtrack: &Downtrack,
+    (pt, ssrc, seq): (Pt, Ssrc, SeqNo),
+    timestamp: u32,
+    prefix: &[u8],
+) -> Option<usize> {
+    let outgoing = Outgoing {
+        fields: HeaderFields { marker: false, pt, seq: seq.0 as u16, timestamp, ssrc, padding: true },
+        seq,
+        mid: (downtrack.mid_left > 0).then_some(downtrack.mid.as_bytes()),
+        carried: &Carried::default(),
+        descriptor: &[],
+        since_start: desk.since_start,
+    };
+    let payload = Payload { prefix, body: &[], padding_len: FILLING };
+    let outbound = &transport.protection.as_ref()?.outbound;
+    write_packet(desk.arena, outbound, &transport.downlink, &downtrack.extensions, &outgoing, payload)
 }
 
 /// A packet that was to be sent has been dropped while it waited; of its stream nothing above `below` is sent meanwhile.
