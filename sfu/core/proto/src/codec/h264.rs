@@ -2,6 +2,10 @@
 //!
 //! A key picture begins with its sequence parameter set, not with its IDR slices: whoever joins there knows the parameters from
 //! nowhere else. Any other picture begins with the slice of its first macroblock.
+//!
+//! Parameters that a publisher does not repeat, or tells in its description alone, are not put before a key picture here: every
+//! encoder of libwebrtc's repeats them, and what end-to-end encryption leaves readable of a frame it authenticates, so that a
+//! frame with more before it could not be decrypted. The same holds for H.265.
 
 use super::PacketMeta;
 

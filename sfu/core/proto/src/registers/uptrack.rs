@@ -432,6 +432,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_missing_is_asked_for_by_the_round_trip_and_then_given_up() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let rtt = Duration::from_millis(50);
+        let mut nacks = NackRegister::new();
+        let take = |nacks: &mut NackRegister, ms: u64| {
+            let mut asked = Vec::new();
+            let gave_up = nacks.take(at(ms), rtt, &mut asked);
+            (asked, gave_up)
+        };
+        for seq in [65_534, 65_536, 65_539] {
+            assert_eq!(nacks.on_packet(at(0), SeqNo(seq)), Arrived::New);
+        }
+        assert_eq!(take(&mut nacks, 9), (vec![], false), "it may only be late");
+        assert_eq!(nacks.on_packet(at(9), SeqNo(65_537)), Arrived::Recovered);
+        assert_eq!(take(&mut nacks, 10), (vec![65_535, 2], false));
+        assert_eq!(take(&mut nacks, 59), (vec![], false), "the answer is on its way");
+        assert_eq!(take(&mut nacks, 60), (vec![65_535, 2], false));
+        assert_eq!(nacks.on_packet(at(100), SeqNo(65_535)), Arrived::Recovered);
+        assert_eq!(nacks.on_packet(at(101), SeqNo(65_535)), Arrived::Useless, "it has come twice");
+        for again in 2..u64::from(MAX_NACKS) {
+            assert_eq!(take(&mut nacks, 10 + 50 * again), (vec![2], false), "{again}");
+        }
+        assert_eq!(take(&mut nacks, 600), (vec![], true), "only now is a key frame asked for");
+        assert_eq!(take(&mut nacks, 650), (vec![], false));
+        assert!(nacks.is_complete());
+        assert_eq!(nacks.on_packet(at(700), SeqNo(65_538)), Arrived::Useless, "too late");
+    }
+
+    #[test]
     fn a_history_grows_as_far_as_its_stream_needs() {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
         let start = Instant::now();
