@@ -7,7 +7,7 @@ the same object. Not here: rules, storage.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -54,10 +54,7 @@ class CallState:
     captures: dict[str, Capture] = field(default_factory=dict)
 
     def draft(self) -> CallState:
-        tables: dict[str, Any] = {
-            f.name: dict(getattr(self, f.name)) for f in fields(self) if f.name not in ("call", "session")
-        }
-        return replace(self, **tables)
+        return CallState(self.call, self.session, *(dict(getattr(self, name)) for name in _TABLES))
 
     @property
     def pending_ring(self) -> Ring | None:
@@ -81,6 +78,10 @@ class CallState:
 
     def of_user(self, user_id: str) -> list[Participant]:
         return [participant for participant in self.present() if participant.user_id == user_id]
+
+
+STATE_FIELDS = tuple(one.name for one in fields(CallState))
+_TABLES = STATE_FIELDS[2:]
 
 
 # What the media side is to do, in this order, before anybody is told.

@@ -103,7 +103,7 @@ async def _owe_deliveries(
     await save(connection, deliveries)
     rows = [{"webhook_id": webhook_id, "cid": cid, "seq": seq} for (webhook_id, cid), seq in moved.items()]
     if rows:
-        await upsert(connection, schema.webhook_positions, rows, ["webhook_id", "cid"])
+        await upsert(connection, schema.webhook_positions, rows, ("webhook_id", "cid"))
     return True
 
 

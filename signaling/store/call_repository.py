@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.model import Call
-from signaling.calls.state import CallState
+from signaling.calls.state import STATE_FIELDS, CallState
 from signaling.store import schema
 from signaling.store.database import fetch_one, save
 from signaling.store.kinds import OF_CALL, RINGS, SESSIONS, Kind, milliseconds
@@ -35,11 +35,9 @@ _WHEREABOUTS = Prepared(
 )
 _CHANGED = tuple(column.name for column in _CALLS if column.name not in ("key", "type", "id", "created_at"))
 _INSERT = Prepared(schema.calls.insert().values({column.name: bindparam(column.name) for column in _CALLS}))
-_CHANGE = Prepared(
-    update(schema.calls)
-    .where(_CALLS.key == bindparam("key_"), _CALLS.revision == bindparam("revision_"))
-    .values({name: bindparam(name) for name in _CHANGED})
-)
+_OFTEN_CHANGED = ("updated_at", "participant_count", "due_at", "revision", "doc")
+_SELDOM_CHANGED = tuple(name for name in _CHANGED if name not in _OFTEN_CHANGED)
+"""Most of these are in indexes, of which SQLite writes a page anew for each that is named."""
 _OF_SESSION = Prepared(select(_CALLS.type, _CALLS.id).where(_CALLS.session_id == bindparam("session_id_")))
 _DUE = Prepared(
     select(_CALLS.type, _CALLS.id)
@@ -51,7 +49,7 @@ _NEXT_DUE = Prepared(select(_CALLS.due_at).where(_CALLS.due_at.is_not(None)).ord
 
 
 class Stale(Exception):
-    """Somebody else changed, or made, the call meanwhile."""
+    """Somebody else changed, or made, the call meanwhile, or what concerns all calls."""
 
 
 @dataclass
@@ -167,16 +165,26 @@ class CallRepository:
                 getattr(state, name)[value_id] = value
 
     async def store(
-        self, connection: AsyncConnection, before: Loaded, after: CallState, due_at: datetime | None
+        self,
+        connection: AsyncConnection,
+        before: Loaded,
+        after: CallState,
+        due_at: datetime | None,
+        realm: int | None = None,
     ) -> Loaded:
-        """Write what differs. Raises `Stale` if the call has moved on; then nothing is written."""
+        """Write what differs. Raises `Stale` if the call has moved on; then nothing is written.
+
+        realm: the revision at which the realm has to be too, if that matters.
+        """
         revision = before.revision + 1
-        await self._store_call(connection, before.revision, after, due_at)
+        await self._store_call(connection, before, after, due_at, realm)
         key = after.call.key
         if after.session is not None and after.session is not before.state.session:
             await save(connection, [after.session], call_key=key)
         for name, kind in OF_CALL.items():
             was, is_ = getattr(before.state, name), getattr(after, name)
+            if not was and not is_:
+                continue
             changed = [value for value_id, value in is_.items() if was.get(value_id) is not value]
             if changed:
                 await save(connection, changed, call_key=key)
@@ -185,8 +193,9 @@ class CallRepository:
         return Loaded(without_finished(after), revision)
 
     async def _store_call(
-        self, connection: AsyncConnection, revision: int, after: CallState, due_at: datetime | None
+        self, connection: AsyncConnection, before: Loaded, after: CallState, due_at: datetime | None, realm: int | None
     ) -> None:
+        revision = before.revision
         row = _call_row(after, due_at, revision + 1)
         if revision == 0:
             try:
@@ -194,8 +203,13 @@ class CallRepository:
             except IntegrityError:
                 raise Stale from None
             return
+        was = _call_row(before.state, None, revision)
+        names = _CHANGED if any(row[name] != was[name] for name in _SELDOM_CHANGED) else _OFTEN_CHANGED
         place = {"key_": after.call.key, "revision_": revision}
-        if await _CHANGE.run(connection, {**{name: row[name] for name in _CHANGED}, **place}) != 1:
+        if realm is not None:
+            place["realm_"] = realm
+        changes = {name: row[name] for name in names}
+        if await _change(names, realm is not None).run(connection, {**changes, **place}) != 1:
             raise Stale
 
     def committed(self, loaded: Loaded) -> None:
@@ -232,6 +246,15 @@ def _call_row(state: CallState, due_at: datetime | None, revision: int) -> dict[
         "revision": revision,
         "doc": call,
     }
+
+
+@cache
+def _change(names: tuple[str, ...], in_realm: bool) -> Prepared:
+    """Return the statement that changes columns of a call at a revision; `in_realm`: and at one of the realm."""
+    conditions = [_CALLS.key == bindparam("key_"), _CALLS.revision == bindparam("revision_")]
+    if in_realm:
+        conditions.append(select(schema.realm.c.revision).scalar_subquery() == bindparam("realm_"))
+    return Prepared(update(schema.calls).where(*conditions).values({name: bindparam(name) for name in names}))
 
 
 def _unfinished(kind: Kind[Any], keys: Sequence[str]) -> list[Any]:
@@ -289,10 +312,10 @@ def without_finished(state: CallState) -> CallState:
 
 def differs(before: CallState, after: CallState) -> bool:
     """Tell whether there is anything to store."""
-    for field in fields(CallState):
-        was, is_ = getattr(before, field.name), getattr(after, field.name)
+    for name in STATE_FIELDS:
+        was, is_ = getattr(before, name), getattr(after, name)
         if isinstance(was, dict):
-            if was.keys() != is_.keys() or any(is_[name] is not value for name, value in was.items()):
+            if was.keys() != is_.keys() or any(is_[key] is not value for key, value in was.items()):
                 return True
         elif was is not is_:
             return True

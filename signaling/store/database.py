@@ -293,22 +293,31 @@ async def save(connection: AsyncConnection, values: Iterable[Any], **more: Any) 
     rows: dict[Kind[Any], list[dict[str, Any]]] = {}
     for value in values:
         kind = OF_ENTITY[type(value)]
-        rows.setdefault(kind, []).append(
-            kind.row(value, **{name: item for name, item in more.items() if name in kind.table.c})
-        )
+        known = {name: item for name, item in more.items() if name in kind.names}
+        rows.setdefault(kind, []).append(kind.row(value, **known))
     for kind, of_kind in rows.items():
-        await upsert(connection, kind.table, of_kind, kind.key)
+        await upsert(connection, kind.table, of_kind, kind.key, kind.lasting)
 
 
-async def upsert(connection: AsyncConnection, table: Table, rows: list[dict[str, Any]], key: list[str]) -> None:
-    await _upsertion(table, connection.dialect.name, tuple(rows[0]), tuple(key)).run(connection, *rows)
+async def upsert(
+    connection: AsyncConnection,
+    table: Table,
+    rows: list[dict[str, Any]],
+    key: tuple[str, ...],
+    lasting: frozenset[str] = frozenset(),
+) -> None:
+    """Insert rows, or change those of this key; `lasting`: columns that are not changed then."""
+    await _upsertion(table, connection.dialect.name, tuple(rows[0]), key, lasting).run(connection, *rows)
 
 
 @cache
-def _upsertion(table: Table, dialect: str, names: tuple[str, ...], key: tuple[str, ...]) -> Prepared:
+def _upsertion(
+    table: Table, dialect: str, names: tuple[str, ...], key: tuple[str, ...], lasting: frozenset[str]
+) -> Prepared:
     insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table)
     insert = insert.values({name: bindparam(name) for name in names})
-    changes = {name: insert.excluded[name] for name in names if name not in key and name != "call_key"}
+    kept = {*key, *lasting, "call_key"}
+    changes = {name: insert.excluded[name] for name in names if name not in kept}
     return Prepared(insert.on_conflict_do_update(index_elements=list(key), set_=changes))
 
 

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -49,7 +50,9 @@ class WalSync:
         self._unfolded = COMMITS_PER_FOLD
         self._doubtful = False
         self._log: int | None = None
-        self._running: asyncio.Task[int] | None = None
+        self._disk = ThreadPoolExecutor(1, "sync")
+        self._syncing = False
+        self._waiting: list[asyncio.Future[int]] = []
         self._folding: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
@@ -57,10 +60,11 @@ class WalSync:
         wanted = self._begun + 1
         self._unfolded += 1
         while self._done < wanted:
-            if self._running is None:
-                self._running = asyncio.create_task(self._sync())
-            # Shared: who is cancelled must not cancel it for the others.
-            if await asyncio.shield(self._running) >= wanted > self._done:
+            if not self._syncing:
+                self._syncing = True
+                # Not at once: who commits in this turn of the loop has it in common.
+                asyncio.get_running_loop().call_soon(self._begin)
+            if await self._ended() >= wanted > self._done:
                 raise NotSynced
         if self._unfolded >= COMMITS_PER_FOLD and self._folding is None:
             # Nobody waits for it: what was committed is on the disk.
@@ -68,27 +72,45 @@ class WalSync:
             self._folding = asyncio.create_task(self._fold())
 
     async def close(self) -> None:
-        for task in (self._running, self._folding):
-            if task is not None:
-                await task
+        while self._syncing:
+            await self._ended()
+        if self._folding is not None:
+            await self._folding
+        self._disk.shutdown()
         if self._log is not None:
             os.close(self._log)
             self._log = None
 
-    async def _sync(self) -> int:
-        """Return the number of this sync."""
+    def _ended(self) -> asyncio.Future[int]:
+        """Return what gets the number of the sync that runs, once it has ended."""
+        ended = asyncio.get_running_loop().create_future()
+        self._waiting.append(ended)
+        return ended
+
+    def _begin(self) -> None:
         self._begun += 1
-        number = self._begun
+        # Past asyncio's own way to a thread, which costs as much again as the sync.
+        self._disk.submit(self._sync, asyncio.get_running_loop())
+
+    def _sync(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the thread."""
+        error: Exception | None = None
         try:
-            await asyncio.to_thread(self._rewrite if self._doubtful else self._sync_log)
-            self._doubtful = False
-            self._done = number
-        except (OSError, sqlite3.Error) as error:
+            (self._rewrite if self._doubtful else self._sync_log)()
+        except (OSError, sqlite3.Error) as failed:
+            error = failed
+        loop.call_soon_threadsafe(self._end, error)
+
+    def _end(self, error: Exception | None) -> None:
+        self._syncing, self._doubtful = False, error is not None
+        if error is None:
+            self._done = self._begun
+        else:
             log.error("commits_not_on_disk", error=str(error))
-            self._doubtful = True
-        finally:
-            self._running = None
-        return number
+        waiting, self._waiting = self._waiting, []
+        for ended in waiting:
+            if not ended.done():
+                ended.set_result(self._begun)
 
     def _sync_log(self) -> None:
         # Kept open: a descriptor that is opened later is not told of what could not be written before.

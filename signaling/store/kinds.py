@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -26,11 +27,15 @@ def instant(value: int | None) -> datetime | None:
 
 @dataclass(frozen=True)
 class Kind(Generic[Entity]):
-    """`columns` gives what is searched, key included; `created_at` and `doc` are everybody's."""
+    """`columns` gives what is searched, key included; `created_at` and `doc` are everybody's.
+
+    `lasting`: columns that stay what they are as long as a row's key does, so that no index of theirs is written anew.
+    """
 
     table: Table
     entity: type[Entity]
     columns: Callable[[Any], Mapping[str, Any]]
+    lasting: frozenset[str] = frozenset()
 
     def row(self, value: Entity, **more: Any) -> dict[str, Any]:
         # Every entity of the model has an age.
@@ -40,9 +45,13 @@ class Kind(Generic[Entity]):
     def read(self, doc: Any) -> Entity:
         return msgspec.convert(doc, self.entity)
 
-    @property
-    def key(self) -> list[str]:
-        return [column.name for column in self.table.primary_key]
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.table.columns)
+
+    @cached_property
+    def key(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.table.primary_key)
 
 
 def _by(*names: str) -> Callable[[Any], Mapping[str, Any]]:
@@ -58,11 +67,17 @@ APP = Kind(schema.app, model.App, lambda _: {"id": "app"})
 CALLS = Kind(schema.calls, model.Call, _by("key", "type", "id"))
 """For reading; a call is stored with its revision, by `CallRepository` alone."""
 MEMBERS = Kind(schema.members, model.Member, _by("user_id", "role"))
-SESSIONS = Kind(schema.sessions, model.Session, lambda s: {"id": s.id, "running": s.ended_at is None})
+SESSIONS = Kind(
+    schema.sessions,
+    model.Session,
+    lambda s: {"id": s.id, "running": s.ended_at is None},
+    lasting=frozenset({"created_at"}),
+)
 PARTICIPANTS = Kind(
     schema.participants,
     model.Participant,
     lambda p: {"id": p.id, "session_id": p.session_id, "user_id": p.user_id, "present": p.state != "left"},
+    lasting=frozenset({"session_id", "user_id", "created_at"}),
 )
 RIGHTS = Kind(schema.rights, model.Rights, _by("user_id"))
 RINGS = Kind(schema.rings, model.Ring, lambda r: {"id": r.id, "open": not r.settled})

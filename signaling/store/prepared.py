@@ -16,10 +16,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select
+from sqlalchemy import JSON, Dialect, Select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 Parameters = Mapping[str, Any]
 Conversion = Callable[[Any], Any]
@@ -45,7 +46,7 @@ class _OnSqlite:
         compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
         binds = [compiled.binds[name] for name in compiled.positiontup]
-        converted = [(bind, bind.type.dialect_impl(dialect).bind_processor(dialect)) for bind in binds]
+        converted = [(bind, _writer(bind.type, dialect)) for bind in binds]
         # Constants of the statement have no name that a caller could use.
         self._parameters: list[tuple[str | None, Any, Conversion | None]] = [
             (bind.key if bind.required else None, bind.effective_value, convert) for bind, convert in converted
@@ -73,6 +74,17 @@ class _OnSqlite:
                 row[place] = reader(row[place])
             rows.append(self._row._make(row))
         return rows
+
+
+def _writer(type_: TypeEngine[Any], dialect: Dialect) -> Conversion | None:
+    if isinstance(type_, JSON):
+        return _document  # SQLAlchemy's own asks of each value four things that are known here
+    return type_.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _document(value: Any) -> str | None:
+    """Return JSON; None is NULL, as the schema's documents have it."""
+    return None if value is None else encode(value)
 
 
 class Prepared:

@@ -88,7 +88,7 @@ class SeenAddresses:
         rows = [
             {"user_id": user, "address": hashed, "seen_at": milliseconds(at)} for (user, hashed), at in batch.items()
         ]
-        await upsert(connection, addresses, rows, ["user_id", "address"])
+        await upsert(connection, addresses, rows, ("user_id", "address"))
         user_id, hashed = addresses.c.user_id, addresses.c.address
         kept = await connection.execute(
             select(user_id, hashed)

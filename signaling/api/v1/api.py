@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Match, WebSocketRoute
 from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
 
 from signaling.api.v1 import (
     admin_routes,
@@ -73,13 +74,52 @@ def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
         StarletteRoute("/openapi.json", get_document, methods=["GET"]),
         StarletteRoute("/v1/openapi.json", get_document, methods=["GET"]),
         WebSocketRoute("/v1/events", EventSocket(service).__call__),
-        *mounted,
+        _Table(mounted),
         *(_not_offered(service, path, sorted(offered)) for path, offered in methods.items()),
         StarletteRoute("/v1/{rest:path}", no_such_route, methods=ANY),
     ]
 
 
 ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class _Table(BaseRoute):
+    """Routes of one method each, looked at in their order, but only those that the path can be of.
+
+    Starlette tries a hundred patterns one after the other: a twentieth of what a join costs.
+    """
+
+    def __init__(self, routes: Sequence[StarletteRoute]) -> None:
+        by_length: dict[int, list[StarletteRoute]] = {}
+        for route in routes:
+            by_length.setdefault(route.path.count("/"), []).append(route)
+        self._by_end: dict[tuple[int, str, str], tuple[StarletteRoute, ...]] = {}
+        for length, alike in by_length.items():
+            for end in {_end(route) for route in alike}:
+                for method in ANY:
+                    fit = (one for one in alike if method in (one.methods or ()) and _end(one) in (end, ""))
+                    self._by_end[length, end, method] = tuple(fit)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            length, method = path.count("/"), "GET" if scope["method"] == "HEAD" else scope["method"]
+            end = path.rpartition("/")[2]
+            fit = self._by_end.get((length, end, method)) or self._by_end.get((length, "", method), ())
+            for route in fit:
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    return match, {**found, "route": route}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["route"].handle(scope, receive, send)
+
+
+def _end(route: StarletteRoute) -> str:
+    """Return the last segment of a route's path; "" for a parameter, which may be anything."""
+    end = route.path.rpartition("/")[2]
+    return "" if end.startswith("{") else end
 
 
 def _not_offered(service: CallsService, path: str, offered: Sequence[str]) -> StarletteRoute:

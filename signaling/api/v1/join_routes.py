@@ -51,7 +51,7 @@ async def join(ask: Ask) -> Reply:
             check_reach(turn)
         return joining.join(turn, wish)
 
-    wanted = Wanted(create="blank" if body.create else "never", reach=False, nodes=True)
+    wanted = Wanted(create="blank" if body.create else "never", reach=False, nodes=True, from_memory=True)
     done = await ask.service.operate(ask.principal, type_, call_id, operation, wanted)
     if isinstance(done.result, LobbyEntry):
         return Reply({"lobby": views.lobby(done.result)}, 202)

@@ -151,10 +151,16 @@ class CallsFeed:
             self._unsure.discard(where)
 
     async def _report(self, room: str, operation: Callable[[Turn], None]) -> None:
+        def in_session(turn: Turn) -> None:
+            session = turn.state.running
+            if session is not None and session.id == room:
+                operation(turn)
+
         try:
-            where = await self._call_of(room)
+            # A session is never another call's; whether it still runs is seen with the call.
+            where = self._known.get(room) or await self._call_of(room)
             if where is not None:
-                await self._service.operate(SYSTEM, *where, operation, Wanted(reach=False))
+                await self._service.operate(SYSTEM, *where, in_session, Wanted(reach=False, from_memory=True))
         except Problem:
             return  # deleted meanwhile
         except DatabaseAway:

@@ -51,7 +51,7 @@ class Presence:
             until = now + BELIEVED_FOR // timedelta(milliseconds=1)
             rows = [{"user_id": user_id, "process": self._process, "until": until} for user_id in came]
             if rows:
-                await upsert(connection, presence, rows, ["user_id", "process"])
+                await upsert(connection, presence, rows, ("user_id", "process"))
             for start in range(0, len(gone), AT_ONCE):
                 users = presence.c.user_id.in_(gone[start : start + AT_ONCE])
                 await connection.execute(delete(presence).where(presence.c.process == self._process, users))

@@ -31,9 +31,9 @@ from signaling.calls.model import AuditEntry, Event, Order, Participant, PushPro
 from signaling.calls.operations import clock as call_clock
 from signaling.calls.operations import sessions
 from signaling.calls.operations.calls import blank, check_type
-from signaling.calls.principal import Principal, verify
+from signaling.calls.principal import Principal, Verifier
 from signaling.calls.problems import Problem, not_found, unprocessable
-from signaling.calls.rights import banned, check_reach, turned_away
+from signaling.calls.rights import ANONYMOUS_PREFIX, banned, check_reach, turned_away
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import (
     CallState,
@@ -99,6 +99,9 @@ class Wanted:
     """Whether a room may have to be placed."""
     online: bool = False
     """Whether it has to know which members have an event socket."""
+    from_memory: bool = False
+    """Whether it may first be decided by what this process last saw: for what is frequent, and nearly always changes
+    the call, so that the commit tells whether it was still so. It rings nobody."""
 
 
 @dataclass
@@ -129,6 +132,7 @@ class CallsService:
         self.database = database
         self.media = media
         self.keys = dict(keys)
+        self._tokens = Verifier(self.keys)
         self.dev = dev
         self.randomness = randomness
         self.calls = CallRepository()
@@ -230,7 +234,7 @@ class CallsService:
             raise banned()
 
     async def _authenticate(self, token: str, on_behalf_of: str | None) -> Principal:
-        principal = verify(token, self.keys, self.now())
+        principal = self._tokens.verify(token, self.now())
         if principal.name is not None:
             principal = replace(principal, name=self._name_of(principal.name))
         fresh = time.monotonic() - self.directory.refreshed_at < DIRECTORY_FRESH_SECONDS
@@ -282,6 +286,10 @@ class CallsService:
         """Run an operation on a call and everything that follows from it."""
         wanted = wanted or Wanted()
         async with self._lock(f"{type_}:{call_id}"):
+            if wanted.from_memory:
+                done = await self._operate_from_memory(principal, type_, call_id, operation, wanted)
+                if done is not None:
+                    return done
             for _ in range(ATTEMPTS_MAX):
                 loaded, turn = await self._turn(principal, type_, call_id, wanted)
                 if wanted.reach and loaded.revision:
@@ -292,26 +300,59 @@ class CallsService:
                     await self._commit_events(turn, orders)
                     await self._carry_out(turn, loaded, orders)
                     return Outcome(result, turn, created=False)
-                rooms = await self._make_rooms(turn)
-                orders = self._elsewhere(turn, loaded)
                 try:
-                    after = await self._commit(loaded, turn, orders)
+                    await self._carry_through(loaded, turn)
                 except Stale:
-                    self.calls.forget(type_, call_id)
-                    await self._unmake(rooms)
                     continue
-                except NotOnDisk:
-                    # So it is for everybody who reads; only who asked for it is not told that it will last.
-                    self.calls.forget(type_, call_id)
-                    await self._carry_out(turn, loaded, orders)
-                    raise
-                except BaseException:
-                    await self._unmake(rooms)
-                    raise
-                self.calls.committed(after)
-                await self._carry_out(turn, loaded, orders)
                 return Outcome(result, turn, created=loaded.revision == 0)
         raise Problem("unavailable", "The call changes too fast; try again.", retry_after_ms=100)
+
+    async def _operate_from_memory(
+        self, principal: Principal, type_: str, call_id: str, operation: Callable[[Turn], T], wanted: Wanted
+    ) -> Outcome[T] | None:
+        """Decide by what was last seen here. None: nothing was done, for it has to be read first.
+
+        Only what the commit finds to be still so counts: a refusal, or that nothing changes, is decided after reading.
+        """
+        remembered = await self._turn_from_memory(principal, type_, call_id, wanted)
+        if remembered is None:
+            return None
+        loaded, turn, realm = remembered
+        try:
+            if wanted.reach:
+                check_reach(turn)
+            result = operation(turn)
+            if not differs(loaded.state, turn.state):
+                return None
+            await self._carry_through(loaded, turn, realm)
+        except (Problem, Stale):
+            return None
+        return Outcome(result, turn, created=False)
+
+    async def _carry_through(self, loaded: Loaded, turn: Turn, realm: int | None = None) -> None:
+        """Commit a turn and do what follows from it. Raises `Stale`; then nothing of it was done.
+
+        realm: the revision of what concerns all calls by which it was decided, if that is to be checked too.
+        """
+        type_, call_id = turn.call.type, turn.call.id
+        rooms = await self._make_rooms(turn)
+        orders = self._elsewhere(turn, loaded)
+        try:
+            after = await self._commit(loaded, turn, orders, realm)
+        except Stale:
+            self.calls.forget(type_, call_id)
+            await self._unmake(rooms)
+            raise
+        except NotOnDisk:
+            # So it is for everybody who reads; only who asked for it is not told that it will last.
+            self.calls.forget(type_, call_id)
+            await self._carry_out(turn, loaded, orders)
+            raise
+        except BaseException:
+            await self._unmake(rooms)
+            raise
+        self.calls.committed(after)
+        await self._carry_out(turn, loaded, orders)
 
     async def look(
         self,
@@ -373,6 +414,27 @@ class CallsService:
             facts.nodes, facts.own_node = await self.nodes.living(), self.nodes.own
         return loaded, Turn(principal, now, self.new_id, facts, draft)
 
+    async def _turn_from_memory(
+        self, principal: Principal, type_: str, call_id: str, wanted: Wanted
+    ) -> tuple[Loaded, Turn, int] | None:
+        """Return what `_turn` would, without the database, and the realm's revision; None if not all is in memory."""
+        directory = self.directory
+        realm, users = directory.revision, directory.remembered_users()
+        loaded = self.calls.remembered(type_, call_id)
+        if loaded is None or type_ not in directory.types:
+            return None
+        draft = loaded.state.draft()
+        people = _people(principal, draft, wanted)
+        if any(user_id not in users and not user_id.startswith(ANONYMOUS_PREFIX) for user_id in people):
+            return None
+        session = draft.running
+        if session is not None and session.node and not self.nodes.lives(session.node):
+            return None
+        facts = self._facts({user_id: users[user_id] for user_id in people if user_id in users})
+        if wanted.nodes:
+            facts.nodes, facts.own_node = await self.nodes.living(), self.nodes.own
+        return loaded, Turn(principal, self.now(), self.new_id, facts, draft), realm
+
     def remembered(self, type_: str, call_id: str) -> Turn | None:
         """Return a turn of the system on the call as this process last saw it, without asking the database."""
         loaded = self.calls.remembered(type_, call_id)
@@ -401,10 +463,10 @@ class CallsService:
             return frozenset()
         return await busy_users(connection, [*draft.members, *facts.users], draft.call.key)
 
-    async def _commit(self, loaded: Loaded, turn: Turn, orders: Sequence[Order]) -> Loaded:
+    async def _commit(self, loaded: Loaded, turn: Turn, orders: Sequence[Order], realm: int | None) -> Loaded:
         due = call_clock.next_due(turn)
         async with self.database.write() as connection:
-            after = await self.calls.store(connection, loaded, turn.state, due)
+            after = await self.calls.store(connection, loaded, turn.state, due, realm)
             await save(connection, turn.stored, call_key=turn.call.key)
             await save(connection, orders)
             owed = await self._record(connection, turn)

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signaling.calls import principal
 from signaling.calls.model import TokenScope
-from signaling.calls.principal import TOKEN_MAX_CHARACTERS, Principal, mint, verify
+from signaling.calls.principal import TOKEN_MAX_CHARACTERS, Principal, Verifier, mint, verify
 from signaling.calls.problems import Problem
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -241,6 +242,30 @@ def test_what_a_good_token_says() -> None:
     assert user.scope == TokenScope(role="listener", ceiling=frozenset({"call.join"}))
     viewer = verify(token({**without("sub"), "scope": "anonymous", "calls": ["a:b"]}), KEYS, NOW)
     assert (viewer.kind, viewer.user_id, viewer.calls) == ("anonymous", None, frozenset({"a:b"}))
+
+
+def test_what_is_remembered_of_a_token_is_what_it_says_and_neither_its_time_nor_another_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(principal, "REMEMBERED_TOKENS", 2)
+    verifier = Verifier(KEYS)
+    good = token(nbf=AT - 10)
+    for _ in range(2):
+        assert verifier.verify(good, NOW) == verify(good, KEYS, NOW)
+    assert list(verifier._known) == [good]
+    for at, code in ((NOW + timedelta(seconds=600), "token_expired"), (NOW - timedelta(hours=1), "unauthenticated")):
+        with pytest.raises(Problem) as refused:
+            verifier.verify(good, at)
+        assert refused.value.code == code
+    forged = good[:-1] + ("A" if good[-1] != "A" else "B")
+    with pytest.raises(Problem):
+        verifier.verify(forged, NOW)
+    # The one that was used last stays, a very long one is not kept, and one that was refused neither.
+    for name in ("bob", "carol"):
+        verifier.verify(token(sub=name), NOW)
+        verifier.verify(good, NOW)
+    verifier.verify(token(name="A" * principal.REMEMBERED_MAX_CHARACTERS), NOW)
+    assert set(verifier._known) == {good, token(sub="carol")}
 
 
 @given(st.text(max_size=200) | st.builds(lambda *p: ".".join(p), st.text(), st.text(), st.text()))

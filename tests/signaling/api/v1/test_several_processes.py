@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec import structs
+from sqlalchemy import select
 
 from signaling.api.v1 import timers
 from signaling.api.v1.presence import Presence
@@ -18,6 +20,7 @@ from signaling.api.v1.service import SYSTEM, Wanted
 from signaling.calls.settings import CallsSettings
 from signaling.events.outbound import Answer
 from signaling.events.owed import settle, take_due
+from signaling.store import schema
 from signaling.store.database import DatabaseAway
 from signaling.store.kinds import DELIVERIES
 from tests.signaling.api.v1.test_event_channel import serving
@@ -247,6 +250,83 @@ async def test_a_first_request_does_not_undo_what_another_process_says_of_the_us
 
     monkeypatch.setattr(pair.here.service, "_first_seen", late)
     assert (await pair.here.as_("zoe").get("/users/zoe")).json()["user"]["role"] == "admin"
+
+
+async def test_a_join_is_decided_without_reading_what_this_process_knows(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.here.users("bob")
+    await pair.here.call("default/x", by="alice")
+    await pair.here.as_("alice").join("default/x")
+    await pair.here.as_("bob").join("default/x")
+
+    async def read(*_: Any) -> Any:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(pair.here.service, "_turn", read)
+    again = await pair.here.as_("bob").join("default/x", "laptop", connect=False)
+    assert again["call"]["participant_count"] == 2
+    await pair.here.system.feed.participant_joined(again["session"]["id"], again["participant"]["identity"])
+    monkeypatch.undo()
+    people = (await pair.here.as_("alice").get(f"{CALL}/participants")).json()["items"]
+    assert [(one["device_id"], one["state"]) for one in people] == [
+        ("phone", "joined"),
+        ("phone", "joined"),
+        ("laptop", "joined"),
+    ]
+
+
+@pytest.mark.parametrize("change", ["call", "type", "user", "ban"])
+async def test_what_another_process_changed_holds_for_a_join_decided_from_memory(pair: Pair, change: str) -> None:
+    await pair.here.users("bob")
+    await pair.here.call("default/x", by="alice")
+    await pair.here.as_("alice").join("default/x")
+    there = pair.there.server
+    changed = {
+        "call": lambda: there.put(f"{CALL}/blocks/bob", {}),
+        "type": lambda: there.patch("/call-types/default/grants", {"user": {"remove": ["call.join"]}}),
+        "user": lambda: there.patch("/users/bob", {"role": "guest"}),
+        "ban": lambda: there.put("/bans/bob", {}),
+    }
+    assert (await pair.here.server.patch("/call-types/default/grants", {"guest": {"remove": ["call.join"]}})).is_success
+    assert (await pair.here.as_("bob").get(CALL)).is_success
+    before = await _revision(pair)
+    assert (await changed[change]()).is_success
+    # Bob is not in the session: of the call itself only his block is.
+    assert (await _revision(pair) != before) is (change == "call")
+    # Who asks is known for a moment, so that nothing but the commit can notice.
+    pair.here.service.directory.refreshed_at = math.inf
+    refused = await pair.here.as_("bob").post(f"{CALL}/join", {"device_id": "laptop"})
+    code = {"call": "blocked", "ban": "banned"}.get(change, "missing_capability")
+    assert (refused.status_code, refused.json()["code"]) == (403, code)
+
+
+async def _revision(pair: Pair) -> Any:
+    async with pair.there.service.database.read() as connection:
+        return (await connection.execute(select(schema.calls.c.revision))).scalar_one()
+
+
+async def test_what_another_process_allowed_is_not_refused_from_memory(pair: Pair) -> None:
+    await pair.here.users("bob")
+    await pair.here.call("default/x", by="alice")
+    await pair.here.as_("alice").join("default/x")
+    await pair.here.server.put(f"{CALL}/blocks/bob", {})
+    assert (await pair.here.as_("bob").post(f"{CALL}/join", {})).status_code == 403
+    await pair.there.server.delete(f"{CALL}/blocks/bob")
+    pair.here.service.directory.refreshed_at = math.inf
+    assert (await pair.here.as_("bob").post(f"{CALL}/join", {})).status_code == 200
+
+
+async def test_a_report_of_a_session_that_has_ended_is_of_nobody_in_the_next(pair: Pair) -> None:
+    await pair.here.call("default/x", by="alice")
+    before = await pair.here.as_("alice").join("default/x")
+    await pair.there.server.post(f"{CALL}/end", {})
+    await pair.there.server.post(f"{CALL}/reopen", {})
+    now = await pair.here.as_("alice").join("default/x", connect=False)
+    assert now["session"]["id"] != before["session"]["id"]
+    await pair.here.system.feed.participant_joined(before["session"]["id"], now["participant"]["identity"])
+    (alice,) = (await pair.here.as_("alice").get(f"{CALL}/participants")).json()["items"]
+    assert alice["state"] == "connecting"
 
 
 async def test_what_is_owed_is_sent_by_one_process(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
