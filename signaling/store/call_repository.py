@@ -244,6 +244,7 @@ def _call_row(state: CallState, due_at: datetime | None, revision: int) -> dict[
         "participant_count": session.participant_count if session else 0,
         "due_at": milliseconds(due_at),
         "revision": revision,
+        "custom": call.custom,
         "doc": call,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,19 @@ from signaling.store.prepared import encode
 Columns = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Custom:
+    """Where the custom fields are: in a document, at `root`."""
+
+    document: Any
+    root: tuple[str, ...]
+
+    def at(self, field: str) -> tuple[Any, Any]:
+        """Return a field's place in SQLite's words, and what stands there; `field`: `custom.…`."""
+        parts = (*self.root, *field.split(".")[1:])
+        return literal("$" + "".join(f'."{part}"' for part in parts)), self.document[parts]
+
+
 def call_columns(types: Mapping[str, CallType]) -> Columns:
     """Return what calls are searched by; backstage follows from the type where a call does not say."""
     table = schema.calls
@@ -32,7 +46,7 @@ def call_columns(types: Mapping[str, CallType]) -> Columns:
     columns["cid"] = table.c.type + ":" + table.c.id
     columns["backstage"] = and_(enabled, table.c.live.is_(False))
     columns["ongoing"] = table.c.session_id.is_not(None)
-    columns["custom"] = table.c.doc
+    columns["custom"] = Custom(table.c.custom, ())
     columns["members"] = _is_member
     return columns
 
@@ -45,7 +59,7 @@ def _is_member(user_id: str) -> ColumnElement[bool]:
 def member_columns() -> Columns:
     table = schema.members
     columns: dict[str, Any] = {name: table.c[name] for name in ("user_id", "role", "created_at")}
-    columns["custom"] = table.c.doc
+    columns["custom"] = Custom(table.c.doc, ("custom",))
     return columns
 
 
@@ -53,7 +67,7 @@ def user_columns() -> Columns:
     table = schema.users
     columns: dict[str, Any] = {name: table.c[name] for name in ("id", "role", "created_at")}
     columns["name"] = table.c.doc["name"].as_string()
-    columns["custom"] = table.c.doc
+    columns["custom"] = Custom(table.c.doc, ("custom",))
     columns["teams"] = _in_team
     return columns
 
@@ -106,9 +120,8 @@ def _leaf(leaf: Leaf, columns: Columns) -> ColumnElement[bool]:
 
 def _custom_contains(leaf: Leaf, columns: Columns, value: Any) -> ColumnElement[bool]:
     """Text contains a part of it, a list contains an item."""
-    parts = tuple(leaf.field.split("."))
-    document, path = columns["custom"], columns["custom"][parts]
-    place = literal("$" + "".join(f'."{part}"' for part in parts))
+    document = columns["custom"].document
+    place, path = columns["custom"].at(leaf.field)
     has = _JsonHas(document, place, path, literal(value), literal(encode([value])))
     listed = and_(_JsonKind(document, place, path) == "array", has)
     if not isinstance(value, str):
@@ -141,9 +154,8 @@ def _column(leaf: Leaf, columns: Columns, value: Any) -> Any:
     if leaf.kind != "custom":
         return columns[leaf.field]
     # A path of a document is compared as what the filter's value is; values of other types never match.
-    parts = tuple(leaf.field.split("."))
-    path = columns["custom"][parts]
-    kind = _JsonKind(columns["custom"], literal("$" + "".join(f'."{part}"' for part in parts)), path)
+    place, path = columns["custom"].at(leaf.field)
+    kind = _JsonKind(columns["custom"].document, place, path)
     if leaf.operator == "$exists":
         return kind
     if isinstance(value, bool):

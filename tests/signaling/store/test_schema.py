@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
-from signaling.store.database import Database
+from signaling.store.database import Database, _migrations
 from signaling.store.schema import metadata
+from tests.signaling.api.world import World
 
 
 def _differences(connection: Connection) -> list[Any]:
@@ -32,3 +34,21 @@ async def test_migrating_again_changes_nothing(database_url: str) -> None:
     async with database.read() as connection:
         assert (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar_one() == before
     await database.close()
+
+
+def _from_before_0008(connection: Connection) -> None:
+    config = _migrations()
+    config.attributes["connection"] = connection
+    command.downgrade(config, "0007")
+    command.upgrade(config, "head")
+
+
+async def test_calls_from_before_custom_fields_stood_alone_are_found_by_them(world: World) -> None:
+    await world.call("default/a", by="alice", custom={"floor": 7, "name": "seven"})
+    await world.call("default/b", by="alice", custom={"floor": 8})
+    await world.call("default/c", by="alice")
+    async with world.service.database.write(long=True) as connection:
+        await connection.run_sync(_from_before_0008)
+    for wanted, found in (({"custom.floor": 7}, ["a"]), ({"custom.floor": {"$exists": True}}, ["b", "a"])):
+        reply = await world.as_("alice").post("/calls/query", {"filter": wanted})
+        assert [item["call"]["id"] for item in reply.json()["items"]] == found
