@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import Select, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.model import Order
@@ -124,21 +124,37 @@ class Orders:
 
     async def done(self, orders: Sequence[Order]) -> None:
         """Wait until others have done these, but not for long."""
-        if not orders:
-            return
-        mine = _ORDERS.id.in_([order.id for order in orders])
-        query = select(func.count()).select_from(schema.orders).where(mine)
+        if orders:
+            await self._until_done(select(_ORDERS.node).where(_ORDERS.id.in_([order.id for order in orders])))
+
+    async def done_in(self, rooms: Iterable[str]) -> None:
+        """Wait until others have done what there is to do in these rooms, but not for long."""
+        await self._until_done(self._open_in(rooms))
+
+    async def open_in(self, rooms: Iterable[str]) -> frozenset[str]:
+        """Return in which of these rooms others have something to do."""
+        async with self._database.read() as connection:
+            return frozenset(row.room for row in await connection.execute(self._open_in(rooms)))
+
+    def _open_in(self, rooms: Iterable[str]) -> Select[tuple[str, str]]:
+        room = _ORDERS.doc["data", "room"].as_string()
+        others = _ORDERS.node.not_in([ANY_NODE, self._node])
+        return select(_ORDERS.node, room.label("room")).where(others, room.in_(list(rooms)))
+
+    async def _until_done(self, query: Select[Any]) -> None:
+        nodes: set[str] = set()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while True:
                     async with self._database.read() as connection:
-                        if not (await connection.execute(query)).scalar():
-                            return
+                        nodes = {row.node for row in await connection.execute(query)}
+                    if not nodes:
+                        return
                     await asyncio.sleep(LOOK_SECONDS)
         except DatabaseAway:
             pass  # it was logged; what they follow from is committed
         except TimeoutError:
-            log.warning("media_node_late", nodes=sorted({order.node for order in orders}))
+            log.warning("media_node_late", nodes=sorted(nodes))
 
     async def forget(self, nodes: Iterable[str]) -> None:
         """Forget what was to be done at nodes that are dead."""

@@ -9,6 +9,7 @@ are looked at anew. Not here: who hears what (`events/channel.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import structlog
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from signaling.api.v1.orders import WAIT_SECONDS
 from signaling.calls.model import Event
 from signaling.calls.problems import Problem
 from signaling.calls.state import Turn
@@ -136,6 +138,10 @@ class Relay:
             self._untold[cid] = later
         return self._news(event for event in found if event not in later)
 
+    def rooms_of(self, cid: str) -> frozenset[str]:
+        """Return the sessions in which what is untold of a call happened."""
+        return frozenset(one.session_id for one in self._untold.get(cid, ()) if one.session_id is not None)
+
     def _news(self, events: Iterable[Event]) -> list[Event]:
         news = [event for event in events if event.id not in self.told]
         self.told.add(event.id for event in news)
@@ -153,6 +159,7 @@ class Follower:
         self._service = service
         self._realm: Any = None
         self._revision = -1
+        self._put_off_since: dict[str, float] = {}
 
     async def look(self) -> None:
         """Tell what happened since the last time; what of it our media side has to do comes first."""
@@ -165,8 +172,23 @@ class Follower:
             await service.directory.refresh(connection)
             if heard and service.directory.revision != self._revision:
                 await self._realm_changed(connection)
+        put_off = await self._put_off(untold) if untold else ()
         for cid in untold:
-            await self._tell(cid)
+            if cid not in put_off:
+                await self._tell(cid)
+
+    async def _put_off(self, untold: Sequence[str]) -> set[str]:
+        """Return the calls of which is told in a later look: their node is yet to do what follows from it.
+
+        It is not waited for here, where all calls would wait; and not for long.
+        """
+        rooms = {cid: self._service.relay.rooms_of(cid) for cid in untold}
+        still_open = await self._service.orders.open_in(frozenset().union(*rooms.values()))
+        now = time.monotonic()
+        self._put_off_since = {
+            cid: self._put_off_since.get(cid, now) for cid in untold if not still_open.isdisjoint(rooms[cid])
+        }
+        return {cid for cid, since in self._put_off_since.items() if now - since < WAIT_SECONDS}
 
     async def _tell(self, cid: str) -> None:
         def publish(turn: Turn) -> None:

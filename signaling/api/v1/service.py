@@ -550,6 +550,7 @@ class CallsService:
             missed = await self.relay.missed(turn.call.cid, first)
             if missed:
                 await self.orders.do_ours()
+                await self.orders.done_in({event.session_id for event in missed if event.session_id is not None})
             events = [*missed, *events]
         if events:
             self.channel.publish(turn, events)

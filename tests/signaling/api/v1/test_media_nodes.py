@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from signaling.api.v1 import relay
 from signaling.api.v1.relay import Follower
 from signaling.api.v1.service import CallsService
 from signaling.calls.media import Refuse
 from signaling.store import schema
 from signaling.store.database import DatabaseAway
-from tests.signaling.api.world import FakeMedia, World, code
+from tests.signaling.api.world import FakeMedia, Listener, World, code
 
 CALL = "/calls/default/x"
 
@@ -198,6 +199,72 @@ async def test_what_is_to_be_done_comes_before_what_is_told_of_it(nodes: Nodes) 
         await asyncio.sleep(0.01)
     assert (await answer).status_code == 200
     assert all(granted)
+
+
+@pytest.fixture
+async def third(database_url: str, nodes: Nodes) -> AsyncIterator[World]:
+    """A process that neither is asked nor has the media."""
+    third = await World.open(database_url, media=media_in("ap"), clock=nodes.here.clock)
+    await third.service.relay.start()
+    yield third
+    await third.close()
+
+
+async def _granted_there(nodes: Nodes, third: World) -> tuple[dict[str, Any], Listener, asyncio.Task[Any]]:
+    """Have `there` grant something in a room of `here`, which is busy; return who got it and his socket at `third`."""
+    await nodes.here.users("bob")
+    await nodes.here.call("audio_room/x", by="alice")
+    await nodes.here.as_("alice").put("/calls/audio_room/x/live")
+    bob = (await nodes.here.as_("bob").join("audio_room/x"))["participant"]
+    socket = await third.listen(third.as_("bob"))
+    await Follower(third.service).look()
+    socket.frames()
+    granting = nodes.there.as_("alice").patch(
+        "/calls/audio_room/x/participants/bob/capabilities", {"grant": ["media.audio"]}
+    )
+    answer = asyncio.create_task(granting)
+    while not await nodes.owed():  # noqa: ASYNC110 - the database tells nobody
+        await asyncio.sleep(0.001)
+    return bob, socket, answer
+
+
+async def test_a_process_beside_tells_of_a_right_when_the_node_has_given_it(nodes: Nodes, third: World) -> None:
+    bob, socket, answer = await _granted_there(nodes, third)
+    follower = Follower(third.service)
+    for _ in range(3):
+        await follower.look()
+    assert not nodes.here.publish(bob, "microphone")
+    assert socket.events() == []
+    await nodes.here.service.orders.do_ours()
+    assert nodes.here.publish(bob, "microphone")
+    await follower.look()
+    assert "call.capabilities_updated" in [event["type"] for event in socket.events()]
+    assert (await answer).status_code == 200
+
+
+async def test_a_process_beside_that_does_something_itself_waits_for_the_node_too(nodes: Nodes, third: World) -> None:
+    bob, socket, answer = await _granted_there(nodes, third)
+    changing = asyncio.create_task(third.as_("alice").patch("/calls/audio_room/x", {"custom": {"n": 1}}))
+    await asyncio.sleep(0.2)
+    assert not nodes.here.publish(bob, "microphone")
+    assert socket.events() == []
+    await nodes.here.service.orders.do_ours()
+    assert (await changing).status_code == (await answer).status_code == 200
+    told = [event["type"] for event in socket.events()]
+    assert told.index("call.capabilities_updated") < told.index("call.updated")
+
+
+async def test_a_node_that_does_nothing_holds_up_what_is_told_for_a_second(
+    nodes: Nodes, third: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, socket, answer = await _granted_there(nodes, third)
+    follower = Follower(third.service)
+    await follower.look()
+    assert socket.events() == []
+    monkeypatch.setattr(relay, "WAIT_SECONDS", 0)
+    await follower.look()
+    assert "call.capabilities_updated" in [event["type"] for event in socket.events()]
+    assert (await answer).status_code == 200
 
 
 async def test_a_process_that_starts_leaves_the_others_people_alone(nodes: Nodes) -> None:
