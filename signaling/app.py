@@ -145,7 +145,11 @@ class Server:
             *room_debug_routes(self.rooms, self.verify, settings.node.engine.trace_max_seconds),
             *call_page_routes(settings.keyring),
             *self.calls.routes,
-            *console_routes(self.calls.service, public_url=settings.public_url, figures=RoomFigures(self.rooms)),
+            *console_routes(
+                self.calls.service,
+                public_url=settings.public_url,
+                figures=RoomFigures(self.rooms, self.calls.service),
+            ),
         ]
         # Browser applications come from other origins; whoever asks brings a token, never a cookie.
         shared = CORSMiddleware(

@@ -1,4 +1,5 @@
-"""Asks a running server's RoomService, for the command line. Applications use a LiveKit server SDK instead."""
+"""Asks a running server's RoomService, for the command line and for other servers on its database. Applications use a
+LiveKit server SDK instead."""
 
 from __future__ import annotations
 
@@ -40,6 +41,20 @@ class RoomServiceClient:
 
     async def delete_room(self, room: str) -> None:
         await self._call("DeleteRoom", {"room": room}, roomCreate=True)
+
+    async def described(self, room: str) -> dict[str, Any]:
+        """Return what the room's debug page tells: everybody's connections, tracks and what is measured of them."""
+        try:
+            async with self._client() as client:
+                reply = await client.get(
+                    f"{self._url}/debug/rooms/{quote(room)}", headers=self._headers(roomAdmin=True, room=room)
+                )
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise self._unreachable(error) from None
+        if reply.is_success:
+            answer: dict[str, Any] = reply.json()
+            return answer
+        raise self._refused(reply, "message")
 
     async def trace(self, room: str, identity: str, seconds: float) -> AsyncIterator[bytes]:
         """What decides of one subscriber's layers, as it comes; the last line says why it ended."""

@@ -158,7 +158,13 @@ def describe(hosted: Hosted, stats: border.RoomStats) -> dict[str, Any]:
     """Put the worker's figures under participants and tracks."""
     core = hosted.room.core
     people: dict[str, dict[str, Any]] = {
-        participant.identity: {"sid": participant.sid, "connections": [], "publishes": [], "receives": []}
+        participant.identity: {
+            "sid": participant.sid,
+            "quality": participant.quality,
+            "connections": [],
+            "publishes": [],
+            "receives": [],
+        }
         for participant in core.participants.values()
     }
     for transport in stats.transports:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from livekit import rtc
 
@@ -122,6 +123,33 @@ async def test_what_the_other_process_decides_reaches_the_connected_clients(both
     viewer = await both.at(here, "bob").make_call("livestream", "x").join()
     async with promptly(viewer, "disconnected"):
         await stream.stop_live()
+
+
+async def test_the_console_of_one_server_shows_what_is_measured_at_the_other(both: Both) -> None:
+    host = both.at(both.there, "alice").make_call("default", "x")
+    await host.get_or_create()
+    await speak(await both.at(both.here, "bob").make_call("default", "x").join())
+    shown: list[dict[str, Any]] = []
+    for server in (both.here, both.there):
+        async with httpx2.AsyncClient(base_url=server.url, follow_redirects=True) as desk, asyncio.timeout(20):
+            await desk.post("/console/login", data={"token": server.token(scope="server")})
+            while True:
+                media = (await desk.get("/console/calls/default/x/figures")).json()["media"]
+                # What he sends is measured over a second.
+                if media and media["up_bps"] > 0:
+                    break
+                await asyncio.sleep(0.2)
+            shown += media["participants"]
+    mine, others = shown
+    assert mine["identity"] == others["identity"] == "bob:default"
+    assert mine["quality"] == others["quality"] == "excellent"
+    assert others["up_bps"] > 0
+    # A node that does not answer any more leaves the charts empty.
+    both.here.close()
+    async with httpx2.AsyncClient(base_url=both.there.url, follow_redirects=True) as desk:
+        await desk.post("/console/login", data={"token": both.there.token(scope="server")})
+        reply = await desk.get("/console/calls/default/x/figures")
+        assert (reply.status_code, reply.json()["media"]) == (200, None)
 
 
 async def test_a_process_that_is_killed_and_started_again_disturbs_nobody(both: Both) -> None:
