@@ -60,6 +60,9 @@ class Served:
     def token(self, **claims: Any) -> str:
         return mint({"exp": int(time.time()) + 3_600, **claims}, KEY, SECRET)
 
+    def signal(self, number: int) -> None:
+        self._child.send_signal(number)
+
     def close(self) -> None:
         self._child.kill()
         self._child.wait()
