@@ -188,7 +188,6 @@ async def _rights(call: Any, user_id: str) -> list[str]:
     return list(found.capabilities or ())
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("environment", [{"CALLYARD_CALLS_NODE_LOST_SECONDS": "4"}])
 async def test_a_dead_server_s_session_goes_on_at_another(both: Both) -> None:
     here, there = both.here, both.there

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 
 from signaling.api.client_address import TrustedProxies
-from signaling.api.v1.socket import EventSocket
+from signaling.api.v1.socket import RESUME_ATTEMPTS_MAX, EventSocket
 from signaling.calls.settings import CallsSettings
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
@@ -295,6 +295,41 @@ async def test_what_happens_while_somebody_resumes_comes_after_the_answer(
             ("resumed", None),
             ("call.updated", "default:z"),
         ]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("changes", [RESUME_ATTEMPTS_MAX - 1, RESUME_ATTEMPTS_MAX])
+async def test_a_call_that_goes_on_faster_than_it_is_read_is_resynced_in_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    """It changes between each reading and what follows from it; who resumes hears every change once, or a snapshot."""
+    alice = server.world.as_("alice")
+    await server.world.call("default/x", by="alice")
+    missed, made = EventSocket._missed, 0
+
+    async def and_then_it_changes(self: EventSocket, cid: str, seq: int) -> Any:
+        nonlocal made
+        found = await missed(self, cid, seq)
+        if made < changes:
+            made += 1
+            await alice.patch(CALL, {"custom": {"n": made}})
+        return found
+
+    async with server.greeted("alice") as wire:
+        monkeypatch.setattr(EventSocket, "_missed", and_then_it_changes)
+        await wire.send(type="resume", resume_token="whatever", last={"default:x": 1})
+        first = await wire.receive()
+        if changes < RESUME_ATTEMPTS_MAX:
+            seen = [first["seq"], *[number for _, number, _ in await _numbers(wire, changes + 1)]]
+            assert seen == list(range(2, changes + 2))
+            resumed = ["default:x"]
+        else:
+            assert (first["type"], first["cid"]) == ("resync", "default:x")
+            assert first["snapshot"]["call"]["custom"] == {"n": changes}
+            resumed = []
+        assert await wire.receive() == {"type": "resumed", "cids": resumed}
+        await alice.patch(CALL, {"custom": {"n": 0}})
+        assert await _numbers(wire, changes + 2) == [("call.updated", changes + 2, changes + 1)]
 
 
 @ON_SQLITE
