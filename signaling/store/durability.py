@@ -50,7 +50,7 @@ class WalSync:
         self._unfolded = COMMITS_PER_FOLD
         self._doubtful = False
         self._log: int | None = None
-        self._disk = ThreadPoolExecutor(1, "sync")
+        self._disk: ThreadPoolExecutor | None = None
         self._syncing = False
         self._waiting: list[asyncio.Future[int]] = []
         self._folding: asyncio.Task[None] | None = None
@@ -76,7 +76,9 @@ class WalSync:
             await self._ended()
         if self._folding is not None:
             await self._folding
-        self._disk.shutdown()
+        if self._disk is not None:
+            self._disk.shutdown()
+            self._disk = None
         if self._log is not None:
             os.close(self._log)
             self._log = None
@@ -89,6 +91,8 @@ class WalSync:
 
     def _begin(self) -> None:
         self._begun += 1
+        if self._disk is None:
+            self._disk = ThreadPoolExecutor(1, "sync")
         # Past asyncio's own way to a thread, which costs as much again as the sync.
         self._disk.submit(self._sync, asyncio.get_running_loop())
 
@@ -97,7 +101,7 @@ class WalSync:
         error: Exception | None = None
         try:
             (self._rewrite if self._doubtful else self._sync_log)()
-        except (OSError, sqlite3.Error) as failed:
+        except Exception as failed:  # whatever it is: the commits are in doubt, and nobody may wait for ever
             error = failed
         loop.call_soon_threadsafe(self._end, error)
 

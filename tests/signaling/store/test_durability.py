@@ -143,6 +143,29 @@ async def test_what_the_disk_did_not_take_is_not_acknowledged_and_written_anew(
     await database.close()
 
 
+async def test_whatever_a_sync_fails_of_nobody_waits_for_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fdatasync(file: int) -> None:
+        raise ValueError("nobody thought of this")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(NotOnDisk):
+            await asyncio.wait_for(_write(database, 1), 10)
+    await asyncio.wait_for(_write(database, 2), 10)
+    await database.close()
+
+
+async def test_who_comes_after_the_end_opens_the_database_anew(database: Database, tmp_path: Path) -> None:
+    """A report of the media side may be late when a server stops."""
+    await database.close()
+    await asyncio.wait_for(_write(database, 1), 10)
+    await database.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as after:
+        assert after.execute("SELECT number FROM thing").fetchall() == [(1,)]
+
+
 async def test_a_full_disk_refuses_a_write_and_takes_the_next(database: Database) -> None:
     """F-27"""
     async with database.write() as connection:
