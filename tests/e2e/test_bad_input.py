@@ -165,7 +165,7 @@ FLOODS: dict[str, dict[str, Any]] = {
     },
     "a track with endless layers": {
         "add_track": rtc.AddTrackRequest(
-            cid="c", type=models.VIDEO, layers=[models.VideoLayer(quality=0, width=1, height=1)] * 20_000
+            cid="c", type=models.VIDEO, layers=[models.VideoLayer(quality="LOW", width=1, height=1)] * 20_000
         )
     },
     "endless candidates": {"trickle": rtc.TrickleRequest(candidateInit='{"candidate":"' + "x" * 200_000 + '"}')},

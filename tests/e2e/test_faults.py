@@ -279,11 +279,14 @@ async def test_everybody_is_back_after_a_blackout(own_server: Start, room: str) 
         for person in people:
             await person.event("reconnected", seconds=15)
         for index, person in enumerate(people):
-            others = {f"p{other}" for other in range(index % 4, 16, 4)} - {person.identity}
-            await person.until(lambda p=person, o=others: p.room.remote_participants.keys() == o, what="the others")
+            await sees_exactly(person, {f"p{other}" for other in range(index % 4, 16, 4)} - {person.identity})
         for index in range(4):
             await hear_tone(await people[index + 4].track(f"p{index}", "audio"), 440 + 110 * index)
             assert len(people[index + 4].publications(f"p{index}")) == 2, "nothing twice"
+
+
+async def sees_exactly(person: Person, others: set[str]) -> None:
+    await person.until(lambda: person.room.remote_participants.keys() == others, what="the others")
 
 
 async def test_connections_beyond_the_files_cost_no_call(own_server: Start, room: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import secrets
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -32,10 +33,10 @@ def signed(server: Endpoint, secret: str | None = None, **claims: Any) -> str:
 
 def unsigned(server: Endpoint) -> str:
     claims = {"iss": server.key, "sub": "alice", "exp": int(time.time()) + 60, "video": {"roomJoin": True, "room": "x"}}
-    return jwt.encode(claims, None, algorithm="none")
+    return jwt.encode(claims, "", algorithm="none")
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[int, Callable[[Endpoint], str | None]]] = {
     "no token": (401, lambda server: None),
     "garbage": (401, lambda server: "not.a.token"),
     "a bad signature": (401, lambda server: signed(server, "wrong" * 8)),

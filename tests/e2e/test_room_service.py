@@ -143,8 +143,10 @@ async def test_the_server_sends_data(service: Any, party: Party, room: str) -> N
     alice, bob = await party.join("alice"), await party.join("bob", single=False)
     await alice.sees("bob")
     await asyncio.sleep(1)  # Their data channels open after the join.
-    await service.send_data(api.SendDataRequest(room=room, data=b"to all", kind=0, topic="news"))
-    await service.send_data(api.SendDataRequest(room=room, data=b"to bob", kind=0, destination_identities=["bob"]))
+    await service.send_data(api.SendDataRequest(room=room, data=b"to all", kind="RELIABLE", topic="news"))
+    await service.send_data(
+        api.SendDataRequest(room=room, data=b"to bob", kind="RELIABLE", destination_identities=["bob"])
+    )
     for person, expected in ((alice, [b"to all"]), (bob, [b"to all", b"to bob"])):
         await person.event("data_received", count=len(expected))
         packets = [packet for (packet,) in person.events("data_received")]

@@ -82,7 +82,7 @@ async def test_a_call_s_life_is_told_in_order(receiver: WebhookReceiver, party: 
     assert {event.participant.sid for event in events if event.participant.identity == "alice"} == {alice_sid}
     assert {event.participant.sid for event in events if event.participant.identity == "bob"} == {bob_sid}
     assert events[1].participant.state == 2  # ACTIVE
-    assert events[5].participant.disconnect_reason == rtc.DisconnectReason.CLIENT_INITIATED
+    assert events[5].participant.disconnect_reason == int(rtc.DisconnectReason.CLIENT_INITIATED)
     track = events[3].track
     assert (track.source, track.mime_type.lower()) in {(2, "audio/opus"), (2, "audio/red")}
 

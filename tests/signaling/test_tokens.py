@@ -162,10 +162,12 @@ def _algorithms() -> dict[str, str]:
     ec_key = ec.generate_private_key(ec.SECP256R1())
 
     def private(key: Any) -> bytes:
-        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem
 
     def public(key: Any) -> bytes:
-        return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        pem: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem
 
     payload = json.dumps(CLAIMS)
     unsigned = f"{encoded(json.dumps({'alg': 'none'}).encode())}.{encoded(payload.encode())}."
@@ -287,15 +289,18 @@ def _claims() -> dict[str, str]:
         for name in ("sub", "name", "metadata", "kind")
         for value in wrong
     }
-    rows |= {f"video is {value!r}": token(video=value) for value in (None, 1, "roomJoin", [], True)}
+    videos: tuple[Any, ...] = (None, 1, "roomJoin", [], True)
+    rows |= {f"video is {value!r}": token(video=value) for value in videos}
     flags = ("roomJoin", "roomAdmin", "canPublish", "canSubscribe", "hidden", "recorder", "canUpdateOwnMetadata")
-    rows |= {f"{name} is {value!r}": with_video(**{name: value}) for name in flags for value in (1, "true", [], {})}
+    no_flags: tuple[Any, ...] = (1, "true", [], {})
+    rows |= {f"{name} is {value!r}": with_video(**{name: value}) for name in flags for value in no_flags}
     rows |= {f"room is {value!r}": with_video(room=value) for value in wrong}
     sources: tuple[Any, ...] = ("camera", ["webcam"], [1], [None], [["camera"]], [{}], {"camera": True}, 5, True)
     rows |= {f"sources are {value!r}": with_video(canPublishSources=value) for value in sources}
     attributes: tuple[Any, ...] = ([], "a", 1, {"a": 1}, {"a": None}, {"a": {}})
     rows |= {f"attributes are {value!r}": token(attributes=value) for value in attributes if value != []}
-    rows |= {f"room configuration is {value!r}": token(roomConfig=value) for value in ([], "x", 1, True)}
+    no_configs: tuple[Any, ...] = ([], "x", 1, True)
+    rows |= {f"room configuration is {value!r}": token(roomConfig=value) for value in no_configs}
     payload = json.dumps(CLAIMS)
     rows["issuer twice"] = raw_token(payload.replace('"iss": "devkey"', '"iss": "other", "iss": "devkey"'))
     rows["identity twice"] = raw_token(payload.replace('"sub": "alice"', '"sub": "bob", "sub": "alice"'))

@@ -13,7 +13,7 @@ from tests.e2e.harness.media import SAMPLE_RATE_HZ, Seen, measure, paint, write_
 def write_tone(path: Path, frequency_hz: float, seconds: float) -> None:
     with av.open(str(path), "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=SAMPLE_RATE_HZ)
-        stream.layout = "mono"  # type: ignore[union-attr]
+        stream.layout = "mono"
         samples = 960
         for number in range(int(seconds * SAMPLE_RATE_HZ / samples)):
             index = np.arange(number * samples, (number + 1) * samples)
@@ -21,8 +21,8 @@ def write_tone(path: Path, frequency_hz: float, seconds: float) -> None:
             frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1), format="s16", layout="mono")
             frame.sample_rate = SAMPLE_RATE_HZ
             frame.pts = number * samples
-            container.mux(stream.encode(frame))  # type: ignore[union-attr]
-        container.mux(stream.encode(None))  # type: ignore[union-attr]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def write_picture(
@@ -33,15 +33,15 @@ def write_picture(
         stream = container.add_stream(
             "libvpx", rate=fps, options={"deadline": "realtime", "cpu-used": "8", "g": str(fps)}
         )
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"  # type: ignore[union-attr]
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         planes = paint(left, right, 320, 240)
         for number in range(int(seconds * fps)):
             write_number(planes[0], number % 256)
             packed = np.concatenate([plane.reshape(-1, 320) for plane in planes])
             frame = av.VideoFrame.from_ndarray(packed, format="yuv420p")
             frame.pts = number
-            container.mux(stream.encode(frame))  # type: ignore[union-attr]
-        container.mux(stream.encode(None))  # type: ignore[union-attr]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def heard_in(path: Path) -> float:

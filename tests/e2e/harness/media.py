@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ class Seen:
         return all(abs(got - sent) <= tolerance for got, sent in pairs)
 
 
-async def look(track: rtc.Track) -> AsyncIterator[Seen]:
+async def look(track: rtc.Track) -> AsyncGenerator[Seen, None]:
     """What a subscriber of `track` sees, frame by frame."""
     stream = rtc.VideoStream(track, capacity=2, format=rtc.VideoBufferType.I420)
     try:
@@ -166,7 +166,7 @@ async def is_silent(track: rtc.Track, *, seconds: float) -> bool:
     return True
 
 
-async def windows(track: rtc.Track, window_seconds: float) -> AsyncIterator[tuple[float, float]]:
+async def windows(track: rtc.Track, window_seconds: float) -> AsyncGenerator[tuple[float, float], None]:
     """(dominant frequency in Hz, root mean square) of successive windows."""
     stream = rtc.AudioStream(track, sample_rate=SAMPLE_RATE_HZ, num_channels=1)
     wanted = int(window_seconds * SAMPLE_RATE_HZ)

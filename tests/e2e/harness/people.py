@@ -42,6 +42,7 @@ EVENTS = (
     "token_refreshed",
     "data_track_published",
     "data_track_unpublished",
+    "transcription_received",
 )
 
 Found = TypeVar("Found")
@@ -76,7 +77,7 @@ class Person:
     def events(self, name: str) -> list[tuple[Any, ...]]:
         return [arguments for event, arguments in self.told if event == name]
 
-    async def until(self, find: Callable[[], Found], *, seconds: float = 15, what: str = "") -> Found:
+    async def until(self, find: Callable[[], Found | None], *, seconds: float = 15, what: str = "") -> Found:
         """Waits until `find()` is true and returns what it found."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (found := find()):
@@ -101,7 +102,7 @@ class Person:
     async def sees(self, identity: str, *, seconds: float = 15) -> rtc.RemoteParticipant:
         return await self.until(
             lambda: self.room.remote_participants.get(identity), seconds=seconds, what=f"sight of {identity}"
-        )  # type: ignore[return-value]
+        )
 
     async def loses(self, identity: str, *, seconds: float = 15) -> None:
         await self.until(

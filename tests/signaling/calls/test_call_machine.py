@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from hypothesis import settings
@@ -90,7 +91,7 @@ class CallLife(RuleBasedStateMachine):
     @rule(who=people)
     def leave(self, who: str) -> None:
         for participant in self.desk.state.of_user(who):
-            self.desk.do(who, lambda turn, id_=participant.id: joining.step_out(turn, id_))
+            self.desk.do(who, partial(joining.step_out, participant_id=participant.id))
 
     @precondition(lambda self: self.alive)
     @rule(starts=st.sampled_from([None, 10, 60, 600]), ahead=st.sampled_from([0, 5, 300]), on=st.booleans())

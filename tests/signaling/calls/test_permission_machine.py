@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from hypothesis import settings
@@ -107,7 +108,7 @@ class PermissionLife(RuleBasedStateMachine):
     @rule(name=who_asks)
     def leave_and_return(self, name: str) -> None:
         for participant in self.desk.state.of_user(name):
-            self.desk.do(name, lambda turn, id_=participant.id: joining.step_out(turn, id_))
+            self.desk.do(name, partial(joining.step_out, participant_id=participant.id))
         self.join(name)
 
     @rule(seconds=st.sampled_from([1, 60, 119, 121]))

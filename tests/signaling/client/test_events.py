@@ -100,7 +100,8 @@ async def test_a_frame_lost_on_the_way_is_asked_for_again(world: World, served: 
     await host.get_or_create()
     async with served("dave").events([host]) as events:
         socket: Any = next(s for s in world.service.channel._by_connection.values() if s.user_id == "dave")
-        send, lost = socket.send, []
+        send = socket.send
+        lost: list[bytes] = []
 
         def leaky(kind: str, frame: bytes) -> None:
             if kind == "call.updated" and not lost:

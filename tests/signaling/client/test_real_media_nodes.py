@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -77,7 +77,7 @@ async def promptly(room: rtc.Room, event: str, fits: Callable[..., bool] = lambd
             took.append(time.monotonic() - began)
             happened.set()
 
-    room.on(event, note)
+    room.on(cast(Any, event), note)
     yield
     await asyncio.wait_for(happened.wait(), 10)
     assert took[0] < PROMPTLY_SECONDS, (event, took)

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -63,9 +64,9 @@ class Desk:
             self.csrf = found[1]
         return reply
 
-    async def post(self, path: str, follow: bool = True, **fields: str | list[str]) -> httpx2.Response:
+    async def post(self, path: str, **fields: Any) -> httpx2.Response:
         data = {"csrf": self.csrf, **fields}
-        return await self.http.post(path, data=data, follow_redirects=follow)
+        return await self.http.post(path, data=data, follow_redirects=True)
 
     async def sign_in(self, token: str) -> httpx2.Response:
         reply = await self.http.post("/console/login", data={"token": token}, follow_redirects=True)

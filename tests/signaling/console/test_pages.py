@@ -291,7 +291,11 @@ async def test_figures_for_the_charts(world: World, desk: Desk, meter: Meter) ->
 
 def test_the_attendance_curve_counts_moments_once() -> None:
     at = "2026-01-01T09:00:0{}.000Z".format
-    attended = [{"joined_at": at(0), "left_at": at(5)}, {"joined_at": at(0), "left_at": None}, {"joined_at": None}]
+    attended: list[dict[str, Any]] = [
+        {"joined_at": at(0), "left_at": at(5)},
+        {"joined_at": at(0), "left_at": None},
+        {"joined_at": None},
+    ]
     curve = attendance_curve(attended)
     assert curve["counts"] == [2, 1]
     assert curve["times"][1] - curve["times"][0] == 5

@@ -132,7 +132,7 @@ async def test_a_server_that_hangs_up_is_told() -> None:
 async def test_being_told_to_leave_ends_the_join_at_once() -> None:
     async def dismiss(connection: ServerConnection) -> None:
         await connection.send(JOIN.SerializeToString())
-        leave = rtc.LeaveRequest(reason=7)
+        leave = rtc.LeaveRequest(reason="JOIN_FAILURE")
         await connection.send(rtc.SignalResponse(leave=leave).SerializeToString())
         await connection.wait_closed()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ _BOUNDS = {
 }
 
 
-def value_of(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+def value_of(field: Any, depth: int) -> st.SearchStrategy[Any]:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_MESSAGE:
         assert field.message_type is not None
@@ -53,7 +53,7 @@ def value_of(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def message_of(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> dict[str, Any]:
+def message_of(draw: st.DrawFn, descriptor: Any, depth: int = 0) -> dict[str, Any]:
     """Some of a message's fields, each present or not, with usual and extreme values."""
     fields: dict[str, Any] = {}
     for field in descriptor.fields:

@@ -773,7 +773,8 @@ def test_a_transport_that_the_worker_has_closed_is_the_end(world: World, reason:
 @pytest.mark.parametrize("scenario", ["node_failure", "migration"])
 def test_simulated_failures_drop_the_participant_and_a_resume_finds_nothing(world: World, scenario: str) -> None:
     alice = world.join("alice")
-    alice.say(simulate=rtc.SimulateScenario(**{scenario: True}))
+    given: dict[str, Any] = {scenario: True}
+    alice.say(simulate=rtc.SimulateScenario(**given))
     assert alice.session is None
     assert not alice.heard("leave")
     world.resume(alice)

@@ -449,7 +449,10 @@ class Client:
         source: models.TrackSource = CAMERA,
         **more: Any,
     ) -> models.TrackInfo:
-        declared = [models.VideoLayer(quality=q, width=w, height=h, bitrate=w * 1000) for q, w, h in layers]
+        declared = [
+            models.VideoLayer(quality=models.VideoQuality.Name(q), width=w, height=h, bitrate=w * 1000)
+            for q, w, h in layers
+        ]
         self.announce(cid, VIDEO, source, width=layers[-1][1], height=layers[-1][2], layers=declared, **more)
         self.send_on(cid, "video", rids=RIDS[: len(layers)] if len(layers) > 1 else (), codecs=(codec.upper(),))
         return self.track(cid)

@@ -58,7 +58,8 @@ async def test_every_route_of_a_call_for_every_role(world: World, type_: str) ->
     await world.users("root", role="admin")
     members: list[Any] = [{"user_id": role, "role": role} for role in CALL_ROLES]
     members.append({"user_id": "target", "role": "listener"})
-    body = {"members": members, "settings": {"backstage": {"enabled": False}, "broadcasting": {"mode": "available"}}}
+    of_calls = {"backstage": {"enabled": False}, "broadcasting": {"mode": "available"}}
+    body: dict[str, Any] = {"members": members, "settings": of_calls}
     holders: dict[str, tuple[Client, set[str]]] = {
         **{role: (world.as_(role), ALL if role == "admin" else GRANTS[type_][role]) for role in CALL_ROLES},
         "user": (world.as_("plain"), GRANTS[type_]["user"]),

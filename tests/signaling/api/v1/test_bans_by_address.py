@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import structlog
@@ -299,9 +300,12 @@ async def test_an_address_is_written_once_a_day(world: World, monkeypatch: pytes
     await world.service.addresses.write()
     written = []
     real = world.service.database.write
-    monkeypatch.setattr(
-        world.service.database, "write", lambda **more: (written.append(more.get("alone")), real(**more))[1]
-    )
+
+    def write(**more: Any) -> Any:
+        written.append(more.get("alone"))
+        return real(**more)
+
+    monkeypatch.setattr(world.service.database, "write", write)
     for _ in range(3):
         await bob.get(CALL)
         await world.service.addresses.write()

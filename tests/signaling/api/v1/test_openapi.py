@@ -118,7 +118,7 @@ schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.N
 @settings(
     max_examples=EXAMPLES_AN_OPERATION, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
-def test_no_request_makes_the_server_fail(case: schemathesis.Case, application: Application) -> None:
+def test_no_request_makes_the_server_fail(case: schemathesis.Case[Any], application: Application) -> None:
     """Whatever is sent, to a call that is there and to any path: a documented reply, or a whole problem document."""
     given = case.path_parameters
     there = {**VALUES, "id": application.fresh_call()} if "id" in given else VALUES
@@ -127,7 +127,7 @@ def test_no_request_makes_the_server_fail(case: schemathesis.Case, application: 
         _check(case, _sent(case, application))
 
 
-def _sent(case: schemathesis.Case, application: Application) -> httpx2.Response:
+def _sent(case: schemathesis.Case[Any], application: Application) -> httpx2.Response:
     arguments = case.as_transport_kwargs(base_url="http://calls.test")
     names = ("method", "url", "params", "json", "content")
     sent = {name: arguments[name] for name in names if arguments.get(name) is not None}
@@ -136,7 +136,7 @@ def _sent(case: schemathesis.Case, application: Application) -> httpx2.Response:
     return application.request(**sent, headers=application.world.server.headers)
 
 
-def _check(case: schemathesis.Case, response: httpx2.Response) -> None:
+def _check(case: schemathesis.Case[Any], response: httpx2.Response) -> None:
     if response.status_code < 300:
         documented = case.operation.definition.raw["responses"]
         # Make-or-get answers 200 or 201; a join, 200 or 202.

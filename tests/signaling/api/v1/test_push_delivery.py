@@ -78,15 +78,14 @@ async def vendors(database_url: str, tmp_path: Path) -> AsyncIterator[Vendors]:
     async with contextlib.AsyncExitStack() as stack:
         tokens = Oauth(FCM_KEY.public_key(), lambda: f"{oauth.url}/token", EMAIL)
         oauth = await stack.enter_async_context(gateway(tokens))
-        gateways = [
-            await stack.enter_async_context(gateway(apns, server)),
-            await stack.enter_async_context(gateway(fcm)),
-            oauth,
-            await stack.enter_async_context(gateway(lambda request: failing.get(request.path, (201, None)), server)),
-        ]
+        of_apple = await stack.enter_async_context(gateway(apns, server))
+        of_google = await stack.enter_async_context(gateway(fcm))
+        of_browsers = await stack.enter_async_context(
+            gateway(lambda request: failing.get(request.path, (201, None)), server)
+        )
         world = await World.open(database_url, tls=client)
         stack.push_async_callback(world.close)
-        made = Vendors(world, *gateways, apns_key, vapid_key, tokens, failing)
+        made = Vendors(world, of_apple, of_google, oauth, of_browsers, apns_key, vapid_key, tokens, failing)
         account = {
             "project_id": "demo",
             "client_email": EMAIL,
