@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
+from tests.e2e.harness import gophers
 from tests.e2e.harness.browser import Tabs, launched
+from tests.e2e.harness.gophers import Gophers
 from tests.e2e.harness.people import Party
 from tests.e2e.harness.server import Endpoint, ServerProcess, external
 
@@ -77,5 +80,27 @@ async def tabs(browser: Browser, server: Endpoint, room: str) -> AsyncIterator[T
 async def people(server: Endpoint, room: str) -> AsyncIterator[Party]:
     """`party` for tests that run in the session's loop."""
     gathered = Party(server, room)
+    yield gathered
+    await gathered.close()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client made of the Go SDK."""
+    return gophers.build(tmp_path_factory.mktemp("go") / "go_client")
+
+
+@pytest.fixture
+async def go(program: Path, server: Endpoint, room: str, tmp_path: Path) -> AsyncIterator[Gophers]:
+    """`await go("identity", single=…)` starts a Go client for this test's room; its event `connected` says it is in."""
+    gathered = Gophers(program, server, room, tmp_path)
+    yield gathered
+    await gathered.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browsing_go(program: Path, server: Endpoint, room: str, tmp_path: Path) -> AsyncIterator[Gophers]:
+    """`go` for tests that run in the session's loop."""
+    gathered = Gophers(program, server, room, tmp_path)
     yield gathered
     await gathered.close()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +10,10 @@ import pytest
 from livekit import rtc
 
 from tests.e2e.harness.files import heard_in, seen_in, write_picture, write_tone
+from tests.e2e.harness.gophers import Gophers
 from tests.e2e.harness.media import BLUE, GREEN, RED, Picture, Tone, hear_tone, look
 from tests.e2e.harness.people import Party
-from tests.e2e.harness.server import REPOSITORY, Endpoint
+from tests.e2e.harness.server import Endpoint
 from tests.e2e.harness.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -25,90 +22,8 @@ MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
 SIGNAL_RECONNECT, NODE_FAILURE = 0, 6
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client, built; the first build takes minutes."""
-    import subprocess
-
-    go = shutil.which("go") or str(REPOSITORY / ".venv/bin/go")
-    target = tmp_path_factory.mktemp("go") / "go_client"
-    subprocess.run([go, "build", "-o", str(target), "."], cwd=REPOSITORY / "tests/e2e/go_client", check=True)
-    return target
-
-
-class GoClient:
-    """The program, running; `told` is what it said, in order."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.told: list[dict[str, Any]] = []
-        self._changed = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        while line := await self.process.stdout.readline():
-            if line.startswith(b"{"):
-                self.told.append(json.loads(line))
-                self._changed.set()
-
-    async def do(self, what: str, **fields: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": what, **fields}).encode() + b"\n")
-        await self.process.stdin.drain()
-
-    async def event(self, name: str, *, seconds: float = 40, count: int = 1, **fields: Any) -> dict[str, Any]:
-        """The `count`-th event with these fields."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
-            found = [
-                event
-                for event in self.told
-                if event["event"] == name and all(event.get(key) == value for key, value in fields.items())
-            ]
-            if len(found) >= count:
-                return found[count - 1]
-            left = deadline - asyncio.get_running_loop().time()
-            assert left > 0, f"no {name} {fields} in {seconds} s; told {self.told}"
-            self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
-
-    async def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        await self.process.wait()
-        await self._reading
-
-
-@pytest.fixture
-async def go(program: Path, server: Endpoint, room: str, tmp_path: Path) -> AsyncIterator[Any]:
-    """`await go("identity", single=…)` starts one and waits until it has joined."""
-    started: list[GoClient] = []
-
-    async def start(identity: str, *, single: bool, url: str | None = None, token: str | None = None) -> GoClient:
-        token = token or server.token(room, identity, can_update_own_metadata=True)
-        arguments = ["-url", url or server.ws_url, "-token", token, "-directory", str(tmp_path)]
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            *(["-single"] if single else []),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        client = GoClient(process)
-        started.append(client)
-        return client
-
-    yield start
-    for client in started:
-        await client.close()
-
-
 @MODES
-async def test_go_and_python_hear_and_see_each_other(party: Party, go: Any, single: bool, tmp_path: Path) -> None:
+async def test_go_and_python_hear_and_see_each_other(party: Party, go: Gophers, single: bool, tmp_path: Path) -> None:
     write_tone(tmp_path / "tone.ogg", 660, 30)
     write_picture(tmp_path / "picture.ivf", GREEN, BLUE, 20)
     python, gopher = await party.join("python"), await go("gopher", single=single)
@@ -143,7 +58,7 @@ async def look_for(track: Any) -> None:
 
 
 @MODES
-async def test_data_calls_and_metadata_pass_between_go_and_python(party: Party, go: Any, single: bool) -> None:
+async def test_data_calls_and_metadata_pass_between_go_and_python(party: Party, go: Gophers, single: bool) -> None:
     python, gopher = await party.join("python"), await go("gopher", single=single)
     await gopher.event("connected")
     await python.event("participant_active")
@@ -172,7 +87,7 @@ async def shout(data: rtc.RpcInvocationData) -> str:
 
 
 @MODES
-async def test_two_go_clients_hear_each_other(go: Any, single: bool, tmp_path: Path) -> None:
+async def test_two_go_clients_hear_each_other(go: Gophers, single: bool, tmp_path: Path) -> None:
     write_tone(tmp_path / "a.ogg", 500, 30)
     write_tone(tmp_path / "b.ogg", 900, 30)
     first, second = await go("first", single=single), await go("second", single=not single)
@@ -186,7 +101,7 @@ async def test_two_go_clients_hear_each_other(go: Any, single: bool, tmp_path: P
 
 
 @MODES
-async def test_a_go_client_resumes(party: Party, go: Any, single: bool, tmp_path: Path) -> None:
+async def test_a_go_client_resumes(party: Party, go: Gophers, single: bool, tmp_path: Path) -> None:
     write_tone(tmp_path / "tone.ogg", 660, 60)
     proxy = await TcpProxy(party.server.url).start()
     party.closes(proxy.stop)
@@ -204,7 +119,7 @@ async def test_a_go_client_resumes(party: Party, go: Any, single: bool, tmp_path
 
 
 @MODES
-async def test_a_go_client_joins_afresh(party: Party, go: Any, single: bool, tmp_path: Path) -> None:
+async def test_a_go_client_joins_afresh(party: Party, go: Gophers, single: bool, tmp_path: Path) -> None:
     write_tone(tmp_path / "tone.ogg", 660, 60)
     python, gopher = await party.join("python"), await go("gopher", single=single)
     await gopher.event("connected")
@@ -216,12 +131,12 @@ async def test_a_go_client_joins_afresh(party: Party, go: Any, single: bool, tmp
     await python.track("gopher", "audio", not_sid=old, seconds=20)
 
 
-async def test_a_go_client_is_told_why_it_is_refused(go: Any, server: Endpoint) -> None:
+async def test_a_go_client_is_told_why_it_is_refused(go: Gophers, server: Endpoint) -> None:
     gopher = await go("gopher", single=True, token=server.token("x", "gopher", ttl_seconds=-600))
     assert "unauthorized" in (await gopher.event("failed"))["message"].lower()
 
 
-async def test_a_go_client_that_is_killed_is_seen_to_go(party: Party, go: Any) -> None:
+async def test_a_go_client_that_is_killed_is_seen_to_go(party: Party, go: Gophers) -> None:
     """F-11"""
     python, gopher = await party.join("python"), await go("gopher", single=True)
     await gopher.event("connected")

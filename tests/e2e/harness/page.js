@@ -23,6 +23,7 @@
     if (typeof value !== 'object') return typeof value === 'function' ? 'function' : value;
     if (value.identity !== undefined) return value.identity;
     if (value.trackSid !== undefined) return value.trackSid;
+    if (typeof value.text === 'string') return value.text;
     if (value.sid !== undefined) return value.sid;
     return value.constructor ? value.constructor.name : 'object';
   }
