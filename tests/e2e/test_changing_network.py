@@ -6,16 +6,15 @@ The session is kept each time: nobody is seen to leave, and pictures and sound g
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from bench.links.lab import LabError
 from tests.e2e.harness.browser import Tab, Tabs, launched
+from tests.e2e.harness.figures import note
 from tests.e2e.harness.network import Network, between
 from tests.e2e.harness.server import ServerProcess
 from tests.e2e.test_browser_session import CAMERA, flows, publish_all
@@ -67,19 +66,12 @@ async def goes_on(call: Call, sid: str, *, limit: float, what: str) -> None:
     # More than was on its way.
     moved = "async ([before]) => (await window.e2e.stats('alice', 'camera'))?.frames > before + 10"
     await call.bob.holds(moved, before, seconds=limit)
-    note(what, loop.time() - began)
+    note(what, seconds=round(loop.time() - began, 2))
     await flows(call.alice, call.bob)
     assert await call.alice.call("sid") == sid
     for tab in (call.alice, call.bob):
         assert not await tab.call("told", "participantDisconnected", 1)
         assert not await tab.call("told", "trackUnpublished", 1)
-
-
-def note(what: str, seconds: float) -> None:
-    """Figures for the page, where somebody asks for them."""
-    if path := os.environ.get("E2E_FIGURES"):
-        with Path(path).open("a") as figures:
-            figures.write(json.dumps({"what": what, "seconds": round(seconds, 2)}) + "\n")
 
 
 async def frames(tab: Tab) -> int:
@@ -107,7 +99,7 @@ async def test_one_who_only_publishes_goes_on_over_tcp_when_udp_is_closed(call: 
     call.network.close_to_udp()
     moved = "async ([before]) => (await window.e2e.stats('alice', 'camera'))?.frames > before + 30"
     await call.bob.holds(moved, before, seconds=30)
-    note("udp closed both ways, publishes only", asyncio.get_running_loop().time() - began)
+    note("udp closed both ways, publishes only", seconds=round(asyncio.get_running_loop().time() - began, 2))
     assert await call.alice.call("sid") == sid
     assert not await call.bob.call("told", "participantDisconnected", 1)
 

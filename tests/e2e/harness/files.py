@@ -26,12 +26,17 @@ def write_tone(path: Path, frequency_hz: float, seconds: float) -> None:
 
 
 def write_picture(
-    path: Path, left: tuple[int, int, int], right: tuple[int, int, int], seconds: float, fps: int = 15
+    path: Path,
+    left: tuple[int, int, int],
+    right: tuple[int, int, int],
+    seconds: float,
+    fps: int = 15,
+    key_every: int = 0,
 ) -> None:
-    """320 by 240, VP8, a key frame each second: nobody answers to a wish for one."""
+    """320 by 240, VP8, a key frame each second unless every so many frames: nobody answers to a wish for one."""
     with av.open(str(path), "w", format="ivf") as container:
         stream = container.add_stream(
-            "libvpx", rate=fps, options={"deadline": "realtime", "cpu-used": "8", "g": str(fps)}
+            "libvpx", rate=fps, options={"deadline": "realtime", "cpu-used": "8", "g": str(key_every or fps)}
         )
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         planes = paint(left, right, 320, 240)

@@ -60,6 +60,11 @@ class GoClient:
                 async with asyncio.timeout(left):
                     await self._changed.wait()
 
+    async def more(self) -> None:
+        """Until it tells something."""
+        self._changed.clear()
+        await self._changed.wait()
+
     async def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
