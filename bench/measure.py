@@ -55,6 +55,8 @@ class Joins(msgspec.Struct, frozen=True, kw_only=True):
     """From the keys to the first picture."""
     cpu_ms: float
     """CPU of the server while they came, divided by their number; media meanwhile included."""
+    keyframes: int | None = None
+    """Asked of publishers while they came; None in results of before it was counted."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +140,7 @@ class Timed(load.Generator):
         super().send(*commands)
 
 
-def joins_of(arrivals: Iterable[Arrival], scenario: Scenario, used: Usage) -> Joins:
+def joins_of(arrivals: Iterable[Arrival], scenario: Scenario, used: Usage, keyframes: int) -> Joins:
     """Of those who got what there is to get; publishers, who get nothing, are left out."""
     has_video = any(track.is_video for track in scenario.tracks)
     came = [(arrival, arrival.media_us[has_video]) for arrival in arrivals if has_video in arrival.media_us]
@@ -150,6 +152,7 @@ def joins_of(arrivals: Iterable[Arrival], scenario: Scenario, used: Usage) -> Jo
         dtls=Quantiles.of((arrival.dtls_us - arrival.ice_us) / 1e6 for arrival, _ in came),
         media=Quantiles.of((media - arrival.dtls_us) / 1e6 for arrival, media in came),
         cpu_ms=used.cpu_ns / 1e6 / max(len(came), 1),
+        keyframes=keyframes,
     )
 
 
@@ -183,10 +186,11 @@ class Harness:
                 await peer.publish(clients, scenario, rooms)
                 await asyncio.sleep(self.settle_seconds)
                 published = Usage.of(peer.pids)
+                await generator.stats(reset=True)
                 await peer.subscribe(clients, scenario, rooms)
                 subscribed = Usage.of(peer.pids)
                 await asyncio.sleep(self.settle_seconds)
-                await generator.stats(reset=True)
+                coming = await generator.stats(reset=True)
                 before = Usage.of(peer.pids)
                 if scenario.churn_per_second:
                     await peer.churn(clients, scenario, seconds)
@@ -227,7 +231,7 @@ class Harness:
             idle_bytes=idle.resident_bytes,
             published_bytes=published.resident_bytes - idle.resident_bytes,
             subscribed_bytes=after.resident_bytes - published.resident_bytes,
-            joins=joins_of(clients.arrivals.values(), scenario, subscribed.since(published)),
+            joins=joins_of(clients.arrivals.values(), scenario, subscribed.since(published), coming.keyframes_asked),
             generator_overflows=stats.socket_overflows,
             generator_lateness_p99_us=stats.send_lateness.p99_ns / 1_000,
             load_average=machine.load_average(),

@@ -376,7 +376,18 @@ def plots(results: Results) -> dict[str, str]:
 
 
 def _joins(results: Results) -> list[str]:
-    heads = ("scenario", "server", "viewers", "first picture p50 / p99 ms", "signal", "ICE", "DTLS", "media", "CPU ms")
+    heads = (
+        "scenario",
+        "server",
+        "viewers",
+        "first picture p50 / p99 ms",
+        "signal",
+        "ICE",
+        "DTLS",
+        "media",
+        "CPU ms",
+        "key frames",
+    )
     body = []
     for row in rows(results):
         if row.scenario.group != "joins" or row.scenario.churn_per_second:
@@ -387,6 +398,7 @@ def _joins(results: Results) -> list[str]:
             for phase in ("signal", "ice", "dtls", "media")
         )
         cpu = Figure.of(joins.cpu_ms for joins in own).value
+        asked = [joins.keyframes for joins in own if joins.keyframes is not None]
         body.append(
             (
                 row.scenario.title,
@@ -395,6 +407,7 @@ def _joins(results: Results) -> list[str]:
                 _first(row),
                 *(f"{phase:.0f}" for phase in phases),
                 f"{cpu:.1f}",
+                f"{Figure.of(asked).value:.0f}" if asked else "–",
             )
         )
     if not body:
@@ -402,7 +415,7 @@ def _joins(results: Results) -> list[str]:
     text = (
         "Where the time of a join goes, p99 of each part: all that is said before the first ICE check, ICE, DTLS, from "
         "the keys to the end of the first picture. CPU of the server while they came, a viewer; media meanwhile "
-        "included."
+        "included. Key frames that publishers were asked for meanwhile."
     )
     return ["### First pictures", "", text, "", *markdown(heads, body), ""]
 

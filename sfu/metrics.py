@@ -93,6 +93,12 @@ _COUNTERS = (
     _Plain("callyard_panics", "Panics caught; each closed one transport.", "engine", "panics"),
     _Plain("callyard_path_switches", "Transports whose client changed its address.", "engine", "path_switches"),
     _Plain("callyard_layer_switches", "Subscribers' copies moved to another layer.", "engine", "layer_switches"),
+    _Plain(
+        "callyard_pictures_from_kept",
+        "Pictures that began with a key frame that was kept.",
+        "engine",
+        "pictures_from_kept",
+    ),
     _Plain("callyard_pacer_held_packets", "Packets that waited for a subscriber's link.", "engine", "pacer_held"),
     _Plain("callyard_pacer_dropped_packets", "Packets dropped while they waited.", "engine", "pacer_dropped"),
     _Plain("callyard_probes", "Probe clusters sent to learn what a link carries.", "engine", "probes"),

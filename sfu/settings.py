@@ -155,6 +155,15 @@ class EngineSettings(BaseModel):
             "each. Raise it for long storms of joins, at the publisher's cost.",
         ),
     ] = 20
+    first_picture_max_age_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3,
+            description="A first picture may be a key frame this old, sent with what followed it, instead of one that "
+            "is asked for. Lower it so that less is caught up on, at the publisher's cost.",
+        ),
+    ] = 1.0
     demand_dwell_seconds: Annotated[
         float,
         Field(

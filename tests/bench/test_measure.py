@@ -104,7 +104,7 @@ def test_joins_count_those_with_media_from_the_moment_they_were_due() -> None:
     scenario = Scenario("t", "t", (CAMERA, MICROPHONE), speakers=1, viewers=2)
     viewer = Arrival(due=10.0, opened=10.5, ice_us=10_000, dtls_us=40_000, media_us={False: 45_000, True: 100_000})
     publisher = Arrival(opened=9.0, ice_us=1_000, dtls_us=2_000)
-    joins = joins_of([viewer, publisher], scenario, Usage(6_000_000, 0, 0, 0, 0))
+    joins = joins_of([viewer, publisher], scenario, Usage(6_000_000, 0, 0, 0, 0), 3)
     assert (joins.count, joins.cpu_ms) == (1, 6.0)
     assert joins.total.p99_ms == pytest.approx(600)
     parts = (joins.signal.p50_ms, joins.ice.p50_ms, joins.dtls.p50_ms, joins.media.p50_ms)

@@ -46,6 +46,9 @@ pub struct Config {
     pub first_picture_interval: Duration,
     /// Requests for first pictures beyond one each `keyframe_interval`. Raise it for long storms of joins.
     pub first_picture_burst: u32,
+    /// A first picture may be a key frame this old, sent with what followed it, instead of one that is asked for. Lower it to
+    /// have pictures begin with less to catch up on, at the publisher's cost.
+    pub first_picture_max_age: Duration,
     /// How long a lower demand must last before the publisher is told (dynacast).
     pub demand_dwell: Duration,
     /// Time without packets after which a layer counts as not sent.
@@ -115,6 +118,7 @@ impl Default for Config {
             keyframe_interval: Duration::from_millis(1_000),
             first_picture_interval: Duration::from_millis(300),
             first_picture_burst: 20,
+            first_picture_max_age: Duration::from_secs(1),
             demand_dwell: Duration::from_secs(3),
             layer_timeout: Duration::from_millis(1_500),
             unanswered_after: Duration::from_secs(3),

@@ -175,6 +175,8 @@ pub struct Counters {
     pub events: u64,
     pub path_switches: u64,
     pub layer_switches: u64,
+    /// First pictures, and those after a pause, that began with a key frame of the history.
+    pub pictures_from_kept: u64,
 
     /// Packets that waited in a pacer, and those that were dropped there.
     pub pacer_held: u64,

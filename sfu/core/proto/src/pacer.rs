@@ -246,6 +246,10 @@ impl Pacer {
         !self.waiting.is_empty()
     }
 
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
+    }
+
     /// How long the last of what waits will wait.
     pub fn delay(&self) -> Duration {
         match self.rate_bps {

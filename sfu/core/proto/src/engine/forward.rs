@@ -125,6 +125,9 @@ impl Engine {
         }
         self.touched.clear();
         self.pending.clear();
+        if !self.beginners.is_empty() {
+            self.begin_pictures(now);
+        }
         false
     }
 

@@ -172,7 +172,7 @@ impl Engine {
         };
         downtrack.paused = None;
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
-        let (mode, uptrack_slot) = (uptrack.mode, downtrack.uptrack);
+        let mode = uptrack.mode;
         let before = downtrack.selector.target();
         if before != Some(layer) {
             downtrack.selector.set_target(Some(layer));
@@ -192,14 +192,17 @@ impl Engine {
             downtrack.active = Some(true);
             self.emit(Event::DowntrackState { downtrack: id, active: true, reason: "bandwidth".to_owned() });
         }
-        self.ask_for_keyframe(now, slot, uptrack_slot, mode);
+        if self.downtracks[slot].selector.waits_for_keyframe(mode == LayerMode::Svc).is_some() {
+            self.needs_keyframe(slot);
+        }
     }
 
     /// The key frame that a downtrack needs to reach its target, if its subscriber is there to get it.
-    fn ask_for_keyframe(&mut self, now: Instant, slot: usize, uptrack: usize, mode: LayerMode) {
+    pub(super) fn ask_for_keyframe(&mut self, now: Instant, slot: usize) {
         let Some(downtrack) = self.downtracks.get(slot) else { return };
-        let (id, is_first) = (downtrack.id, downtrack.packets == 0);
-        let Some(stream) = downtrack.selector.waits_for_keyframe(mode == LayerMode::Svc) else { return };
+        let (id, uptrack, is_first) = (downtrack.id, downtrack.uptrack, downtrack.packets == 0);
+        let is_svc = self.uptracks.get(uptrack).is_some_and(|uptrack| uptrack.mode == LayerMode::Svc);
+        let Some(stream) = downtrack.selector.waits_for_keyframe(is_svc) else { return };
         let Some(transport) = self.transports.get_mut(downtrack.transport).filter(|t| t.may_send()) else { return };
         if let Some(recorder) = transport.downlink.recorder() {
             recorder.keyframe(now, id, stream);

@@ -174,6 +174,10 @@ impl Engine {
         if meta.keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
             encoding.keyframes.on_keyframe(now);
+            // What an encrypted payload seems to be says nothing.
+            if descriptor.as_ref().is_none_or(|descriptor| descriptor.structure.is_some()) {
+                encoding.on_key_start(now, seq, header.timestamp);
+            }
         }
         encoding.history.insert(now, seq, packet);
         let is_simulcast = uptrack.encodings.len() > 1;

@@ -6,6 +6,7 @@
 
 pub mod allot;
 mod audible;
+mod begin;
 mod choose;
 mod commands;
 mod data;
@@ -87,6 +88,8 @@ pub struct Engine {
     next_fine_tick: Option<Instant>,
     /// Streams, by uptrack and encoding, whose key frame a first picture waits for; and when to ask the next of them.
     first_pictures: Vec<(usize, usize)>,
+    /// Downtracks that need a key frame, seen to once what has come in is passed on.
+    beginners: Vec<usize>,
     next_keyframe: Option<Instant>,
     next_beat: Option<Instant>,
     handshakes: Handshakes,
@@ -151,6 +154,7 @@ impl Engine {
             next_tick: None,
             next_fine_tick: None,
             first_pictures: Vec::new(),
+            beginners: Vec::new(),
             next_keyframe: None,
             next_beat: None,
             handshakes: Handshakes::default(),
@@ -291,6 +295,9 @@ impl Engine {
         // shared ones (arena, queues, maps) are only changed by calls that cannot unwind midway.
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             self.after_panic(now);
+        }
+        if !self.beginners.is_empty() && self.pending.is_empty() {
+            self.begin_pictures(now);
         }
     }
 

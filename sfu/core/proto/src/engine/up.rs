@@ -11,7 +11,7 @@ use crate::codec::dd::Structure;
 use crate::command::{CodecSpec, Content, LayerMode, LayerSpec, MediaKind, UptrackSpec};
 use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
-use crate::ids::{Pt, RoomId, Spatial, Ssrc, UptrackId};
+use crate::ids::{Pt, RoomId, SeqNo, Spatial, Ssrc, UptrackId};
 use crate::registers::layers::Layers;
 use crate::registers::loudest::Voice;
 use crate::registers::uptrack::{History, KeyframePace, KeyframeRequest, NackRegister, ReceiveStats};
@@ -79,7 +79,18 @@ pub(super) struct Encoding {
     pub clock: Option<SenderClock>,
     /// Latest structure of its dependency descriptors.
     pub structure: Option<Structure>,
+    /// Where the last key frame begins.
+    pub last_key: Option<KeyPicture>,
     pub fir_seq: u8,
+}
+
+/// A key frame that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyPicture {
+    /// Of its first packet.
+    pub seq: SeqNo,
+    pub timestamp: u32,
+    pub at: Instant,
 }
 
 pub(super) struct Uptrack {
@@ -246,6 +257,16 @@ impl Encoding {
         self.history.clear();
         self.clock = None;
         self.structure = None;
+        self.last_key = None;
+    }
+
+    /// A packet with which a key frame begins; there may be several of one.
+    pub fn on_key_start(&mut self, now: Instant, seq: SeqNo, timestamp: u32) {
+        match &mut self.last_key {
+            Some(last) if last.timestamp == timestamp => last.seq = last.seq.min(seq),
+            Some(last) if seq < last.seq => {}
+            last => *last = Some(KeyPicture { seq, timestamp, at: now }),
+        }
     }
 
     fn new(rid: Option<String>, clock_rate: u32, kind: MediaKind, config: &Config) -> Self {
@@ -268,6 +289,7 @@ impl Encoding {
             }),
             clock: None,
             structure: None,
+            last_key: None,
             fir_seq: 0,
         }
     }

@@ -167,6 +167,11 @@ impl NackRegister {
         if self.missing.remove(&seq.0).is_some() { Arrived::Recovered } else { Arrived::Useless }
     }
 
+    /// The highest number that has come.
+    pub fn highest(&self) -> Option<SeqNo> {
+        self.highest.map(SeqNo)
+    }
+
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty()
     }
