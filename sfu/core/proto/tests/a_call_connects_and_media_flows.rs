@@ -94,6 +94,33 @@ fn lost_packets_come_again_both_ways() {
     }
 }
 
+/// What is lost is asked for ten times, once a round trip, before the publisher pays for it with a key frame.
+#[test]
+fn a_key_frame_is_asked_for_when_a_packet_is_given_up() {
+    let mut world = World::new(7);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    // From now on nothing is sent again, and one frame is lost.
+    world.clients[alice].send_rtx.clear();
+    world.clients[bob].repairs = false;
+    world.up[alice].config.loss = 1.0;
+    camera.send(&mut world);
+    world.up[alice].config.loss = 0.0;
+    let asked = |world: &World| (world.engine.counters().feedback_out.nack, world.engine.counters().feedback_out.pli);
+    let (nacks, plis) = asked(&world);
+    play(&mut world, &mut [&mut camera], Duration::from_millis(200));
+    let (more, none) = asked(&world);
+    assert!(more > nacks && none == plis, "{nacks} {more}, {plis} {none}");
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let (in_all, one) = asked(&world);
+    assert_eq!((in_all - nacks, one - plis), (10, 1));
+}
+
 #[test]
 fn a_senders_clock_is_carried_on_so_that_sound_and_picture_stay_in_step() {
     let mut world = World::new(4);
