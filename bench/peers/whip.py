@@ -1,6 +1,6 @@
 """Servers reached by WHIP (RFC 9725) and WHEP: any one that runs already, and the plain Pion SFU of this directory.
 
-One POST with an offer, one answer with a candidate in it; no trickling, no restart, no DELETE.
+One POST with an offer, one answer with a candidate in it, a DELETE where viewers leave; no trickling, no restart.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import secrets
 import shutil
 import subprocess
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
 from bench import machine
-from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, generator
+from bench.peers.base import Clients, Peer, PeerError, UnsupportedError, due_times, generator
 from bench.peers.program import Program, ProgramPeer, free_port
 from bench.scenarios import Scenario
-from sfu import sdp
+from sfu import load, sdp
 from sfu.border import Fingerprint
 from signaling.load import description
 from signaling.load.connection import Media
@@ -41,6 +42,17 @@ class Session:
     tracks: tuple[Track, ...]
 
 
+@dataclass(frozen=True)
+class Viewer:
+    """Somebody who receives and may leave."""
+
+    room: int
+    subscriber: int
+    transport: int
+    url: str
+    """Of his session: what a DELETE ends."""
+
+
 class WhipWhep(Peer):
     """Signaling as the standards have it; subclasses know the addresses."""
 
@@ -50,6 +62,8 @@ class WhipWhep(Peer):
     def __init__(self, fingerprint: Fingerprint) -> None:
         self._fingerprint = fingerprint
         self._media: Media | None = None
+        self._viewers: deque[Viewer] = deque()
+        """Those who came first at the front; only where each has one session."""
 
     @abstractmethod
     def publish_url(self, scenario: Scenario, room: int, publisher: int) -> str:
@@ -74,17 +88,51 @@ class WhipWhep(Peer):
         await clients.connected(set(transports))
 
     async def subscribe(self, clients: Clients, scenario: Scenario, rooms: int) -> None:
-        sessions = [
-            session
-            for room in range(rooms)
-            for subscriber in range(scenario.subscribers)
-            for session in self.sessions(scenario, room, subscriber)
-        ]
         async with _client() as client:
-            limit = asyncio.Semaphore(_AT_ONCE)
-            transports = await asyncio.gather(*(self._subscribe(client, limit, session) for session in sessions))
+            if self.can_pace and scenario.viewers and not scenario.members:
+                transports = await self._come(client, clients, scenario, rooms)
+            else:
+                sessions = [
+                    session
+                    for room in range(rooms)
+                    for subscriber in range(scenario.subscribers)
+                    for session in self.sessions(scenario, room, subscriber)
+                ]
+                limit = asyncio.Semaphore(_AT_ONCE)
+                subscribed = (self._subscribe(client, limit, session) for session in sessions)
+                transports = [transport for transport, _ in await asyncio.gather(*subscribed)]
         await clients.connected(set(transports))
         await clients.media(set(transports), scenario)
+
+    async def churn(self, clients: Clients, scenario: Scenario, seconds: float) -> None:
+        async with _client() as client, asyncio.TaskGroup() as tasks:
+            async for at in due_times(scenario.churn_per_second, round(scenario.churn_per_second * seconds)):
+                leaving = self._viewers.popleft()
+                clients.leaves(leaving.transport)
+                generator(clients).send(load.Close(transport=leaving.transport, abrupt=True))
+                tasks.create_task(_end(client, leaving.url))
+                tasks.create_task(self._view(client, clients, scenario, (leaving.room, leaving.subscriber), at))
+
+    async def _come(self, client: httpx2.AsyncClient, clients: Clients, scenario: Scenario, rooms: int) -> list[int]:
+        """Viewers one by one, whatever became of those before."""
+        coming = []
+        number = 0
+        async with asyncio.TaskGroup() as tasks:
+            async for at in due_times(scenario.joins_per_second, scenario.viewers * rooms):
+                place = (number % rooms, number // rooms)
+                coming.append(tasks.create_task(self._view(client, clients, scenario, place, at)))
+                number += 1
+        return [task.result() for task in coming]
+
+    async def _view(
+        self, client: httpx2.AsyncClient, clients: Clients, scenario: Scenario, place: tuple[int, int], due: float
+    ) -> int:
+        """`place`: his room, and the how manieth he is in it."""
+        [session] = self.sessions(scenario, *place)
+        transport, url = await self._subscribe(client, asyncio.Semaphore(), session)
+        clients.sets_out(transport, due)
+        self._viewers.append(Viewer(*place, transport, url))
+        return transport
 
     async def _publish(
         self, client: httpx2.AsyncClient, limit: asyncio.Semaphore, url: str, tracks: Sequence[Track]
@@ -94,25 +142,28 @@ class WhipWhep(Peer):
         sent = [self._media.sent(track) for track in tracks]
         offer = description.offer(connection.own, sent, self._media.setup)
         async with limit:
-            answered = await _exchange(client, url, offer)
+            answered, _ = await _exchange(client, url, offer)
         try:
             connection.publish(sent, answered)
         except DescriptionError as error:
             raise PeerError(f"{url}: {error}") from error
         return connection.transport
 
-    async def _subscribe(self, client: httpx2.AsyncClient, limit: asyncio.Semaphore, session: Session) -> int:
+    async def _subscribe(
+        self, client: httpx2.AsyncClient, limit: asyncio.Semaphore, session: Session
+    ) -> tuple[int, str]:
+        """The transport, and what ends it."""
         assert self._media is not None, "publish comes first"
         connection = self._media.open()
         offer = description.offer_to_receive(connection.own, session.tracks, self._media.setup)
         async with limit:
-            answered = await _exchange(client, session.url, offer)
+            answered, url = await _exchange(client, session.url, offer)
         try:
             connection.described(answered, is_offer=False)
             connection.receive(description.accepted(answered))
         except DescriptionError as error:
             raise PeerError(f"{session.url}: {error}") from error
-        return connection.transport
+        return connection.transport, url
 
 
 class RunningWhipWhep(WhipWhep):
@@ -164,6 +215,7 @@ class Pion(ProgramPeer, WhipWhep):
 
     name = "Pion SFU"
     host = "127.0.0.1"
+    can_pace = can_churn = True
 
     @staticmethod
     def build(into: Path) -> Path:
@@ -196,16 +248,26 @@ class Pion(ProgramPeer, WhipWhep):
         yield Session(str(url), scenario.tracks * others)
 
 
-async def _exchange(client: httpx2.AsyncClient, url: str, offer: sdp.Session) -> sdp.Session:
+async def _exchange(client: httpx2.AsyncClient, url: str, offer: sdp.Session) -> tuple[sdp.Session, str]:
+    """The answer, and the session's own address (RFC 9725 §4.2)."""
     try:
         response = await client.post(url, content=sdp.write(offer), headers={"content-type": "application/sdp"})
         if response.status_code not in (200, 201):
             raise PeerError(f"{url}: {response.status_code} {response.text[:300]}")
-        return sdp.parse(response.text)
+        return sdp.parse(response.text), urljoin(url, response.headers.get("location", ""))
     except httpx2.HTTPError as error:
         raise PeerError(f"{url}: {type(error).__name__} {error}") from error
     except sdp.SdpError as error:
         raise PeerError(f"{url}: {error}") from error
+
+
+async def _end(client: httpx2.AsyncClient, url: str) -> None:
+    try:
+        response = await client.delete(url)
+    except httpx2.HTTPError as error:
+        raise PeerError(f"{url}: {type(error).__name__} {error}") from error
+    if response.status_code != 200:
+        raise PeerError(f"{url}: {response.status_code} {response.text[:300]}")
 
 
 def _client() -> httpx2.AsyncClient:

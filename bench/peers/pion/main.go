@@ -2,7 +2,7 @@
 //
 // One UDP port, Pion's default codecs and interceptors (NACK, reports, transport-wide feedback), and Pion's own fan-out:
 // each track, or each layer of a simulcast, is one TrackLocalStaticRTP that all its subscribers are bound to. Nobody
-// changes layers, nothing estimates bandwidth. Not here: authentication, DELETE, anything else of a product.
+// changes layers, nothing estimates bandwidth. Not here: authentication, anything else of a product.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pion/interceptor"
@@ -43,11 +44,12 @@ func serve(listen, udp string) error {
 	if err != nil {
 		return err
 	}
-	sfu := &sfu{api: api, rooms: newRooms()}
+	sfu := &sfu{api: api, rooms: newRooms(), sessions: map[string]*webrtc.PeerConnection{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /whip/{room}/{publisher}", sfu.publish)
 	mux.HandleFunc("POST /whep/{room}", sfu.subscribe)
 	mux.HandleFunc("POST /whep/{room}/{publisher}", sfu.subscribe)
+	mux.HandleFunc("DELETE /sessions/{session}", sfu.end)
 	server := &http.Server{Addr: listen, Handler: mux, ReadHeaderTimeout: headerLimit}
 	return server.ListenAndServe()
 }
@@ -87,6 +89,10 @@ func newAPI(udp string) (*webrtc.API, error) {
 type sfu struct {
 	api   *webrtc.API
 	rooms *rooms
+
+	mutex    sync.Mutex
+	sessions map[string]*webrtc.PeerConnection
+	last     int
 }
 
 // publish answers the offer of somebody who sends; his tracks are in the room once their first packets come.
@@ -107,7 +113,7 @@ func (s *sfu) publish(w http.ResponseWriter, r *http.Request) {
 			log.Printf("%s, %s: %v", publisher, remote.Kind(), err)
 		}
 	})
-	answer(w, connection, offer)
+	s.answer(w, connection, offer)
 }
 
 // subscribe answers the offer of somebody who receives: all of a room, or one publisher of it. As many tracks as the
@@ -151,7 +157,7 @@ func (s *sfu) subscribe(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	})
-	answer(w, connection, offer)
+	s.answer(w, connection, offer)
 }
 
 func readOffer(w http.ResponseWriter, r *http.Request) (webrtc.SessionDescription, error) {
@@ -160,7 +166,7 @@ func readOffer(w http.ResponseWriter, r *http.Request) (webrtc.SessionDescriptio
 }
 
 // answer accepts the offer and says so as WHIP (RFC 9725 §4.2) and WHEP do; a connection that fails is closed.
-func answer(w http.ResponseWriter, connection *webrtc.PeerConnection, offer webrtc.SessionDescription) {
+func (s *sfu) answer(w http.ResponseWriter, connection *webrtc.PeerConnection, offer webrtc.SessionDescription) {
 	description, err := accept(connection, offer)
 	if err != nil {
 		connection.Close()
@@ -168,9 +174,35 @@ func answer(w http.ResponseWriter, connection *webrtc.PeerConnection, offer webr
 		return
 	}
 	w.Header().Set("Content-Type", "application/sdp")
-	w.Header().Set("Location", "/sessions")
+	w.Header().Set("Location", "/sessions/"+s.keep(connection))
 	w.WriteHeader(http.StatusCreated)
 	io.WriteString(w, description.SDP)
+}
+
+// keep gives a session its name.
+func (s *sfu) keep(connection *webrtc.PeerConnection) string {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.last++
+	name := strconv.Itoa(s.last)
+	s.sessions[name] = connection
+	return name
+}
+
+// end closes a session (RFC 9725 §4.2).
+func (s *sfu) end(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("session")
+	s.mutex.Lock()
+	connection := s.sessions[name]
+	delete(s.sessions, name)
+	s.mutex.Unlock()
+	if connection == nil {
+		refuse(w, http.StatusNotFound, errors.New("there is no such session"))
+		return
+	}
+	if err := connection.Close(); err != nil {
+		log.Printf("session %s: %v", name, err)
+	}
 }
 
 func accept(connection *webrtc.PeerConnection, offer webrtc.SessionDescription) (*webrtc.SessionDescription, error) {
