@@ -253,6 +253,11 @@ class TakeSnapshot(Command, frozen=True, kw_only=True, tag="snapshot"):
     pass
 
 
+class SetMemoryPressure(Command, frozen=True, kw_only=True, tag="set_memory_pressure"):
+    level: int
+    """As `Overload.memory`."""
+
+
 class GetRoomStats(Command, frozen=True, kw_only=True, tag="get_room_stats"):
     request: int
     room: int
@@ -334,6 +339,29 @@ class DowntrackState(Event, frozen=True, kw_only=True, tag="downtrack_state"):
 
 class DowntrackStarted(Event, frozen=True, kw_only=True, tag="downtrack_started"):
     downtrack: int
+
+
+class Overload(Event, frozen=True, kw_only=True, tag="overload"):
+    level: int
+    """What the worker gives up for want of CPU: 0 nothing, then one after the other probes, top layers, all but a few
+    videos, new video, newcomers."""
+    memory: int
+    """The same for want of memory: 0 nothing, then newcomers, caches of packets, and who idles."""
+
+    @property
+    def takes_video(self) -> bool:
+        return self.level < 4
+
+    @property
+    def takes_joins(self) -> bool:
+        return self.level < 5 and self.memory == 0
+
+    @property
+    def keeps_idlers(self) -> bool:
+        return self.memory < 3
+
+
+NO_OVERLOAD = Overload(level=0, memory=0)
 
 
 class Speaker(Value, frozen=True, kw_only=True):
@@ -494,6 +522,7 @@ AnyCommand: TypeAlias = (
     | AddDataDowntrack
     | RemoveDataDowntrack
     | TakeSnapshot
+    | SetMemoryPressure
     | GetRoomStats
     | StartTrace
     | StopTrace
@@ -510,6 +539,7 @@ AnyEvent: TypeAlias = (
     | UptrackDemand
     | DowntrackState
     | DowntrackStarted
+    | Overload
     | Speakers
     | Quality
     | Snapshot

@@ -128,6 +128,12 @@ _GAUGES = (
         _MICROSECONDS,
     ),
     _Plain("callyard_ice_tcp_connections", "ICE-TCP connections open now.", "net", "tcp_connections"),
+    _Plain(
+        "callyard_worker_overload_level",
+        "What is given up for want of CPU: 0 nothing, 1 probes, 2 top layers, 3 many videos, 4 new videos, 5 joins.",
+        "engine",
+        "overload_level",
+    ),
     _Plain("callyard_worker_rooms", "Rooms with transports on the worker.", "engine", "rooms"),
     _Plain("callyard_uptracks", "Published tracks as received, one per codec.", "engine", "uptracks"),
     _Plain("callyard_downtracks", "Subscribers' copies of tracks.", "engine", "downtracks"),
@@ -135,6 +141,9 @@ _GAUGES = (
 _LABELLED_COUNTERS = (
     _Labelled("callyard_packets_dropped", "Datagrams, or parts of them, thrown away.", "reason", "dropped"),
     _Labelled("callyard_copies_withheld", "Copies of packets not made for a subscriber.", "reason", "withheld"),
+    _Labelled(
+        "callyard_overload_seconds", "Time for which so much was given up for want of CPU.", "level", "overload_seconds"
+    ),
     _Labelled("callyard_nacks_refused", "Packets asked for again and not sent again.", "reason", "nacks_refused"),
     _Labelled("callyard_transports_connected", "Transports connected so far.", "cipher", "ciphers"),
 )

@@ -95,6 +95,7 @@ class WorkerHandle:
         self.info = info
         self.alive = True
         self.loop_lag_seconds = 0.0
+        self.overload = border.NO_OVERLOAD
         self.unshown = Unshown()
         self._node = node
         self._controller = controller
@@ -211,6 +212,8 @@ class WorkerHandle:
             case control.Welcome():
                 pass
             case event:
+                if isinstance(event, border.Overload):
+                    self.overload = event
                 self._node._event(self, event)
 
     def _take_memory(self, items: Sequence[control.MemoryItem], last: bool) -> None:
@@ -399,6 +402,11 @@ class Node:
             core=self._core_config,
             cpu=cores[index % len(cores)] if self.settings.pin_cpu else None,
             memory_max_bytes=self.settings.memory_max_bytes,
+            memory_shares=(
+                self.settings.memory_no_joins,
+                self.settings.memory_no_caches,
+                self.settings.memory_no_idlers,
+            ),
             controller_max_queue_bytes=self.settings.controller_max_queue_bytes,
             orphan_timeout_seconds=self.settings.orphan_timeout_seconds,
             idle_orphan_timeout_seconds=self.settings.idle_orphan_timeout_seconds,

@@ -328,6 +328,81 @@ class EngineSettings(BaseModel):
             "Raise it for choirs; each one more costs every subscriber some 40 kbit/s and 50 packets a second.",
         ),
     ] = 50
+    overload_no_probes: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=100,
+            description="Share of the packet thread's time in use from which no probes are sent: layers "
+            "climb more slowly. A level is reached only with those before it. Lower it on machines that others use.",
+        ),
+    ] = 0.8
+    overload_no_top_layers: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=100,
+            description="The same, from which cameras of several layers are sent without their largest. Raise it where "
+            "size counts more than frame rate.",
+        ),
+    ] = 0.85
+    overload_few_videos: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=100,
+            description="The same, from which each subscriber is sent `overload_videos` videos only.",
+        ),
+    ] = 0.9
+    overload_no_new_videos: Annotated[
+        float,
+        Field(ge=0.1, le=100, description="The same, from which new video is refused; that of before goes on."),
+    ] = 0.94
+    overload_no_joins: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=100,
+            description="The same, from which newcomers are refused with 503; those who are there may come back. "
+            "Above 1 it is reached by packets that wait alone.",
+        ),
+    ] = 0.97
+    overload_full_wait_seconds: Annotated[
+        float,
+        Field(
+            ge=0.005,
+            le=5,
+            description="Packets that wait so long to be read, in the mean of a quarter of a second, count as a "
+            "thread in use all the time; a fraction as that fraction. Raise it on machines that stall.",
+        ),
+    ] = 0.05
+    overload_dwell_seconds: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=60,
+            description="How long the load must be a tenth below a level until it is left for the one before it. Raise "
+            "it if pictures come and go.",
+        ),
+    ] = 1.5
+    overload_backoff_max_seconds: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            le=600,
+            description="A level that was left too early is kept twice as long each time, up to this. Lower it where "
+            "load comes in short bursts.",
+        ),
+    ] = 30.0
+    overload_videos: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000,
+            description="Videos that a subscriber keeps where there is CPU for few only: screens, what he asks for "
+            "most, who speaks, the largest tiles.",
+        ),
+    ] = 4
     max_segment_padding: Annotated[
         int,
         Field(
@@ -517,6 +592,32 @@ class NodeSettings(BaseModel):
             "of participants a worker.",
         ),
     ] = 64 * MIB
+    memory_no_joins: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=1,
+            description="Share of the memory that a worker's control group may use from which newcomers are refused. "
+            "Without such a limit nothing is.",
+        ),
+    ] = 0.85
+    memory_no_caches: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=1,
+            description="The same, from which packets are not kept for retransmission any more.",
+        ),
+    ] = 0.9
+    memory_no_idlers: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=1,
+            description="The same, from which participants who neither send nor receive are sent away, first the one "
+            "who came first.",
+        ),
+    ] = 0.95
     controller_max_queue_bytes: Annotated[
         int,
         Field(

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sfu import _core, border, control, open_files
+from sfu import _core, border, control, memory_limit, open_files
 
 log = logging.getLogger("sfu.worker")
 
@@ -39,6 +39,8 @@ _QUEUE_RETRY_SECONDS = 0.001
 _SIGTERM_DEADLINE_SECONDS = 30.0
 _PORT_ATTEMPTS = 32
 _PAGE_BYTES = resource.getpagesize()
+_BEATS_TO_RARE = 8
+"""What is looked for and freed every few seconds only."""
 
 
 class LogStyle(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     core: dict[str, Any]
     cpu: int | None
     memory_max_bytes: int
+    memory_shares: tuple[float, float, float] = (0.85, 0.9, 0.95)
     controller_max_queue_bytes: int
     orphan_timeout_seconds: float
     idle_orphan_timeout_seconds: float
@@ -124,6 +127,8 @@ class WorkerProcess:
         self._orphan_since = time.monotonic()
         self._drain_deadline: float | None = None
         self._lag = LagMeter()
+        self._group: memory_limit.ControlGroup | None = None
+        self._pressure = memory_limit.Pressure(launch.memory_shares)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -211,13 +216,31 @@ class WorkerProcess:
 
     async def _beat_forever(self) -> None:
         loop = asyncio.get_running_loop()
+        beat = 0
         while not self.done.done():
             due = loop.time() + _BEAT_SECONDS
             await asyncio.sleep(_BEAT_SECONDS)
             self._lag.measured(loop.time() - due)
+            beat += 1
+            self._look_at_memory(beat)
             reason = self._reason_to_exit(time.monotonic())
             if reason is not None and not self.done.done():
                 self.done.set_result(reason)
+
+    def _look_at_memory(self, beat: int) -> None:
+        is_rare = beat % _BEATS_TO_RARE == 0
+        if self._group is None:
+            # A limit may be set, or the process moved to a group that has one, at any time.
+            self._group = memory_limit.own_group() if is_rare else None
+        usage = self._group.usage() if self._group is not None else None
+        if usage is None:
+            return
+        if self._pressure.note(usage):
+            level = self._pressure.level
+            log.warning("worker_memory", extra={"worker": self.launch.worker, "gives_up": level, **usage._asdict()})
+            self.send([control.encode(border.SetMemoryPressure(level=level))])
+        if self._pressure.level and is_rare:
+            memory_limit.return_to_system()
 
     def _reason_to_exit(self, now: float) -> str | None:
         if self._core.take_lost_events() and self._link is not None:

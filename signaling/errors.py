@@ -15,6 +15,7 @@
         ├── Unimplemented          understood, and not offered
         ├── TimedOut               the other side did not answer in time
         └── Unavailable            draining, or no worker can take it; try again later
+            └── Overloaded         more to do than there is CPU for
 
 `STATUS` is the only place that knows statuses. Not here: what was dropped from the network (counted, never raised).
 """
@@ -97,6 +98,10 @@ class Unavailable(Refusal):
     code = "unavailable"
 
 
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
 @dataclass(frozen=True)
 class Status:
     """How a refusal looks on each wire. WebSocket codes: RFC 6455 §7.4.1, 4000+ are ours."""
@@ -118,6 +123,7 @@ STATUS: dict[type[Refusal], Status] = {
     Unimplemented: Status(501, 1003),
     TimedOut: Status(504, 4008),
     Unavailable: Status(503, 1013),
+    Overloaded: Status(503, 1013),
 }
 
 

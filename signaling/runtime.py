@@ -25,7 +25,7 @@ from sfu import border
 from sfu.border import AnyCommand, AnyEvent, IceCredentials
 from sfu.node import Node, NodeError, WorkerHandle, place
 from signaling import structured_logs, tokens
-from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unavailable
+from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unavailable
 from signaling.rooms import memory, presence
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
 from signaling.rooms.effects import (
@@ -67,6 +67,7 @@ _REVIVED_GAP = 1 << 16
 """Ids skipped after a restart: some may have been used and not remembered."""
 _SNAPSHOT_SECONDS = 5.0
 _LAZY_SECONDS = 0.2
+_SHED_SECONDS = 0.2
 _ROOM_KEY = "room/"
 _PARTICIPANT_KEY = "participant/"
 _SID_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
@@ -138,6 +139,8 @@ class Rooms:
         self._session_rooms: dict[SessionId, Hosted] = {}
         self._cutoffs: dict[str, dict[str, Cutoff]] = {}
         self._frame: Frame | None = None
+        self._shedding: set[str] = set()
+        """Workers that send idle participants away."""
         self._last_session = 0
         self._last_number = 0
         self._publish = publish
@@ -254,7 +257,7 @@ class Rooms:
     def takes_rooms(self) -> bool:
         """Whether `create` would make a new one."""
         is_full = len(self.hosted) >= self.settings.rooms.rooms_max
-        return not self.is_draining and not is_full and bool(self.node.workers)
+        return not self.is_draining and not is_full and bool(self._open_workers())
 
     def _host(self, record: RoomRecord, worker: WorkerHandle) -> Hosted:
         def number() -> int:
@@ -262,26 +265,37 @@ class Rooms:
 
         sources = Sources(number=number, sid=_sid, ssrc=_ssrc, credentials=_credentials)
         room = Room(record, self.settings.rooms, self.server, _side(worker), sources)
+        room.core.overload = worker.overload
         hosted = Hosted(room, worker)
         self.hosted[record.name] = hosted
         self._by_number[record.number] = hosted
         return hosted
 
     def _place(self, name: str) -> WorkerHandle:
-        workers = {worker.id: worker for worker in self.node.workers}
-        if not workers:
-            raise Unavailable("No worker is up; one is being started.")
+        self._check_workers()
+        workers = {worker.id: worker for worker in self._open_workers()}
         loads = dict.fromkeys(workers, 0.0)
         for hosted in self.hosted.values():
             if hosted.worker is not None and hosted.worker.id in loads:
                 loads[hosted.worker.id] += 1 + len(hosted.room.core.participants)
         return workers[place(name, loads)]
 
+    def _open_workers(self) -> list[WorkerHandle]:
+        return [worker for worker in self.node.workers if worker.overload.takes_joins]
+
+    def _check_workers(self) -> None:
+        """Raises `Unavailable` unless some worker takes a new room."""
+        if not self.node.workers:
+            raise Unavailable("No worker is up; one is being started.")
+        if not self._open_workers():
+            raise Overloaded("The server is overloaded and takes no new rooms; try again in a few seconds.")
+
     def _settle(self, hosted: Hosted) -> None:
         """A room whose worker has died goes to another one before somebody comes."""
         if hosted.worker is None or not hosted.worker.alive:
             hosted.worker = self._place(hosted.record.name)
             hosted.room.move(_side(hosted.worker))
+            hosted.room.core.overload = hosted.worker.overload
             hosted.room.core.changed.add(hosted.record.sid)
 
     # --- signal connections ------------------------------------------------------------------------------------------
@@ -315,8 +329,7 @@ class Rooms:
             raise NotFound("requested room does not exist")
         if self.is_draining:
             raise Unavailable("The server is about to stop and takes no new rooms.")
-        if not self.node.workers:
-            raise Unavailable("No worker is up; one is being started.")
+        self._check_workers()
 
     def connect(self, session: Session, parameters: JoinParameters) -> SessionId:
         """Join or resume, after `admit`; the first messages are queued when this returns. Raises a `Refusal`."""
@@ -393,6 +406,8 @@ class Rooms:
                         self.apply(hosted, hosted.room.quality(those))
             case border.Snapshot():
                 self._attach(worker, event, now)
+            case border.Overload():
+                self._strained(worker, event)
             case border.Rejected(command=command) if command.startswith("remove_"):
                 # The worker was quicker: a client that leaves closes its transports by itself.
                 pass
@@ -403,6 +418,30 @@ class Rooms:
                 hosted = self._by_number.get(_room_number(event))
                 if hosted is not None and hosted.worker is worker:
                     self.apply(hosted, hosted.room.event(event, now))
+
+    def _strained(self, worker: WorkerHandle, overload: border.Overload) -> None:
+        for hosted in self.hosted.values():
+            if hosted.worker is worker:
+                hosted.room.core.overload = overload
+        is_well = overload == border.NO_OVERLOAD
+        (log.info if is_well else log.warning)(
+            "worker_load", worker=worker.id, gives_up=overload.level, gives_up_of_memory=overload.memory
+        )
+        if not overload.keeps_idlers and worker.id not in self._shedding:
+            self._shedding.add(worker.id)
+            asyncio.get_running_loop().call_soon(self._send_idlers_away, worker)
+
+    def _send_idlers_away(self, worker: WorkerHandle) -> None:
+        """One after the other while memory stays scarce: first the one who came first."""
+        if worker.overload.keeps_idlers or not worker.alive:
+            self._shedding.discard(worker.id)
+            return
+        rooms = [hosted for hosted in self.hosted.values() if hosted.worker is worker]
+        idlers = [(idler, hosted) for hosted in rooms if (idler := hosted.room.oldest_idle()) is not None]
+        if idlers:
+            idler, hosted = min(idlers, key=lambda one: one[0].joined_at_ms)
+            self.apply(hosted, hosted.room.send_away(idler.identity, self.now()))
+        asyncio.get_running_loop().call_later(_SHED_SECONDS, self._send_idlers_away, worker)
 
     def _attach(self, worker: WorkerHandle, snapshot: border.Snapshot, now: Moment) -> None:
         """What lives on a worker and belongs to nobody goes; the rest is taken for true."""
@@ -422,6 +461,7 @@ class Rooms:
         for hosted in tuple(self.hosted.values()):
             if hosted.worker is worker:
                 hosted.worker = None
+                hosted.room.core.overload = border.NO_OVERLOAD
                 self.apply(hosted, hosted.room.worker_lost(self.now()))
                 if self.feed is not None and hosted.record.is_managed:
                     self.feed.lost(hosted)

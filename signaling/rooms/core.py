@@ -13,7 +13,7 @@ from typing import TypeAlias
 from livekit.protocol import models, rtc
 from livekit.protocol.webhook import WebhookEvent
 
-from sfu.border import AnyCommand, Fingerprint, IceCredentials
+from sfu.border import NO_OVERLOAD, AnyCommand, Fingerprint, IceCredentials, Overload
 from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
 from signaling.rooms.grants import Grants
 from signaling.rooms.settings import RoomSettings
@@ -99,6 +99,8 @@ class RoomCore:
     """By publisher who lets only some subscribe: identity or sid → the tracks, or None for all of them."""
     tellings: dict[str, Told] = field(default_factory=dict)
     """How everybody was told last, by sid."""
+    overload: Overload = NO_OVERLOAD
+    """What the room's worker gives up."""
     is_over: bool = False
 
     # --- out ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from livekit.protocol import models, rtc
 
 from sfu import border
 from sfu.border import TransportStatus
-from signaling.errors import InvalidRequest, PermissionDenied, TooLarge, Unauthenticated, Unavailable
+from signaling.errors import InvalidRequest, Overloaded, PermissionDenied, TooLarge, Unauthenticated, Unavailable
 from signaling.rooms import data, demand, publishing, quality, subscribing
 from signaling.rooms.core import HEARS_DISCONNECTED, LARGE_ROOM, Moment, Reason, RoomCore, State
 from signaling.rooms.effects import (
@@ -117,7 +117,8 @@ def check_cutoff(cutoffs: Mapping[str, Cutoff], grants: Grants) -> Grants:
 
 
 def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
-    """Raises `Unauthenticated` for a revoked token, `RoomFull`, `Unavailable` for two who throw each other out.
+    """Raises `Unauthenticated` for a revoked token, `RoomFull`, `Overloaded`, `Unavailable` for two who throw
+    each other out.
 
     Whoever takes the place of himself, or takes none, may come.
     """
@@ -129,10 +130,19 @@ def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
         if at is not None and present.session is not None and now.seconds - at < _REPLACED_SECONDS:
             raise Unavailable("This identity has just joined from elsewhere; try again in a moment.")
         return
+    if not room.overload.takes_joins:
+        raise Overloaded("The server is overloaded and lets nobody else in; try again in a few seconds.")
     if grants.hidden or grants.recorder:
         return
     if len(room.participants) >= limit and len(room.counted()) >= limit:
         raise RoomFull(f"The room is full: at most {limit} participants.")
+
+
+def is_idle(participant: Participant) -> bool:
+    """He neither sends nor receives."""
+    return not (
+        participant.tracks or participant.subscriptions or participant.data_tracks or participant.data_subscriptions
+    )
 
 
 def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Moment) -> None:

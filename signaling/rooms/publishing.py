@@ -84,6 +84,8 @@ def _refusal(
     if request.sid:
         known = participant.tracks.get(request.sid)
         return None if known is not None else (reasons.NOT_FOUND, "There is no track of that sid to add a codec to.")
+    if request.type == _VIDEO and not room.overload.takes_video:
+        return reasons.LIMIT_EXCEEDED, "The server is overloaded and takes no new video; try again in a few seconds."
     if not request.cid:
         return reasons.INVALID_REQUEST, "A track needs a `cid`."
     if has_controls(request.name) or has_controls(request.stream):

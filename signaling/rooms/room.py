@@ -330,6 +330,15 @@ class Room:
         presence.leave(self.core, participant, reason, now, is_told=True)
         return self._effects()
 
+    def oldest_idle(self) -> Participant | None:
+        """Of those who neither send nor receive, the one who came first."""
+        return next(filter(presence.is_idle, self.core.participants.values()), None)
+
+    def send_away(self, identity: str, now: Moment) -> list[Effect]:
+        """For want of room on the server; he may come back when there is some."""
+        presence.leave(self.core, self.participant(identity), Reason.SERVER_SHUTDOWN, now, is_told=True)
+        return self._effects()
+
     def mute(self, identity: str, track_sid: str, muted: bool) -> list[Effect]:
         """Mute a track and tell its publisher to. An unknown track is no error, as in LiveKit."""
         participant = self.participant(identity)

@@ -29,6 +29,8 @@ WIDTHS = {
     "current_temporal": U8,
     "layers": U8,
     "quality": U8,
+    "level": U8,
+    "memory": U8,
     "max_retransmits": U16,
     "pub_handle": U16,
     "handle": U16,

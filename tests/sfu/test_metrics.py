@@ -70,7 +70,7 @@ async def test_names_and_labels_keep_the_conventions(exposition: str) -> None:
         assert family.documentation.endswith(".")
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "worker", "build", "state", "direction", "kind", "reason", "cipher", "protocol", "le"
+                "worker", "build", "state", "direction", "kind", "reason", "cipher", "protocol", "le", "level"
             }  # fmt: skip
             if family.type == "counter":
                 assert sample.name.endswith("_total")

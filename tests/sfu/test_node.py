@@ -115,9 +115,10 @@ async def test_commands_go_down_and_events_come_up(run_directory: Path) -> None:
     async with running(settings_in(run_directory, workers=1)) as watched:
         [worker] = watched.node.workers
         worker.send(border.RemoveTransport(transport=77), border.TakeSnapshot())
-        await watched.until(lambda: len(watched.events) >= 2)
-        rejected, snapshot = (event for _, event in watched.events)
+        await watched.until(lambda: len(watched.events) >= 3)
+        rejected, overload, snapshot = (event for _, event in watched.events)
         assert isinstance(rejected, border.Rejected)
+        assert overload == border.NO_OVERLOAD
         assert snapshot == border.Snapshot()
 
 
@@ -129,7 +130,7 @@ async def test_bytes_that_are_no_command_are_rejected_and_cost_nothing_else(run_
             transport: str
 
         worker._controller.send([Strange(transport="one"), border.TakeSnapshot()])
-        await watched.until(lambda: len(watched.events) >= 2)
+        await watched.until(lambda: len(watched.events) >= 3)
         by_kind = {type(event): event for _, event in watched.events}
         rejected = by_kind[border.Rejected]
         assert isinstance(rejected, border.Rejected)

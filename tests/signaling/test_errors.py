@@ -40,6 +40,7 @@ def test_the_docstring_draws_the_whole_tree() -> None:
         (errors.PermissionDenied("x"), 403, 4003),
         (errors.TooLarge("x"), 413, 1009),
         (errors.Unavailable("x"), 503, 1013),
+        (errors.Overloaded("x"), 503, 1013),
     ],
 )
 def test_status(refusal: Refusal, http: int, websocket: int) -> None:

@@ -22,7 +22,7 @@ from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
 from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
 from signaling import runtime, tokens
-from signaling.errors import LimitExceeded, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters, RoomFull
@@ -58,6 +58,7 @@ class MemoryWorker:
     transports: dict[int, border.AddTransport] = field(default_factory=dict)
     candidates: list[tuple[str, str, int]] = field(default_factory=lambda: [("udp", "192.0.2.7", 7882)])
     unshown: Unshown = field(default_factory=Unshown)
+    overload: border.Overload = border.NO_OVERLOAD
 
     def send(self, *commands: AnyCommand) -> None:
         self.unshown.sent(commands)
@@ -178,6 +179,8 @@ class Edge:
         return cast(MemoryWorker, self.hosted(room).worker)
 
     def says(self, worker: MemoryWorker, event: AnyEvent) -> None:
+        if isinstance(event, border.Overload):
+            worker.overload = event
         self.rooms._event(cast(WorkerHandle, worker), event)
 
     def connect(self, signal: Signal, room: str = "lobby") -> None:
@@ -373,6 +376,67 @@ async def test_a_token_may_bring_the_configuration_of_a_room_that_it_makes() -> 
     odd = {"emptyTimeout": -1, "departureTimeout": "x", "maxParticipants": True, "metadata": 5}
     await edge.join(room="odd", grants=edge.grants(room="odd", room_config=odd))
     assert edge.hosted("odd").record.participants_max == 0
+
+
+async def test_an_overloaded_worker_takes_nobody_else_and_the_other_does() -> None:
+    """F-32"""
+    edge = await Edge.start()
+    alice = await edge.join("alice")
+    edge.connect(alice)
+    loaded = edge.worker_of()
+    edge.says(loaded, border.Overload(level=4, memory=0))
+    await edge.join("bob")
+    edge.says(loaded, border.Overload(level=5, memory=0))
+    with pytest.raises(Overloaded, match="lets nobody else in"):
+        await edge.join("carol")
+    # Whoever takes his own place or goes on may come, and a new room finds another worker.
+    again = await edge.join("alice")
+    assert again.kinds()[0] == "join"
+    back = await edge.join("bob", is_reconnect=True, participant_sid=edge.hosted().room.core.by_identity["bob"].sid)
+    assert back.kinds()[0] == "reconnect"
+    names = [f"room-{number}" for number in range(8)]
+    for name in names:
+        await edge.join(room=name)
+    assert {edge.worker_of(name).id for name in names} == {one.id for one in edge.workers if one is not loaded}
+    for worker in edge.workers:
+        edge.says(worker, border.Overload(level=5, memory=0))
+    with pytest.raises(Overloaded, match="takes no new rooms"):
+        await edge.join(room="elsewhere")
+    assert not edge.rooms.takes_rooms
+    edge.says(loaded, border.Overload(level=4, memory=0))
+    await edge.join("carol")
+    await edge.join(room="elsewhere")
+    # With the worker what it said is gone.
+    edge.says(loaded, border.Overload(level=5, memory=3))
+    other = next(one for one in edge.workers if one is not loaded)
+    edge.says(other, border.NO_OVERLOAD)
+    edge.lose(loaded)
+    await edge.join("dave")
+
+
+async def test_without_memory_nobody_else_comes_and_who_idles_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-31"""
+    monkeypatch.setattr(runtime, "_SHED_SECONDS", 0)
+    edge = await Edge.start([MemoryWorker("0-a")])
+    (worker,) = edge.workers
+    talker = await edge.join("talker")
+    idlers = [await edge.join(f"idler-{number}", room=f"room-{number % 2}") for number in range(3)]
+    edge.rooms.request(talker.number, rtc.SignalRequest(add_track=rtc.AddTrackRequest(cid="mic")))
+    edge.says(worker, border.Overload(level=0, memory=1))
+    with pytest.raises(Overloaded):
+        await edge.join("late")
+    assert edge.rooms.participant_count() == 4
+    edge.says(worker, border.Overload(level=0, memory=3))
+    await asyncio.sleep(0)
+    assert [idler.kinds()[-1] == "leave" for idler in idlers] == [True, False, False], "the first to come"
+    edge.says(worker, border.Overload(level=0, memory=2))
+    await asyncio.sleep(0.02)
+    assert edge.rooms.participant_count() == 3
+    edge.says(worker, border.Overload(level=0, memory=3))
+    await asyncio.sleep(0.02)
+    assert edge.rooms.participant_count() == 1, "who talks stays"
+    edge.says(worker, border.NO_OVERLOAD)
+    await edge.join("idler-0", room="room-0")
 
 
 async def test_refusals_make_nothing() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from livekit.protocol import models, rtc
 
+from sfu import border
 from signaling.rooms.core import LARGE_ROOM
-from tests.signaling.rooms.world import AUDIO, MICROPHONE, VIDEO, World
+from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, World
 
 RESPONSES = rtc.RequestResponse.Reason
 LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
@@ -129,3 +130,24 @@ def test_tracks_that_are_announced_and_withdrawn_for_ever_leave_nothing_behind()
     assert len(world.worker.uptracks) == len(world.worker.downtracks) == 1
     assert len(bob.record.subscriptions) == 1
     assert not bob.record.wishes
+
+
+def test_an_overloaded_worker_takes_no_new_video_and_keeps_what_there_is() -> None:
+    """F-32"""
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    camera = alice.publish_video()
+    world.room.core.overload = border.Overload(level=4, memory=0)
+    bob.announce("screen", VIDEO, SCREEN)
+    refused = bob.heard("request_response")[-1]
+    assert refused.reason == RESPONSES.LIMIT_EXCEEDED
+    assert "overloaded" in refused.message
+    assert not bob.record.tracks
+    # Sound is taken as ever, and so is a further codec of what is there.
+    bob.publish_audio()
+    codecs = [rtc.SimulcastCodec(codec="vp9", cid="again")]
+    alice.say(add_track=rtc.AddTrackRequest(cid="again", type=VIDEO, sid=camera.sid, simulcast_codecs=codecs))
+    assert not alice.heard("request_response")
+    world.room.core.overload = border.NO_OVERLOAD
+    bob.announce("screen", VIDEO, SCREEN)
+    assert len(bob.record.tracks) == 2

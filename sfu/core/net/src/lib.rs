@@ -8,6 +8,7 @@ mod address;
 mod clock;
 mod cmsg;
 mod counters;
+mod load;
 mod machine;
 mod pins;
 mod priority;

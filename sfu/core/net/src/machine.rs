@@ -7,6 +7,7 @@ use callyard_proto::command::Command;
 use callyard_proto::counters::Counters;
 use callyard_proto::engine::{Datagram, Engine};
 use callyard_proto::event::Event;
+use callyard_proto::overload::Reading;
 use callyard_proto::transmit::{TcpId, TransmitArena};
 
 /// A sans-IO machine: everything it does happens in these calls, at the time it is told.
@@ -19,7 +20,13 @@ pub trait Machine: Send {
     fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
     fn tcp_closed(&mut self, now: Instant, connection: TcpId);
+    /// All that is due but what can wait behind everything else.
     fn timeout(&mut self, now: Instant);
+    /// Whether something is due that can wait; [`Self::in_spare_time`] does a little of it.
+    fn has_spare_work(&self, now: Instant) -> bool;
+    fn in_spare_time(&mut self, now: Instant);
+    /// The thread was so loaded in the interval that ends now.
+    fn loaded(&mut self, now: Instant, reading: Reading);
     /// Awake for some other reason: what would soon wake by itself may be done now.
     fn while_awake(&mut self, now: Instant);
     /// Somebody waits for what subscribers report, so that it is to be looked at soon.
@@ -55,7 +62,19 @@ impl Machine for Engine {
     }
 
     fn timeout(&mut self, now: Instant) {
-        Engine::timeout(self, now);
+        Engine::timeout_of_media(self, now);
+    }
+
+    fn has_spare_work(&self, now: Instant) -> bool {
+        Engine::has_spare_work(self, now)
+    }
+
+    fn in_spare_time(&mut self, now: Instant) {
+        Engine::in_spare_time(self, now);
+    }
+
+    fn loaded(&mut self, now: Instant, reading: Reading) {
+        Engine::loaded(self, now, reading);
     }
 
     fn while_awake(&mut self, now: Instant) {

@@ -14,6 +14,7 @@ use callyard_proto::transmit::{Path, TcpId};
 
 use crate::clock::Clock;
 use crate::counters::NetCounters;
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::rest::Rest;
 use crate::shared::Shared;
@@ -38,6 +39,7 @@ pub struct Pump<M: Machine> {
     shared: Arc<Shared<M::Counters>>,
     clock: Clock,
     tick: Tick,
+    load: Load,
     counters: NetCounters,
     /// Kept for its allocation; empty between batches.
     datagrams: Vec<Datagram<'static>>,
@@ -87,6 +89,7 @@ impl<M: Machine> Pump<M> {
             shared,
             clock,
             tick: Tick::new(options.tick, now),
+            load: Load::new(now),
             counters: NetCounters::default(),
             datagrams: Vec::new(),
             more: false,
@@ -119,6 +122,7 @@ impl<M: Machine> Pump<M> {
         let deadline = deadlines.into_iter().flatten().min();
         let until_deadline = deadline.map_or(IDLE_WAIT, |deadline| deadline.saturating_duration_since(now));
         self.counters.wakes += 1;
+        self.load.sleeps(now);
         if let Some(pause) = self.tick.pause(now) {
             // Not even looking at the sockets: what arrives meanwhile shares the next wake.
             self.counters.ticks += 1;
@@ -147,6 +151,7 @@ impl<M: Machine> Pump<M> {
     /// Does all that is to be done now, without sleeping.
     pub fn run_once(&mut self) {
         let started = self.clock.now();
+        self.load.wakes(started);
         self.apply_commands(started);
         let mut received = 0;
         if std::mem::take(&mut self.ready.prompt) {
@@ -158,11 +163,19 @@ impl<M: Machine> Pump<M> {
         if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
             self.machine.timeout(now);
         }
+        if self.machine.has_spare_work(now) {
+            let began = self.clock.now();
+            self.machine.in_spare_time(now);
+            self.load.spare(self.clock.now().saturating_duration_since(began));
+        }
         self.machine.while_awake(now);
         self.send(now);
         self.push_events();
         let ended = self.clock.now();
         self.tick.note(ended, received);
+        if let Some(reading) = self.load.roll(ended) {
+            self.machine.loaded(ended, reading);
+        }
         let pass = ended.saturating_duration_since(started).as_micros() as u64;
         self.counters.longest_pass_microseconds = self.counters.longest_pass_microseconds.max(pass);
         if self.shared.take_counters_request() {
@@ -208,6 +221,12 @@ impl<M: Machine> Pump<M> {
                 datagrams.extend(payloads.map(|payload| Datagram { source, payload, received }));
             }
             received += datagrams.len();
+            // Reports are left to wait on purpose.
+            if lane == Lane::Prompt
+                && let Some(oldest) = datagrams.iter().map(|datagram| datagram.received).min()
+            {
+                self.load.received(now, oldest);
+            }
             if !datagrams.is_empty() {
                 let mut is_more = self.machine.receive(now, &mut datagrams);
                 while is_more {

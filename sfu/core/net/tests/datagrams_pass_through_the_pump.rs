@@ -9,6 +9,7 @@ use callyard_net::{Machine, PacketThread, Pump, PumpOptions, Shared, TcpOptions,
 use callyard_proto::command::Command;
 use callyard_proto::engine::Datagram;
 use callyard_proto::event::{Event, Snapshot};
+use callyard_proto::overload::Reading;
 use callyard_proto::transmit::{Path, TcpId, TransmitArena};
 
 /// Sends each datagram back `copies` times as one run, half of them when it is told to go on; answers a TCP frame unless it starts with `silent`.
@@ -66,6 +67,16 @@ impl Machine for Echo {
     }
 
     fn timeout(&mut self, _now: Instant) {}
+
+    fn has_spare_work(&self, _now: Instant) -> bool {
+        false
+    }
+
+    fn in_spare_time(&mut self, _now: Instant) {}
+
+    fn loaded(&mut self, _now: Instant, reading: Reading) {
+        assert!((0.0..=1.0).contains(&reading.busy), "{reading:?}");
+    }
 
     fn while_awake(&mut self, _now: Instant) {}
 
@@ -320,6 +331,14 @@ fn start_panicking() -> PacketThread<u64> {
         fn receive_tcp(&mut self, _now: Instant, _id: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {}
         fn tcp_closed(&mut self, _now: Instant, _id: TcpId) {}
         fn timeout(&mut self, _now: Instant) {}
+        fn has_spare_work(&self, _now: Instant) -> bool {
+            false
+        }
+
+        fn in_spare_time(&mut self, _now: Instant) {}
+
+        fn loaded(&mut self, _now: Instant, _reading: Reading) {}
+
         fn while_awake(&mut self, _now: Instant) {}
         fn hurries_reports(&self, _now: Instant) -> bool {
             false

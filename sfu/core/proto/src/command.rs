@@ -108,8 +108,12 @@ pub enum Command {
         transport: TransportId,
     },
 
-    /// Answered by [`crate::event::Event::Snapshot`].
+    /// Answered by [`crate::event::Event::Overload`] and [`crate::event::Event::Snapshot`].
     Snapshot,
+    /// How scarce memory is, as the process sees it: 0 enough, 1 for newcomers, 2 for retransmissions, 3 for all.
+    SetMemoryPressure {
+        level: u8,
+    },
     /// Answered by [`crate::event::Event::RoomStats`]: the figures behind every track of a room, for people.
     GetRoomStats {
         request: u64,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::allocator::guard::GuardConfig;
 use crate::bwe::BweConfig;
 use crate::ice::IceConfig;
+use crate::overload::OverloadConfig;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -82,6 +83,9 @@ pub struct Config {
     /// subscriber some 40 kbit/s and 50 packets a second.
     pub loudest_microphones: usize,
 
+    /// What is given up when there is more to do than one core can.
+    pub overload: OverloadConfig,
+
     /// Padding bytes that may be added to a packet so that a frame's packets form one segmented send.
     pub max_segment_padding: u8,
     /// Packets of one segmented send; the kernel takes 64 at most (`UDP_MAX_SEGMENTS`). 1 switches segmentation off.
@@ -133,6 +137,7 @@ impl Default for Config {
             pacing_factor: 1.1,
             max_pacer_delay: Duration::from_millis(1_500),
             loudest_microphones: 50,
+            overload: OverloadConfig::default(),
             max_segment_padding: 1,
             max_segments: 64,
             max_traces: 4,

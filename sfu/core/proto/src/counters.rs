@@ -4,6 +4,7 @@
 
 use crate::downtrack::Refused;
 use crate::drop_reason::DropReason;
+use crate::overload::Level;
 
 /// Upper bounds of the forwarding-latency buckets in microseconds; one more bucket takes the rest.
 pub const LATENCY_BOUNDS_US: [u64; 12] = [50, 100, 200, 300, 500, 750, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
@@ -191,6 +192,9 @@ pub struct Counters {
     /// Traces begun, and those among them that ended for their size.
     pub traces: u64,
     pub traces_cut: u64,
+    /// What is given up for want of CPU, and how long each level was held, indexed by [`Level`].
+    pub overload_level: u64,
+    pub overload_us: [u64; Level::ALL.len()],
     /// Downtracks paused for want of bandwidth so far.
     pub bandwidth_pauses: u64,
 }

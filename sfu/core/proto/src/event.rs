@@ -65,6 +65,12 @@ pub enum Event {
         downtrack: DowntrackId,
     },
 
+    /// What the worker gives up from now on: for want of CPU, `overload::Level` as a number, and for want of memory, as
+    /// [`crate::command::Command::SetMemoryPressure`] has said.
+    Overload {
+        level: u8,
+        memory: u8,
+    },
     /// Changes only; `active: false` ends a speaker.
     Speakers {
         room: RoomId,
@@ -260,7 +266,8 @@ pub struct DowntrackStats {
     pub current_temporal: u8,
     /// Why it is sent as it is: the reason of the last decision.
     pub reason: String,
-    /// Why the allocation chose its layer: `best`, `budget`, `held_back`, `no_room`, `no_layers`; empty without an estimate.
+    /// Why the allocation chose its layer: `best`, `budget`, `held_back`, `overload`, `no_room`, `no_layers`; empty where nothing
+    /// limits.
     pub allocation: String,
     /// Bits a second that the chosen layer needs.
     pub target_bps: u64,

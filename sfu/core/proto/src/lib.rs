@@ -25,6 +25,7 @@ pub mod framing;
 pub mod ice;
 pub mod ids;
 pub mod moment;
+pub mod overload;
 pub mod pacer;
 mod registers;
 mod remb_sum;

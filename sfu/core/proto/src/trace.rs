@@ -144,6 +144,8 @@ pub enum Cause {
     Wish,
     Estimate,
     Clock,
+    /// The worker gives something up for want of CPU, or takes it back.
+    Load,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

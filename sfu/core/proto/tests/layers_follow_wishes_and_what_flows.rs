@@ -360,9 +360,10 @@ fn figures_snapshot_and_quality_say_what_is() {
     world.apply(Command::Snapshot);
     world.apply(Command::GetRoomStats { request: 5, room: ROOM });
     let events = world.take_events();
-    let [Event::Snapshot(snapshot), Event::RoomStats { request: 5, uptracks, downtracks, .. }] = &events[..] else {
+    let [Event::Overload { level: 0, memory: 0 }, Event::Snapshot(snapshot), figures] = &events[..] else {
         panic!("{events:?}")
     };
+    let Event::RoomStats { request: 5, uptracks, downtracks, .. } = figures else { panic!("{events:?}") };
     assert_eq!((snapshot.transports.len(), snapshot.uptracks.len(), snapshot.downtracks.len()), (2, 1, 1));
     assert_eq!(snapshot.uptracks[0].layers, [Spatial(0), Spatial(1), Spatial(2)]);
     assert_eq!(snapshot.uptracks[0].mime, "video/VP8");

@@ -10,6 +10,7 @@ use callyard_proto::allocator::guard::GuardConfig;
 use callyard_proto::bwe::BweConfig;
 use callyard_proto::config::Config;
 use callyard_proto::ice::IceConfig;
+use callyard_proto::overload::OverloadConfig;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +70,15 @@ struct EngineConfig {
     layer_backoff_min_seconds: f64,
     layer_backoff_max_seconds: f64,
     loudest_microphones: usize,
+    overload_no_probes: f64,
+    overload_no_top_layers: f64,
+    overload_few_videos: f64,
+    overload_no_new_videos: f64,
+    overload_no_joins: f64,
+    overload_full_wait_seconds: f64,
+    overload_dwell_seconds: f64,
+    overload_backoff_max_seconds: f64,
+    overload_videos: usize,
     max_segment_padding: u8,
     max_segments: usize,
     ice_disconnected_after_seconds: f64,
@@ -137,6 +147,19 @@ impl WorkerConfig {
                 backoff_max: seconds(engine.layer_backoff_max_seconds),
             },
             loudest_microphones: engine.loudest_microphones,
+            overload: OverloadConfig {
+                thresholds: [
+                    engine.overload_no_probes,
+                    engine.overload_no_top_layers,
+                    engine.overload_few_videos,
+                    engine.overload_no_new_videos,
+                    engine.overload_no_joins,
+                ],
+                full_wait: seconds(engine.overload_full_wait_seconds),
+                dwell: seconds(engine.overload_dwell_seconds),
+                backoff_max: seconds(engine.overload_backoff_max_seconds),
+                videos: engine.overload_videos,
+            },
             max_segment_padding: engine.max_segment_padding,
             max_segments: engine.max_segments,
             ice: IceConfig {

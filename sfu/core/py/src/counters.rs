@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use callyard_proto::counters::{Counters, Direction, Feedback, LATENCY_BOUNDS_US, Traffic, Withheld};
 use callyard_proto::downtrack::Refused;
+use callyard_proto::overload::Level;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -42,6 +43,8 @@ pub(crate) struct CountersView {
     probes: u64,
     allocations: u64,
     bandwidth_pauses: u64,
+    overload_level: u64,
+    overload_seconds: BTreeMap<&'static str, f64>,
     breaker_trips: u64,
     unanswered: u64,
     traces: u64,
@@ -117,6 +120,11 @@ impl From<&Counters> for CountersView {
             probes: counters.probes,
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
+            overload_level: counters.overload_level,
+            overload_seconds: Level::ALL
+                .iter()
+                .map(|level| (level.as_str(), counters.overload_us[*level as usize] as f64 / 1e6))
+                .collect(),
             breaker_trips: counters.breaker_trips,
             unanswered: counters.unanswered,
             traces: counters.traces,

@@ -60,6 +60,8 @@ pub enum Reason {
     Budget,
     /// A better layer would fit but is held back by dwell or back-off.
     HeldBack,
+    /// The best layer that the worker has the CPU for.
+    Overload,
     /// Not even the smallest layer fits.
     NoRoom,
     /// The publisher sends nothing that could be forwarded.
@@ -72,6 +74,7 @@ impl Reason {
             Reason::Best => "best",
             Reason::Budget => "budget",
             Reason::HeldBack => "held_back",
+            Reason::Overload => "overload",
             Reason::NoRoom => "no_room",
             Reason::NoLayers => "no_layers",
         }

@@ -71,6 +71,9 @@ pub struct Situation {
     pub voices: usize,
     /// Every wanted video track.
     pub tracks: Vec<Track>,
+    /// Those beside them that the worker has no CPU for.
+    #[serde(default)]
+    pub left_out: Vec<DowntrackId>,
 }
 
 /// One wanted video track.
@@ -92,6 +95,9 @@ pub struct Track {
     #[serde(with = "crate::moment")]
     pub paused: Option<Instant>,
     pub guard: Guard,
+    /// Larger layers are left out of `rungs` for want of CPU.
+    #[serde(default)]
+    pub is_capped: bool,
     /// What it could be sent as, measured; never empty.
     pub rungs: Vec<Rung>,
 }
@@ -239,7 +245,7 @@ fn unlimited(track: &Track) -> Choice {
         downtrack: track.downtrack,
         layer: best.map(|rung| rung.layer),
         bps: best.map_or(0, |rung| rung.bps),
-        reason: None,
+        reason: track.is_capped.then_some(Reason::Overload),
         meanwhile: Meanwhile::GoesOn,
         barred: Vec::new(),
     }
@@ -373,11 +379,12 @@ fn aim(
 /// Takes note of one decision. `spare`: bits a second that nobody else was given.
 fn settle(now: Instant, config: &GuardConfig, track: &mut Track, decision: &Decision, spare: u64) -> Choice {
     let rung = decision.option.map(|option| track.rungs[option]);
+    let is_capped = track.is_capped && decision.reason == Reason::Best;
     let mut choice = Choice {
         downtrack: track.downtrack,
         layer: rung.map(|rung| rung.layer),
         bps: rung.map_or(0, |rung| rung.bps),
-        reason: Some(decision.reason),
+        reason: Some(if is_capped { Reason::Overload } else { decision.reason }),
         meanwhile: Meanwhile::GoesOn,
         barred: Vec::new(),
     };
@@ -480,6 +487,7 @@ mod tests {
             current: Some(target),
             paused: None,
             guard: Guard::default(),
+            is_capped: false,
             rungs,
         }
     }
@@ -516,7 +524,7 @@ mod tests {
         let (start, config) = (now(), GuardConfig::default());
         let sized = |spatial, bps, pixels| Rung { pixels, ..rung(spatial, bps, 30.0) };
         let (small, large) = (sized(0, 200_000, 320 * 180), sized(1, 600_000, 640 * 360));
-        let mut situation = Situation { voices: 0, tracks: vec![track(vec![small, large], small.layer)] };
+        let mut situation = Situation { tracks: vec![track(vec![small, large], small.layer)], ..Situation::default() };
         let mut downlink = Downlink::new(crate::bwe::BweConfig::default());
         let (mut before, mut at) = (Allotment::default(), start);
         let mut chosen = |at, bps, situation: &mut Situation, before: &mut Allotment| {

@@ -18,9 +18,7 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
         let (uptrack_slot, transport) = (downtrack.uptrack, downtrack.transport);
         let Some(uptrack) = self.uptracks.get(uptrack_slot) else { return };
-        let top = uptrack.top_spatial();
-        downtrack.max_spatial = (!downtrack.want.disabled).then(|| allowed(&uptrack.declared, &downtrack.want, top));
-        let is_on = downtrack.max_spatial.is_some() && !uptrack.muted;
+        let is_on = !downtrack.want.disabled && !uptrack.muted;
         if !is_on {
             downtrack.reason = if uptrack.muted { "muted" } else { "disabled" };
             downtrack.selector.set_target(None);
@@ -30,12 +28,25 @@ impl Engine {
             downtrack.selector.set_target(Some(Layer { spatial: Spatial(0), temporal: TOP_TEMPORAL }));
             self.favour(slot);
         }
+        self.bound(slot);
         if self.downtracks[slot].kind == MediaKind::Video {
             self.learning_until = Some(now + super::LEARNING);
             self.allot(now, transport, Cause::Wish);
             self.probe(now, transport);
         }
         self.update_demand(now, uptrack_slot);
+    }
+
+    /// The highest layer that a downtrack may be sent: as wished, and as far as the worker keeps up.
+    pub(super) fn bound(&mut self, slot: usize) {
+        let Some(downtrack) = self.downtracks.get(slot) else { return };
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
+        let wished = allowed(&uptrack.declared, &downtrack.want, uptrack.top_spatial());
+        let wished = (!downtrack.want.disabled).then_some(wished);
+        let max = wished.min(Some(self.most_of(uptrack)));
+        if let Some(downtrack) = self.downtracks.get_mut(slot) {
+            (downtrack.wished_spatial, downtrack.max_spatial) = (wished, max);
+        }
     }
 
     /// Tells the publisher's side what is needed, once that has changed for long enough.

@@ -103,7 +103,12 @@ impl Engine {
             }
             Command::Snapshot => {
                 let snapshot = self.snapshot();
+                self.tell_overload();
                 self.emit(Event::Snapshot(snapshot));
+                Ok(())
+            }
+            Command::SetMemoryPressure { level } => {
+                self.set_memory_pressure(level);
                 Ok(())
             }
             Command::GetRoomStats { request, room } => {
@@ -222,6 +227,7 @@ impl Engine {
         self.uptrack_slots.insert(id, index);
         self.counters.uptracks = self.uptracks.len() as u64;
         self.transports[slot].uptracks.push(index);
+        self.limit_history(index);
         self.claim_streams(slot, index);
         self.update_demand(now, index);
         Ok(())
@@ -332,6 +338,7 @@ fn name_and_subject(command: &Command) -> (&'static str, u64) {
         Command::AddDataDowntrack { data_uptrack, .. } => ("add_data_downtrack", data_uptrack.0),
         Command::RemoveDataDowntrack { data_uptrack, .. } => ("remove_data_downtrack", data_uptrack.0),
         Command::Snapshot => ("snapshot", 0),
+        Command::SetMemoryPressure { .. } => ("set_memory_pressure", 0),
         Command::GetRoomStats { room, .. } => ("get_room_stats", room.0),
         Command::StartTrace { transport, .. } => ("start_trace", transport.0),
         Command::StopTrace { trace } => ("stop_trace", *trace),

@@ -87,15 +87,17 @@ pub(super) struct Downtrack {
     pub selector: Selector,
     pub munger: Munger,
     pub sent: SentHistory,
-    /// The highest layer that the subscriber's wish allows.
+    /// The highest layer that the subscriber's wish allows, and the one that he may be sent.
+    pub wished_spatial: Option<Spatial>,
     pub max_spatial: Option<Spatial>,
     /// Who may climb when.
     pub guard: Guard,
     /// What the allocation gives it, and why; empty where nothing is allocated.
     pub target_bps: u64,
     pub allocation: &'static str,
-    /// Since when there is no room for it.
+    /// Since when there is no room for it, and what for there was none last.
     pub paused: Option<Instant>,
+    pub paused_for: &'static str,
     /// Packets of it in the pacer, those left out among them, and since when there are any.
     pub waiting: usize,
     pub waiting_since: Option<Instant>,
@@ -149,11 +151,13 @@ impl Downtrack {
             selector: Selector::new(uptrack.kind),
             munger: Munger::new(entropy.next_u32() as u16 & 0x7fff, entropy.next_u32(), window),
             sent: SentHistory::new(window),
+            wished_spatial: None,
             max_spatial: None,
             guard: Guard::default(),
             target_bps: 0,
             allocation: "",
             paused: None,
+            paused_for: "",
             waiting: 0,
             waiting_since: None,
             has_started: false,
@@ -209,11 +213,19 @@ impl Downtrack {
         self.want.priority > 0
     }
 
+    /// The subscriber would be sent a larger layer but for want of CPU.
+    pub fn is_capped(&self) -> bool {
+        self.max_spatial < self.wished_spatial
+    }
+
     /// Less is sent than the subscriber's wish allows.
     pub fn is_limited(&self) -> bool {
         self.kind == MediaKind::Video
             && (self.paused.is_some()
-                || self.selector.current().is_some_and(|now| self.max_spatial.is_some_and(|max| now.spatial < max)))
+                || self
+                    .selector
+                    .current()
+                    .is_some_and(|now| self.wished_spatial.is_some_and(|wish| now.spatial < wish)))
     }
 
     fn match_codecs(&mut self, uptrack: &Uptrack) {

@@ -7,13 +7,18 @@ use super::Engine;
 use super::allot::{Choice, Means, Meanwhile, Situation, Track, choose};
 use super::down::Downtrack;
 use super::ladder::ladder;
+use super::relief::OVERLOAD;
 use super::up::Uptrack;
 use super::write::withdraw;
 use crate::command::{Content, LayerMode, MediaKind};
 use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::Temporal;
+use crate::overload::Level;
 use crate::trace::Cause;
+
+/// Why a video is paused, in figures and towards signaling.
+const BANDWIDTH: &str = "bandwidth";
 
 impl Engine {
     /// Chooses anew for all video of one subscriber.
@@ -22,7 +27,8 @@ impl Engine {
             return;
         }
         self.counters.allocations += 1;
-        let (slots, mut situation) = self.situation(now, slot);
+        let (mut slots, mut situation) = self.situation(now, slot);
+        let left_out = self.leave_out(&mut slots, &mut situation);
         let transport = &mut self.transports[slot];
         if let Some(recorder) = transport.downlink.recorder() {
             recorder.situation(now, cause, &situation);
@@ -39,6 +45,9 @@ impl Engine {
                 downtrack.guard = track.guard;
                 self.give(now, index, choice);
             }
+        }
+        for index in left_out {
+            self.pause(now, index, OVERLOAD);
         }
     }
 
@@ -87,7 +96,7 @@ impl Engine {
     /// Sends a cluster if it is time to learn whether the link carries more.
     pub(super) fn probe(&mut self, now: Instant, slot: usize) {
         let Some(transport) = self.transports.get(slot) else { return };
-        if transport.pacer.probe().is_some() || !transport.may_send() {
+        if transport.pacer.probe().is_some() || !transport.may_send() || self.gives_up(Level::Probes) {
             return;
         }
         let is_traced = transport.downlink.is_traced();
@@ -130,6 +139,7 @@ impl Engine {
                 current: downtrack.selector.current(),
                 paused: downtrack.paused,
                 guard: Default::default(),
+                is_capped: downtrack.is_capped(),
                 rungs: ladder(now, uptrack, max, downtrack.want.fps),
             };
             if let Some(downtrack) = self.downtracks.get_mut(index) {
@@ -159,17 +169,7 @@ impl Engine {
         downtrack.allocation = choice.reason.map_or("", |reason| reason.as_str());
         downtrack.target_bps = choice.bps;
         let id = downtrack.id;
-        let Some(layer) = choice.layer else {
-            downtrack.paused.get_or_insert(now);
-            downtrack.reason = "bandwidth";
-            downtrack.selector.set_target(None);
-            if downtrack.active.replace(false) != Some(false) {
-                self.counters.bandwidth_pauses += 1;
-                self.emit(Event::DowntrackState { downtrack: id, active: false, reason: "bandwidth".to_owned() });
-            }
-            self.forget_waiting(slot);
-            return;
-        };
+        let Some(layer) = choice.layer else { return self.pause(now, slot, BANDWIDTH) };
         downtrack.paused = None;
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
         let mode = uptrack.mode;
@@ -190,11 +190,26 @@ impl Engine {
         }
         if downtrack.active == Some(false) {
             downtrack.active = Some(true);
-            self.emit(Event::DowntrackState { downtrack: id, active: true, reason: "bandwidth".to_owned() });
+            let reason = downtrack.paused_for.to_owned();
+            self.emit(Event::DowntrackState { downtrack: id, active: true, reason });
         }
         if self.downtracks[slot].selector.waits_for_keyframe(mode == LayerMode::Svc).is_some() {
             self.needs_keyframe(slot);
         }
+    }
+
+    /// Sends nothing of it until there is room again, and tells so. `why` stands in figures and in what is told.
+    fn pause(&mut self, now: Instant, slot: usize, why: &'static str) {
+        let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
+        downtrack.paused.get_or_insert(now);
+        (downtrack.reason, downtrack.paused_for) = (why, why);
+        downtrack.selector.set_target(None);
+        if downtrack.active.replace(false) != Some(false) {
+            self.counters.bandwidth_pauses += u64::from(why == BANDWIDTH);
+            let id = downtrack.id;
+            self.emit(Event::DowntrackState { downtrack: id, active: false, reason: why.to_owned() });
+        }
+        self.forget_waiting(slot);
     }
 
     /// The key frame that a downtrack needs to reach its target, if its subscriber is there to get it.

@@ -20,6 +20,7 @@ mod ladder;
 mod lifecycle;
 mod pace;
 mod paths;
+mod relief;
 mod report;
 mod tick;
 mod traces;
@@ -44,6 +45,7 @@ use crate::entropy::Entropy;
 use crate::event::Event;
 use crate::fast_map::{FastMap, Keyed};
 use crate::ids::{DataUptrackId, DowntrackId, RoomId, TransportId, UptrackId};
+use crate::overload::Overload;
 use crate::transmit::{Path, TcpId, TransmitArena};
 use crate::transport::{Note, Transport};
 
@@ -98,6 +100,9 @@ pub struct Engine {
     /// Transports whose pacer holds something.
     paced: Vec<usize>,
     next_quality: Instant,
+    overload: Overload,
+    /// As the process says; see [`Command::SetMemoryPressure`].
+    memory_pressure: u8,
 
     arena: TransmitArena,
     events: VecDeque<Event>,
@@ -135,6 +140,8 @@ impl Engine {
             dimpl: dimpl_config(config.dtls_handshake_timeout),
             arena: TransmitArena::new(config.max_segments),
             next_quality: start + config.quality_interval,
+            overload: Overload::new(config.overload),
+            memory_pressure: 0,
             config,
             certificate,
             entropy,
@@ -219,6 +226,12 @@ impl Engine {
     }
 
     pub fn timeout(&mut self, now: Instant) {
+        self.timeout_of_media(now);
+        self.in_spare_time(now);
+    }
+
+    /// All that is due but what waits behind media.
+    pub fn timeout_of_media(&mut self, now: Instant) {
         while let Some(&Reverse((at, slot))) = self.timers.peek()
             && at <= now
         {
@@ -238,7 +251,16 @@ impl Engine {
             self.guarded(now, |engine| engine.keyframe_tick(now));
         }
         self.tick_if_due(now, Duration::ZERO);
-        if self.handshakes.due.is_some_and(|at| at <= now) {
+    }
+
+    /// What waits behind media is due.
+    pub fn has_spare_work(&self, now: Instant) -> bool {
+        self.handshakes.due.is_some_and(|at| at <= now)
+    }
+
+    /// Does a little of what waits behind media.
+    pub fn in_spare_time(&mut self, now: Instant) {
+        if self.has_spare_work(now) {
             self.shake_hands(now);
         }
     }

@@ -249,6 +249,15 @@ impl Uptrack {
     }
 }
 
+/// Packets of one stream that are kept at most.
+pub(super) fn most_history(kind: MediaKind, config: &Config) -> usize {
+    match kind {
+        MediaKind::Video => config.history_packets,
+        // 20 ms a packet: what is older than this would come too late.
+        MediaKind::Audio => config.history_packets.min(64),
+    }
+}
+
 impl Encoding {
     /// Another numbering begins: what was missing or kept of the old one means nothing now.
     pub fn restart(&mut self, clock_rate: u32) {
@@ -270,18 +279,13 @@ impl Encoding {
     }
 
     fn new(rid: Option<String>, clock_rate: u32, kind: MediaKind, config: &Config) -> Self {
-        let packets = match kind {
-            MediaKind::Video => config.history_packets,
-            // 20 ms a packet: what is older than this would come too late.
-            MediaKind::Audio => config.history_packets.min(64),
-        };
         Self {
             rid,
             ssrc: None,
             rtx_ssrc: None,
             stats: ReceiveStats::new(clock_rate),
             nacks: NackRegister::new(),
-            history: History::new(packets),
+            history: History::new(most_history(kind, config)),
             keyframes: KeyframeRequest::new(KeyframePace {
                 interval: config.keyframe_interval,
                 first_picture: config.first_picture_interval,

@@ -245,6 +245,23 @@ impl History {
         self.ring.clear();
     }
 
+    /// Keeps so many at most from now on; of more the last are left.
+    pub fn limit(&mut self, packets: usize) {
+        self.capacity = packets.max(1).next_power_of_two();
+        if self.places <= self.capacity {
+            return;
+        }
+        self.places = self.capacity;
+        let mut kept = std::mem::take(&mut self.ring);
+        kept.retain(|kept| kept.seq != u64::MAX);
+        kept.sort_by_key(|kept| kept.seq);
+        for one in kept {
+            let place = self.made(one.at, one.seq);
+            *place = one;
+        }
+        self.ring.shrink_to_fit();
+    }
+
     pub fn get(&self, seq: SeqNo) -> Option<(&[u8], Instant)> {
         let kept = self.ring.get(self.place(seq.0)).filter(|k| k.seq == seq.0)?;
         Some((&kept.packet, kept.at))
@@ -483,6 +500,27 @@ mod tests {
             }
             assert_eq!((history.places, history.ring.len()), (places, places), "{per_second} a second");
         }
+    }
+
+    #[test]
+    fn a_history_that_is_limited_keeps_the_last_and_may_grow_again() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let now = Instant::now();
+        let mut history = History::new(512);
+        let insert = |history: &mut History, seqs: std::ops::Range<u64>| {
+            seqs.for_each(|seq| history.insert(now, SeqNo(seq), &seq.to_be_bytes()));
+        };
+        insert(&mut history, 0..500);
+        history.limit(32);
+        assert!(history.get(SeqNo(467)).is_none());
+        for seq in 468..500 {
+            assert_eq!(history.get(SeqNo(seq)).expect("the last 32").0, seq.to_be_bytes());
+        }
+        insert(&mut history, 500..600);
+        assert_eq!(history.ring.len(), 32);
+        history.limit(512);
+        insert(&mut history, 600..800);
+        assert!(history.get(SeqNo(600)).is_some());
     }
 
     #[test]
