@@ -9,7 +9,7 @@ anything is done (`service.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -127,16 +127,19 @@ class Orders:
         if orders:
             await self._until_done(select(_ORDERS.node).where(_ORDERS.id.in_([order.id for order in orders])))
 
-    async def done_in(self, rooms: Iterable[str]) -> None:
+    async def done_in(self, rooms: Collection[str]) -> None:
         """Wait until others have done what there is to do in these rooms, but not for long."""
-        await self._until_done(self._open_in(rooms))
+        if rooms:
+            await self._until_done(self._open_in(rooms))
 
-    async def open_in(self, rooms: Iterable[str]) -> frozenset[str]:
+    async def open_in(self, rooms: Collection[str]) -> frozenset[str]:
         """Return in which of these rooms others have something to do."""
+        if not rooms:
+            return frozenset()
         async with self._database.read() as connection:
             return frozenset(row.room for row in await connection.execute(self._open_in(rooms)))
 
-    def _open_in(self, rooms: Iterable[str]) -> Select[tuple[str, str]]:
+    def _open_in(self, rooms: Collection[str]) -> Select[tuple[str, str]]:
         room = _ORDERS.doc["data", "room"].as_string()
         others = _ORDERS.node.not_in([ANY_NODE, self._node])
         return select(_ORDERS.node, room.label("room")).where(others, room.in_(list(rooms)))
