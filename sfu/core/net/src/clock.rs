@@ -17,9 +17,4 @@ impl Clock {
     pub fn wall(self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
-
-    /// Time since the Unix epoch at `instant`, a recent moment: kernel time stamps are compared with it.
-    pub(crate) fn wall_at(self, instant: Instant) -> Duration {
-        self.wall().saturating_sub(self.now().saturating_duration_since(instant))
-    }
 }

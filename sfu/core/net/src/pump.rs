@@ -158,8 +158,8 @@ impl<M: Machine> Pump<M> {
             received += self.receive_datagrams(Lane::Prompt);
         }
         received += self.receive_reports(started);
-        self.service_tcp();
         let now = self.clock.now();
+        self.service_tcp(now);
         if self.machine.deadline().is_some_and(|deadline| deadline <= now) {
             self.machine.timeout(now);
         }
@@ -245,9 +245,8 @@ impl<M: Machine> Pump<M> {
         received
     }
 
-    fn service_tcp(&mut self) {
+    fn service_tcp(&mut self, now: Instant) {
         let Some(tcp) = &mut self.tcp else { return };
-        let now = self.clock.now();
         let mut engine = Framed { machine: &mut self.machine, now };
         if std::mem::take(&mut self.ready.tcp) {
             self.ready.tcp = tcp.service(now, &mut engine, &mut self.counters);

@@ -184,8 +184,9 @@ impl UdpSocket {
     pub(crate) fn receive(&mut self, lane: Lane, clock: &Clock, now: Instant, counters: &mut NetCounters) -> bool {
         self.arrivals.clear();
         let Some(descriptor) = self.descriptor(lane) else { return false };
+        // Read right behind `now`: what the kernel stamps later than this has no age.
+        let wall = clock.wall();
         let count = self.receive_batch(descriptor, counters);
-        let wall = clock.wall_at(now);
         for index in 0..count {
             let header = self.receive.headers[index];
             let len = header.msg_len as usize;
@@ -228,9 +229,10 @@ impl UdpSocket {
         &self,
         slots: &'a mut [u8],
     ) -> impl Iterator<Item = (Arrival, &'a mut [u8])> + use<'_, 'a> {
+        let used = self.arrivals.last().map_or(0, |arrival| arrival.slot + 1);
         let mut arrivals = self.arrivals.iter().copied().peekable();
         // Slots ascend in `arrivals`, so both are walked once.
-        slots.chunks_exact_mut(SLOT_STRIDE).enumerate().filter_map(move |(slot, bytes)| {
+        slots.chunks_exact_mut(SLOT_STRIDE).take(used).enumerate().filter_map(move |(slot, bytes)| {
             let arrival = arrivals.next_if(|arrival| arrival.slot == slot)?;
             Some((arrival, &mut bytes[..arrival.len]))
         })

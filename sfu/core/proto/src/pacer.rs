@@ -324,6 +324,9 @@ impl Pacer {
     #[inline]
     fn credit(&mut self, now: Instant) {
         let Some(rate) = self.rate_bps else { return };
+        if self.credited == Some(now) {
+            return;
+        }
         let elapsed = self.credited.replace(now).map_or(BURST, |at| now.saturating_duration_since(at));
         if elapsed > Duration::ZERO {
             self.credit_bytes = (self.credit_bytes + elapsed.as_secs_f64() * rate as f64 / 8.0).min(self.burst());

@@ -43,6 +43,9 @@ pub struct TransmitArena {
     /// Bytes of `bytes` in use; the vector itself only grows, so that writing needs no clearing.
     used: usize,
     transmits: Vec<Transmit>,
+    /// Datagrams of the last send, and whether more may join it: all are of one size so far.
+    segments: usize,
+    is_open: bool,
     max_segments: usize,
 }
 
@@ -52,6 +55,8 @@ impl TransmitArena {
             bytes: vec![0; 1 << 20],
             used: 0,
             transmits: Vec::with_capacity(1024),
+            segments: 0,
+            is_open: false,
             max_segments: max_segments.clamp(1, MAX_SEGMENTS),
         }
     }
@@ -106,20 +111,21 @@ impl TransmitArena {
             && matches!(destination, Path::Udp(_))
         {
             let segment = last.segment_size.map_or(last.range.len(), usize::from);
-            let is_whole = last.range.len().is_multiple_of(segment.max(1));
-            let count = last.range.len() / segment.max(1);
-            if is_whole
+            if self.is_open
                 && len > 0
                 && len <= segment
-                && count < self.max_segments
+                && self.segments < self.max_segments
                 && range.end - last.range.start <= MAX_RUN_BYTES
             {
                 // A run's size is at most MAX_RUN_BYTES, so its segments fit 16 bits.
                 last.segment_size = Some(segment as u16);
                 last.range.end = range.end;
+                self.segments += 1;
+                self.is_open = len == segment;
                 return;
             }
         }
+        (self.segments, self.is_open) = (1, true);
         self.transmits.push(Transmit { destination, range, segment_size: None });
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Usage {
 
 /// Packets sent within this time are one group: a pacer's burst (gcc-02 §5.2).
 const BURST: Duration = Duration::from_millis(5);
+/// Of packets that have caught up with each other on their way, too, but not for longer than this.
+const LONGEST_GROUP: Duration = Duration::from_millis(100);
 /// Points of the regression.
 const WINDOW: usize = 20;
 const SMOOTHING: f64 = 0.9;
@@ -121,10 +123,13 @@ impl DelaySignal {
         if sent < current.first_sent {
             return; // reordered over a group's border: it would measure the reordering
         }
-        let burst = received.saturating_sub(current.last_received) <= BURST
-            && sent.duration_since(current.first_sent) < Duration::from_millis(100)
-            && ms(received) - ms(current.last_received) < ms(sent.saturating_duration_since(current.last_sent));
-        if sent.duration_since(current.first_sent) <= BURST || burst {
+        let since_first = sent.duration_since(current.first_sent);
+        let is_burst = || {
+            received.saturating_sub(current.last_received) <= BURST
+                && since_first < LONGEST_GROUP
+                && ms(received) - ms(current.last_received) < ms(sent.saturating_duration_since(current.last_sent))
+        };
+        if since_first <= BURST || is_burst() {
             current.last_sent = current.last_sent.max(sent);
             current.last_received = current.last_received.max(received);
             return;

@@ -42,13 +42,22 @@ pub(super) struct LossControl {
     open: Slice,
     #[serde(with = "crate::moment")]
     opened: Option<Instant>,
+    /// When something was last counted; a feedback tells of many packets at one moment.
+    #[serde(skip)]
+    counted: Option<Instant>,
     #[serde(with = "crate::moment")]
     acted: Option<Instant>,
 }
 
 impl LossControl {
     pub(super) fn new() -> Self {
-        Self { slices: VecDeque::with_capacity(SLICES + 1), open: Slice::default(), opened: None, acted: None }
+        Self {
+            slices: VecDeque::with_capacity(SLICES + 1),
+            open: Slice::default(),
+            opened: None,
+            counted: None,
+            acted: None,
+        }
     }
 
     pub(super) fn received(&mut self, now: Instant, bytes: u32) {
@@ -115,6 +124,16 @@ impl LossControl {
     }
 
     fn count(&mut self, now: Instant, bytes: u32, lost: bool) {
+        if self.counted.replace(now) != Some(now) {
+            self.turn(now);
+        }
+        self.open.packets += 1;
+        self.open.lost += u32::from(lost);
+        self.open.bytes += u64::from(bytes);
+    }
+
+    /// Begins the next slice where it is time.
+    fn turn(&mut self, now: Instant) {
         let opened = *self.opened.get_or_insert(now);
         if now.saturating_duration_since(opened) >= SLICE {
             self.slices.push_back(std::mem::take(&mut self.open));
@@ -123,8 +142,5 @@ impl LossControl {
             }
             self.opened = Some(now);
         }
-        self.open.packets += 1;
-        self.open.lost += u32::from(lost);
-        self.open.bytes += u64::from(bytes);
     }
 }

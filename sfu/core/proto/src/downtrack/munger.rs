@@ -226,14 +226,15 @@ impl Munger {
     }
 
     fn extend_picture(&mut self, id: PictureId) -> u64 {
-        let period = u64::from(id.mask()) + 1;
+        let mask = u64::from(id.mask());
+        let period = mask + 1;
         let Some(high) = self.picture_high else {
             // One period of room below, for pictures that arrive late.
             let extended = u64::from(id.value) + period;
             self.picture_high = Some(extended);
             return extended;
         };
-        let ahead = (u64::from(id.value) + period - high % period) % period;
+        let ahead = (u64::from(id.value) + period - (high & mask)) & mask;
         if ahead < period / 2 {
             self.picture_high = Some(high + ahead);
             high + ahead

@@ -78,7 +78,7 @@ pub struct Engine {
     ufrags: FastMap<Box<str>, usize>,
     /// Validated paths only: this is the gate of everything but STUN.
     paths: FastMap<Path, usize>,
-    rooms: HashMap<RoomId, Room>,
+    rooms: FastMap<RoomId, Room>,
     uptracks: Slab<Uptrack>,
     uptrack_slots: HashMap<UptrackId, usize>,
     downtracks: Slab<Downtrack>,
@@ -151,7 +151,7 @@ impl Engine {
             transport_slots: HashMap::new(),
             ufrags: FastMap::with_hasher(key),
             paths: FastMap::with_hasher(key),
-            rooms: HashMap::new(),
+            rooms: FastMap::with_hasher(key),
             uptracks: Slab::new(),
             uptrack_slots: HashMap::new(),
             downtracks: Slab::new(),

@@ -70,7 +70,7 @@ impl Layers {
     pub fn on_packet(&mut self, now: Instant, layer: (usize, Temporal), meta: &PacketMeta, is_key: bool, bytes: usize) {
         let (spatial, temporal) = layer;
         let Some(flow) = self.flows.get_mut(spatial) else { return };
-        if flow.last.is_some_and(|at| now.saturating_duration_since(at) >= self.timeout) {
+        if flow.last.is_some_and(|at| at != now && now.saturating_duration_since(at) >= self.timeout) {
             *flow = Flow::default();
         }
         flow.last = Some(now);
