@@ -63,18 +63,24 @@ pub struct Protection {
     pub profile: Profile,
 }
 
+/// What the fan-out touches of it for each packet comes first: see `Downtrack`.
+#[repr(C)]
 pub struct Transport {
+    /// Where everything but STUN answers is sent.
+    pub path: Option<Path>,
+    pub protection: Option<Box<Protection>>,
+    pub state: TransportState,
+    pub packets_down: u64,
+    pub bytes_down: u64,
+    pub pacer: Pacer,
+    pub downlink: Downlink,
     pub id: TransportId,
     pub room: RoomId,
     pub created: Instant,
-    pub state: TransportState,
     pub ice: IceAgent,
     pub remote: Option<Remote>,
     /// When the description came: from then on the client has limited time to connect.
     pub remote_since: Option<Instant>,
-    /// Where everything but STUN answers is sent.
-    pub path: Option<Path>,
-    pub protection: Option<Box<Protection>>,
     pub streams: FastMap<u32, StreamUse>,
     pub sent_streams: FastMap<u32, SentStream>,
     pub uptracks: Vec<usize>,
@@ -89,8 +95,6 @@ pub struct Transport {
     pub known_paths: Vec<ice::Path>,
     /// Sender of our RTCP towards this peer.
     pub rtcp_ssrc: Ssrc,
-    pub downlink: Downlink,
-    pub pacer: Pacer,
     pub allotment: Allotment,
     /// Arrivals for transport-wide feedback to the peer.
     pub twcc: TwccRecorder,
@@ -98,9 +102,7 @@ pub struct Transport {
     /// Our clock minus the peer's, NTP units, from its least delayed sender report.
     pub ntp_offset: Option<i64>,
     pub bytes_up: u64,
-    pub bytes_down: u64,
     pub packets_up: u64,
-    pub packets_down: u64,
     /// RTCP, and checks of the path in use: with `packets_up`, all that was heard.
     pub reports_up: u64,
     pub checks_up: u64,

@@ -93,7 +93,8 @@ pub struct Selector {
     top: Temporal,
     /// Layer of the frame whose beginning was forwarded and then left out: what still comes of it has no use.
     left_out: Option<Temporal>,
-    svc: Option<Svc>,
+    /// Apart, for most streams have none and it is a kilobyte.
+    svc: Option<Box<Svc>>,
 }
 
 /// Selection by dependency descriptor.
@@ -309,7 +310,7 @@ impl Selector {
             }
             switched = self.encoding != Some(packet.encoding) || self.svc.is_none();
             self.encoding = Some(packet.encoding);
-            self.svc = Some(Svc { decode_target: best, fates: [None; FRAME_MEMORY], whole_chains: 0 });
+            self.svc = Some(Box::new(Svc { decode_target: best, fates: [None; FRAME_MEMORY], whole_chains: 0 }));
         }
         let Some(svc) = &mut self.svc else { return Verdict::Drop(Reason::WaitingForKeyframe) };
         let mut is_decodable = !svc.has_fate(descriptor.frame_number, false);

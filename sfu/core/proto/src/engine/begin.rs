@@ -100,7 +100,7 @@ impl Engine {
                 downtrack.selector.restart();
                 return false;
             }
-            let clock_rate = downtrack.sent_as.get(packet.codec).copied().flatten().map_or(90_000, |s| s.clock_rate);
+            let clock_rate = downtrack.sent_as(packet.codec).map_or(90_000, |s| s.clock_rate);
             let back = (clock_rate / PICTURES_PER_SECOND).max(1) * left;
             let (switched, marker) = verdict.unwrap_or_default();
             let unit = Unit {
@@ -146,7 +146,7 @@ impl Engine {
         let (mut bytes, mut pictures, mut timestamp) = (0, 0, None);
         for seq in seqs.clone() {
             let packet = read(uptrack, index, seq)?;
-            downtrack.sent_as.get(packet.codec).copied().flatten()?;
+            downtrack.sent_as(packet.codec)?;
             if timestamp != Some(packet.timestamp) {
                 // Captured in another order than sent: no time can be told that keeps both.
                 if timestamp.is_some_and(|before| packet.timestamp.wrapping_sub(before) >= 1 << 31) {

@@ -68,25 +68,43 @@ impl KeptDatagrams {
     }
 }
 
+/// What the fan-out touches of it for each packet comes first, and in this order: it lies cold by then, and each cache line
+/// less is a wait less.
+#[repr(C)]
 pub(super) struct Downtrack {
-    pub id: DowntrackId,
-    pub uptrack: usize,
     pub transport: usize,
+    pub uptrack: usize,
     pub kind: MediaKind,
-    pub mid: String,
+    pub mid_left: u32,
     pub ssrc: Ssrc,
+    /// Packets of it in the pacer, those left out among them.
+    pub waiting: usize,
+    pub selector: Selector,
+    pub extensions: ExtensionIds,
+    /// What was last found there: each packet of each subscriber asks.
+    current_codec: Option<(usize, SentAs)>,
+    /// Encoding of the last packet sent.
+    pub source: Option<usize>,
+    pub last_codec: Option<usize>,
+    pub last_sent: Option<Instant>,
+    pub munger: Munger,
+    pub sent: SentHistory,
+    pub packets: u64,
+    /// Payload bytes, as a sender report counts them.
+    pub octets: u64,
+    pub bytes: u64,
+    /// Only where the subscriber may ask again and has no RTX.
+    pub kept: Option<KeptDatagrams>,
+    pub id: DowntrackId,
+    pub mid: String,
     pub rtx_ssrc: Option<Ssrc>,
     pub rtx_seq: SeqNo,
     pub spec: DowntrackSpec,
-    pub extensions: ExtensionIds,
     /// By the uptrack's codec index.
-    pub sent_as: Vec<Option<SentAs>>,
+    sent_as: Vec<Option<SentAs>>,
     pub want: Want,
     /// The last wish was for this microphone before others.
     pub was_favoured: bool,
-    pub selector: Selector,
-    pub munger: Munger,
-    pub sent: SentHistory,
     /// The highest layer that the subscriber's wish allows, and the one that he may be sent.
     pub wished_spatial: Option<Spatial>,
     pub max_spatial: Option<Spatial>,
@@ -98,31 +116,19 @@ pub(super) struct Downtrack {
     /// Since when there is no room for it, and what for there was none last.
     pub paused: Option<Instant>,
     pub paused_for: &'static str,
-    /// Packets of it in the pacer, those left out among them, and since when there are any.
-    pub waiting: usize,
+    /// Since when any wait.
     pub waiting_since: Option<Instant>,
     pub has_started: bool,
     /// Its picture stands until a key frame, which was asked for.
     pub is_broken: bool,
-    pub mid_left: u32,
     pub active: Option<bool>,
     pub reason: &'static str,
-    pub last_codec: Option<usize>,
-    pub last_sent: Option<Instant>,
-    pub packets: u64,
-    /// Payload bytes, as a sender report counts them.
-    pub octets: u64,
-    pub bytes: u64,
     pub retransmitted: u64,
     pub nacks: u64,
     pub plis: u64,
     pub reported: Reported,
     /// Reads the reports for the circuit breaker.
     pub watch: Watch,
-    /// Only where the subscriber may ask again and has no RTX.
-    pub kept: Option<KeptDatagrams>,
-    /// Encoding of the last packet sent.
-    pub source: Option<usize>,
 }
 
 impl Downtrack {
@@ -146,6 +152,7 @@ impl Downtrack {
             rtx_seq: SeqNo(u64::from(entropy.next_u32() & 0x7fff)),
             extensions: ExtensionIds::new(&spec.extensions),
             sent_as: Vec::new(),
+            current_codec: None,
             want: spec.want.clone(),
             was_favoured: false,
             selector: Selector::new(uptrack.kind),
@@ -228,7 +235,32 @@ impl Downtrack {
                     .is_some_and(|now| self.wished_spatial.is_some_and(|wish| now.spatial < wish)))
     }
 
+    /// How the uptrack's codec with this index is sent; `None`: the subscriber does not take it.
+    pub fn sent_as(&self, codec: usize) -> Option<SentAs> {
+        self.sent_as.get(codec).copied().flatten()
+    }
+
+    /// The same, found sooner if it was asked for last.
+    #[inline]
+    pub fn now_sent_as(&mut self, codec: usize) -> Option<SentAs> {
+        match self.current_codec {
+            Some((current, sent_as)) if current == codec => Some(sent_as),
+            _ => {
+                let found = self.sent_as(codec);
+                self.current_codec = found.map(|sent_as| (codec, sent_as));
+                found
+            }
+        }
+    }
+
+    /// The same of all codecs that the subscriber takes, of the one being sent first.
+    pub fn all_sent_as(&self) -> impl Iterator<Item = SentAs> {
+        let current = self.last_codec.and_then(|codec| self.sent_as(codec));
+        current.into_iter().chain(self.sent_as.iter().copied().flatten())
+    }
+
     fn match_codecs(&mut self, uptrack: &Uptrack) {
+        self.current_codec = None;
         self.sent_as = uptrack
             .codecs
             .iter()

@@ -133,7 +133,7 @@ impl Engine {
         // The subscriber knows the stream: its section need not be named any more.
         downtrack.mid_left = 0;
         downtrack.reported.fraction_lost = f32::from(block.fraction_lost) / 256.0;
-        let rate = downtrack.last_codec.and_then(|c| downtrack.sent_as[c]).map_or(90_000, |s| s.clock_rate);
+        let rate = downtrack.last_codec.and_then(|c| downtrack.sent_as(c)).map_or(90_000, |s| s.clock_rate);
         downtrack.reported.jitter_ms = block.jitter as f32 * 1_000.0 / rate as f32;
         downtrack.reported.at = Some(now);
         let report = breaker::Report {
@@ -290,7 +290,7 @@ impl Engine {
             return true;
         }
         let Some(entry) = downtrack.sent.get(seq) else { return false };
-        let sent_as = downtrack.sent_as.get(usize::from(entry.codec)).copied().flatten();
+        let sent_as = downtrack.sent_as(usize::from(entry.codec));
         let (Some(SentAs { rtx_pt: Some(pt), .. }), Some(ssrc)) = (sent_as, downtrack.rtx_ssrc) else { return false };
         let since_start = now.saturating_duration_since(self.start);
         let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };

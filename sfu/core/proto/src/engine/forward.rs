@@ -207,7 +207,7 @@ impl Engine {
                 self.counters.withheld[Withheld::NotLoudest as usize] += 1;
                 continue;
             }
-            let Some(sent_as) = downtrack.sent_as.get(packet.codec).copied().flatten() else {
+            let Some(sent_as) = downtrack.now_sent_as(packet.codec) else {
                 downtrack.reason = "no_codec";
                 self.counters.withheld[Withheld::NoCodec as usize] += 1;
                 continue;

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::Engine;
-use super::down::{Downtrack, SentAs};
+use super::down::Downtrack;
 use super::write::{
     Carried, Desk, Kept, Outgoing, fill, fill_holes, leave_out, leaves_source, number, remember, withdraw, write_kept,
     write_packet,
@@ -83,7 +83,7 @@ impl Engine {
             return;
         };
         let packet = uptrack.encodings.get(unit.encoding).and_then(|e| e.history.get(unit.seq));
-        let sent_as = downtrack.sent_as.get(unit.codec).copied().flatten();
+        let sent_as = downtrack.sent_as(unit.codec);
         let (Some((packet, _)), Some(sent_as), true) = (packet, sent_as, waiting.bytes > 0) else {
             if let (Some(seq), Some(sent_as)) = (leave_out(downtrack, unit), sent_as) {
                 let since_start = now.saturating_duration_since(self.start);
@@ -236,8 +236,6 @@ fn rtx_stream(downtrack: &Downtrack) -> Option<(Pt, Ssrc)> {
     if downtrack.kind != MediaKind::Video || !downtrack.promises_feedback() {
         return None;
     }
-    let of = |sent_as: &Option<SentAs>| sent_as.and_then(|s| s.rtx_pt);
-    let pt = downtrack.last_codec.and_then(|c| of(downtrack.sent_as.get(c)?));
-    let pt = pt.or_else(|| downtrack.sent_as.iter().find_map(of))?;
+    let pt = downtrack.all_sent_as().find_map(|sent_as| sent_as.rtx_pt)?;
     Some((pt, downtrack.rtx_ssrc?))
 }

@@ -172,8 +172,7 @@ impl Engine {
                 .is_some_and(|at| now.saturating_duration_since(at) < 5 * self.config.report_interval);
             let encoding = downtrack.source.unwrap_or(0);
             let clock = uptrack.encodings.get(encoding).and_then(|e| e.clock);
-            let rate =
-                downtrack.last_codec.and_then(|c| downtrack.sent_as.get(c).copied().flatten()).map(|s| s.clock_rate);
+            let rate = downtrack.last_codec.and_then(|c| downtrack.sent_as(c)).map(|s| s.clock_rate);
             let offset = self.transports.get(uptrack.transport).and_then(|t| t.ntp_offset);
             let shift = downtrack.munger.timestamp_offset();
             let (true, Some(clock), Some(rate), Some(offset)) = (is_fresh, clock, rate, offset) else {

@@ -125,8 +125,7 @@ pub(super) fn leaves_source(downtrack: &Downtrack, unit: &Unit) -> bool {
 /// numbers kept for it are filled. A subscriber would ask for them until he has the new source's key frame, or for ever.
 #[cold]
 pub(super) fn fill_holes(now: Instant, desk: &mut Desk<'_>, transport: &mut Transport, downtrack: &mut Downtrack) {
-    let of = |codec: usize| downtrack.sent_as.get(codec).copied().flatten();
-    let sent_as = downtrack.last_codec.and_then(of).or_else(|| downtrack.sent_as.iter().copied().flatten().next());
+    let sent_as = downtrack.all_sent_as().next();
     let (Some(SentAs { pt, .. }), Some(timestamp)) = (sent_as, downtrack.munger.last_timestamp()) else { return };
     // Of sound nothing waits for what is missing.
     if downtrack.kind != MediaKind::Video {
