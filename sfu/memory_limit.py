@@ -1,7 +1,7 @@
 """How much of the memory that it may use a process has left: read from its control group, judged in values.
 
-What is judged is what the kernel cannot take back by itself: usage without the inactive part of the file cache. Not
-here: what is given up (`sfu/core/proto/src/engine/relief.rs`, `signaling/runtime.py`).
+What is judged is what the kernel cannot take back by itself: usage without the file cache, which grows until it fills
+whatever limit there is. Not here: what is given up (`sfu/core/proto/src/engine/relief.rs`, `signaling/runtime.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class ControlGroup:
         self._limit = directory / ("memory.max" if is_v2 else "memory.limit_in_bytes")
         self._used = directory / ("memory.current" if is_v2 else "memory.usage_in_bytes")
         self._stat = directory / "memory.stat"
-        self._cache = "inactive_file" if is_v2 else "total_inactive_file"
+        prefix = "" if is_v2 else "total_"
+        self._cache = (f"{prefix}inactive_file", f"{prefix}active_file")
 
     def usage(self) -> Usage | None:
         """None: there is no limit, or it cannot be read."""
@@ -63,7 +64,8 @@ class ControlGroup:
                 return None
             used = int(self._used.read_text())
             stat = dict(line.split() for line in self._stat.read_text().splitlines())
-            return Usage(max(0, used - int(stat.get(self._cache, 0))), int(limit))
+            cache = sum(int(stat.get(name, 0)) for name in self._cache)
+            return Usage(max(0, used - cache), int(limit))
         except (OSError, ValueError):
             return None
 

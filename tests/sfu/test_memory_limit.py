@@ -18,7 +18,7 @@ def group_v2(directory: Path, *, limit: str, used: int, cache: int = 0) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "memory.max").write_text(f"{limit}\n")
     (directory / "memory.current").write_text(f"{used}\n")
-    (directory / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\nactive_file 7\n")
+    (directory / "memory.stat").write_text(f"anon 1\ninactive_file {cache // 2}\nactive_file {cache - cache // 2}\n")
     return directory
 
 
@@ -26,7 +26,8 @@ def group_v1(directory: Path, *, limit: int, used: int, cache: int = 0) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "memory.limit_in_bytes").write_text(f"{limit}\n")
     (directory / "memory.usage_in_bytes").write_text(f"{used}\n")
-    (directory / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {cache}\n")
+    few, many = cache // 3, cache - cache // 3
+    (directory / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {few}\ntotal_active_file {many}\n")
     return directory
 
 
