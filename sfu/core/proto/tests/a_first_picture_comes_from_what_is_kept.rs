@@ -161,6 +161,28 @@ fn a_storm_of_joins_costs_the_publisher_few_key_frames() {
 }
 
 #[test]
+fn nobody_is_shown_again_what_he_has_seen() {
+    let (mut world, mut camera) = room(6, 1);
+    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_millis(150));
+    let before = world.engine.counters().pictures_from_kept;
+    for disabled in [true, false] {
+        let want = Want { disabled, ..Want::default() };
+        world.apply(Command::SetDowntrack { downtrack: DowntrackId(11), want });
+        play(&mut world, &mut [&mut camera], Duration::from_millis(40));
+    }
+    play(&mut world, &mut [&mut camera], Duration::from_millis(1_500));
+    assert_eq!(
+        world.engine.counters().pictures_from_kept,
+        before,
+        "its key frame is older than what he was shown last"
+    );
+    let numbers: Vec<u32> = world.clients[1].in_order(5_000).iter().map(|p| content(&p.payload).1).collect();
+    assert!(world.clients[1].in_order(5_000).iter().filter(|p| is_key(&p.payload)).count() > 1, "he went on");
+    assert!(numbers.is_sorted_by(|before, after| before < after), "{numbers:?}");
+}
+
+#[test]
 fn what_is_old_is_asked_for_anew() {
     let (mut world, mut camera) = room(2, 2);
     subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());

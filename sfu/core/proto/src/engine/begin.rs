@@ -138,6 +138,10 @@ impl Engine {
         if now.saturating_duration_since(key.at) > self.config.first_picture_max_age {
             return None;
         }
+        // What was seen since, of whatever size, is younger: nobody is shown the past again.
+        if downtrack.last_sent.is_some_and(|at| at >= key.at) {
+            return None;
+        }
         let bps = transport.downlink.estimate_bps().unwrap_or(0).max(transport.allotment.used_bps);
         let bps = bps.max(downtrack.target_bps);
         let most = (bps as f64 / 8.0 * CATCHING_UP.as_secs_f64()) as u64;
