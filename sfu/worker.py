@@ -422,12 +422,16 @@ class Certificate:
 
 
 def bind_core(launch: Launch, certificate: Certificate) -> _core.Worker:
-    """The core on the first free port of this worker's row. The last `OSError` if there is none."""
+    """The core on the first free port of this worker's row; of any, which TCP may have, if it is 0.
+
+    The last `OSError` if there is none.
+    """
     binds = [launch.core["bind"]]
     if binds == ["::"]:
         # A machine without IPv6 still has a "::" in its settings.
         binds.append("0.0.0.0")  # noqa: S104  # media is for everybody; what is accepted, ICE decides
-    attempts = [launch.udp_port + launch.port_step * step for step in range(_PORT_ATTEMPTS if launch.udp_port else 1)]
+    step = launch.port_step if launch.udp_port else 0
+    attempts = [launch.udp_port + step * number for number in range(_PORT_ATTEMPTS)]
     refusal: OSError | None = None
     for port in (port for port in attempts if port < 1 << 16):
         for bind in binds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 from sfu.node import Node
 from sfu.settings import NodeSettings
-from sfu.worker import Certificate, LogLines, Memory
+from sfu.worker import Certificate, Launch, LogLines, Memory, bind_core
 
 OPERATIONS = st.lists(
     st.one_of(
@@ -97,3 +99,25 @@ async def test_an_idle_worker_goes_when_nobody_needs_it(way: str) -> None:
         if way == "terminated":
             os.kill(worker.info.pid, signal.SIGTERM)
         await exit_of(worker.info.pid)
+
+
+@pytest.mark.parametrize(("asked", "tried"), [(0, [0, 0, 0]), (7_000, [7_000, 7_002, 7_004])])
+def test_a_port_that_is_taken_is_no_reason_to_give_up(
+    asked: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[int] = []
+
+    def bind(config: bytes, *_: bytes) -> str:
+        ports.append(msgspec.msgpack.decode(config)["udp_port"])
+        if len(ports) < 3:
+            raise OSError(errno.EADDRINUSE, "taken")
+        return "bound"
+
+    monkeypatch.setattr("sfu._core.Worker", bind)
+    launch = Launch(
+        worker="0-1", index=0, socket="", configuration="", addresses=(), udp_port=asked, port_step=2,
+        core={"bind": "127.0.0.1"}, cpu=None, memory_max_bytes=1, controller_max_queue_bytes=1,
+        orphan_timeout_seconds=1, idle_orphan_timeout_seconds=1,
+    )  # fmt: skip
+    assert str(bind_core(launch, Certificate())) == "bound"
+    assert ports == tried
