@@ -1,7 +1,8 @@
 """How much of the memory that it may use a process has left: read from its control group, judged in values.
 
 What is judged is what the kernel cannot take back by itself: usage without the file cache, which grows until it fills
-whatever limit there is. Not here: what is given up (`sfu/core/proto/src/engine/relief.rs`, `signaling/runtime.py`).
+whatever limit there is, but with the part of it that is mapped and in use, such as the program. Not here: what is given
+up (`sfu/core/proto/src/engine/relief.rs`, `signaling/runtime.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class ControlGroup:
         self._used = directory / ("memory.current" if is_v2 else "memory.usage_in_bytes")
         self._stat = directory / "memory.stat"
         prefix = "" if is_v2 else "total_"
-        self._cache = (f"{prefix}inactive_file", f"{prefix}active_file")
+        self._idle, self._active = f"{prefix}inactive_file", f"{prefix}active_file"
+        self._mapped = "file_mapped" if is_v2 else "total_mapped_file"
 
     def usage(self) -> Usage | None:
         """None: there is no limit, or it cannot be read."""
@@ -64,7 +66,8 @@ class ControlGroup:
                 return None
             used = int(self._used.read_text())
             stat = dict(line.split() for line in self._stat.read_text().splitlines())
-            cache = sum(int(stat.get(name, 0)) for name in self._cache)
+            idle, active, mapped = (int(stat.get(name, 0)) for name in (self._idle, self._active, self._mapped))
+            cache = idle + max(0, active - mapped)
             return Usage(max(0, used - cache), int(limit))
         except (OSError, ValueError):
             return None

@@ -18,7 +18,9 @@ def group_v2(directory: Path, *, limit: str, used: int, cache: int = 0) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "memory.max").write_text(f"{limit}\n")
     (directory / "memory.current").write_text(f"{used}\n")
-    (directory / "memory.stat").write_text(f"anon 1\ninactive_file {cache // 2}\nactive_file {cache - cache // 2}\n")
+    (directory / "memory.stat").write_text(
+        f"anon 1\ninactive_file {cache // 2}\nactive_file {cache - cache // 2 + 70}\nfile_mapped 70\n"
+    )
     return directory
 
 
@@ -27,7 +29,9 @@ def group_v1(directory: Path, *, limit: int, used: int, cache: int = 0) -> Path:
     (directory / "memory.limit_in_bytes").write_text(f"{limit}\n")
     (directory / "memory.usage_in_bytes").write_text(f"{used}\n")
     few, many = cache // 3, cache - cache // 3
-    (directory / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {few}\ntotal_active_file {many}\n")
+    (directory / "memory.stat").write_text(
+        f"cache 1\ntotal_inactive_file {few}\ntotal_active_file {many + 70}\ntotal_mapped_file 70\n"
+    )
     return directory
 
 
