@@ -7,15 +7,11 @@
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use super::ingress::describe;
-use super::up::{PtUse, Uptrack};
-use crate::codec::PacketMeta;
-use crate::codec::dd::Descriptor;
+use super::kept::KeptPacket;
 use crate::command::LayerMode;
-use crate::downtrack::{Packet, Verdict};
-use crate::ids::{SeqNo, Spatial, Temporal};
+use crate::downtrack::Verdict;
+use crate::ids::{SeqNo, Temporal};
 use crate::pacer::{Unit, Waiting};
-use crate::rtp::RtpHeader;
 
 /// So much of his link's time, or of what he is trusted with, may be spent on what followed the key frame: an ordinary key
 /// frame costs as much to wait for, and whatever comes behind is later for it.
@@ -31,16 +27,6 @@ struct KeptPicture {
     /// Of the latest packet.
     timestamp: u32,
     pictures: u32,
-}
-
-/// One kept packet.
-struct KeptPacket {
-    codec: usize,
-    timestamp: u32,
-    marker: bool,
-    meta: PacketMeta,
-    descriptor: Option<Descriptor>,
-    payload: usize,
 }
 
 impl Engine {
@@ -73,25 +59,18 @@ impl Engine {
         let Some(transport) = self.transports.get_mut(transport_slot) else { return false };
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return false };
         let is_svc = uptrack.mode == LayerMode::Svc;
-        let structure = uptrack.encodings[kept.encoding].structure.as_ref();
         // Higher frame rates begin with what is live, at a sync point, once little waits.
         downtrack.selector.set_ceiling(Some(Temporal(0)));
         downtrack.waiting_since = Some(now);
         let (mut left, mut previous) = (kept.pictures, None);
         for seq in kept.seqs.clone() {
-            let Some(packet) = read(uptrack, kept.encoding, seq) else { break };
+            let Some(packet) = KeptPacket::read(uptrack, kept.encoding, SeqNo(seq)) else { break };
             if previous.replace(packet.timestamp) != Some(packet.timestamp) {
                 left = left.saturating_sub(1);
             }
-            let selected = Packet {
-                encoding: Spatial(kept.encoding as u8),
-                meta: &packet.meta,
-                marker: packet.marker,
-                descriptor: packet.descriptor.as_ref().zip(structure),
-            };
             let verdict = match packet.payload {
                 0 => None,
-                _ => match downtrack.selector.select(selected, is_svc) {
+                _ => match downtrack.selector.select(packet.selected(uptrack), is_svc) {
                     Verdict::Forward { switched, marker } => Some((switched, marker)),
                     Verdict::Drop(_) => None,
                 },
@@ -104,15 +83,10 @@ impl Engine {
             let back = (clock_rate / PICTURES_PER_SECOND).max(1) * left;
             let (switched, marker) = verdict.unwrap_or_default();
             let unit = Unit {
-                encoding: kept.encoding,
-                codec: packet.codec,
-                seq: SeqNo(seq),
                 timestamp: kept.timestamp.wrapping_sub(kept.timestamp.wrapping_sub(packet.timestamp).min(back)),
-                marker,
-                meta: packet.meta,
-                frame_number: packet.descriptor.as_ref().map(|d| d.frame_number),
                 switched,
                 received: now,
+                ..packet.unit(marker)
             };
             downtrack.waiting += 1;
             let bytes = if verdict.is_some() { packet.payload as u32 } else { 0 };
@@ -149,7 +123,7 @@ impl Engine {
         let seqs = key.seq.0..=encoding.nacks.highest()?.0;
         let (mut bytes, mut pictures, mut timestamp) = (0, 0, None);
         for seq in seqs.clone() {
-            let packet = read(uptrack, index, seq)?;
+            let packet = KeptPacket::read(uptrack, index, SeqNo(seq))?;
             downtrack.sent_as(packet.codec)?;
             if timestamp != Some(packet.timestamp) {
                 // Captured in another order than sent: no time can be told that keeps both.
@@ -169,22 +143,4 @@ impl Engine {
         }
         Some(KeptPicture { encoding: index, seqs, timestamp: timestamp?, pictures })
     }
-}
-
-/// `None`: it has not come, or is not kept any more.
-fn read(uptrack: &Uptrack, encoding: usize, seq: u64) -> Option<KeptPacket> {
-    let of = &uptrack.encodings[encoding];
-    let (packet, _) = of.history.get(SeqNo(seq))?;
-    // What is in the history was parsed when it came.
-    let header = RtpHeader::parse(packet).ok()?;
-    let PtUse::Media(codec) = uptrack.pt(header.pt)? else { return None };
-    let (meta, descriptor) = describe(uptrack, of.structure.as_ref(), codec, &header).ok()?;
-    Some(KeptPacket {
-        codec,
-        timestamp: header.timestamp,
-        marker: header.marker,
-        meta,
-        descriptor,
-        payload: header.payload().len(),
-    })
 }

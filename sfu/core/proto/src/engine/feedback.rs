@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::down::SentAs;
-use super::ingress::describe;
-use super::up::{PtUse, SenderClock};
+use super::kept::KeptPacket;
+use super::up::SenderClock;
 use super::write::{Desk, Kept, write_filling, write_kept};
 use crate::breaker;
 use crate::command::{LayerMode, MediaKind};
 use crate::downlink::Flow;
-use crate::downtrack::{Packet as Selected, Refused, SentPacket, Use, Verdict};
+use crate::downtrack::{Refused, SentPacket, Use, Verdict};
 use crate::drop_reason::DropReason;
 use crate::ids::{SeqNo, Spatial, Ssrc, Temporal};
-use crate::pacer::{Resend, Unit, Waiting};
+use crate::pacer::{Resend, Waiting};
 use crate::registers::uptrack::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
-use crate::rtp::{RtpHeader, rtx};
+use crate::rtp::rtx;
 use crate::srtp::MAX_TRAILER_LEN;
 use crate::transport::{StreamUse, Transport};
 
@@ -218,38 +218,16 @@ impl Engine {
         let Some(transport) = self.transports.get_mut(slot) else { return false };
         let source = downtrack.source.filter(|_| downtrack.selector.current().is_some());
         let Some((encoding, awaited)) = source.zip(downtrack.munger.awaited(seq)) else { return false };
-        let of = uptrack.encodings.get(encoding).and_then(|e| Some((e.structure.as_ref(), e.history.get(awaited)?)));
-        let Some((structure, (packet, received))) = of else { return false };
+        let Some(packet) = KeptPacket::read(uptrack, encoding, awaited) else { return false };
         if transport.pacer.holds(index, encoding, awaited) {
             return true;
         }
-        let Ok(header) = RtpHeader::parse(packet) else { return false };
-        let Some(PtUse::Media(codec)) = uptrack.pt(header.pt) else { return false };
-        let Ok((meta, descriptor)) = describe(uptrack, structure, codec, &header) else { return false };
-        let selected = Selected {
-            encoding: Spatial(encoding as u8),
-            meta: &meta,
-            marker: header.marker,
-            descriptor: descriptor.as_ref().zip(structure),
-        };
         let Verdict::Forward { switched: false, marker } =
-            downtrack.selector.select(selected, uptrack.mode == LayerMode::Svc)
+            downtrack.selector.select(packet.selected(uptrack), uptrack.mode == LayerMode::Svc)
         else {
             return false;
         };
-        let unit = Unit {
-            encoding,
-            codec,
-            seq: awaited,
-            timestamp: header.timestamp,
-            marker,
-            meta,
-            frame_number: descriptor.as_ref().map(|d| d.frame_number),
-            switched: false,
-            received,
-        };
-        let bytes = header.payload().len() as u32;
-        let waiting = Waiting { downtrack: index, unit, bytes };
+        let waiting = Waiting { downtrack: index, unit: packet.unit(marker), bytes: packet.payload as u32 };
         if transport.pacer.admits(now, true) {
             self.send_waiting(now, slot, &waiting);
             return true;

@@ -16,6 +16,7 @@ mod forward;
 mod give;
 mod handshakes;
 mod ingress;
+mod kept;
 mod ladder;
 mod lifecycle;
 mod pace;
