@@ -35,8 +35,7 @@ class RoomFigures:
         self._service = service
 
     async def __call__(self, room: str) -> Sequence[ParticipantFigures] | None:
-        node = await self._node_of(room)
-        described = await (self._here(room) if node in ("", self._service.nodes.own) else self._there(room, node))
+        described = await (self._here(room) if room in self._rooms.hosted else self._there(room))
         if described is None:
             return None
         return [_figures(who, one) for who, one in described["participants"].items() if one["connections"]]
@@ -55,9 +54,10 @@ class RoomFigures:
         except NodeError:
             return None
 
-    async def _there(self, room: str, node: str) -> Mapping[str, Any] | None:
+    async def _there(self, room: str) -> Mapping[str, Any] | None:
+        node = await self._node_of(room)
         facts = (await self._service.nodes.living()).get(node)
-        if facts is None:
+        if facts is None or node == self._service.nodes.own:
             return None
         # Servers on one database have their keys in common: media tokens of one are taken by all.
         key, secret = next(iter(self._service.keys.items()))
