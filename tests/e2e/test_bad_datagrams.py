@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from aioice import stun
 from aiortc.rtp import RTCP_RTPFB_NACK, RtcpRtpfbPacket, RtpPacket
 from OpenSSL import SSL
-from prometheus_client.parser import text_string_to_metric_families
 
 from signaling.probe import description
 from signaling.probe.failure import ProbeFailure
 from signaling.probe.participant import JoinOptions, Participant
 from signaling.probe.peer import Peer
 from signaling.probe.signal import SignalClient, single_query
+from tests.e2e.harness import metrics
 from tests.e2e.harness.server import ServerProcess
 from tests.e2e.raw_call import Caller, eventually, raw_call, still_a_call
 
@@ -57,14 +56,8 @@ async def call(target: ServerProcess, room: str) -> AsyncIterator[tuple[Caller, 
 
 async def counted(target: ServerProcess, name: str) -> dict[str, float]:
     """A metric of the worker, by reason where it has one."""
-    async with httpx2.AsyncClient() as client:
-        text = (await client.get(f"{target.url}/metrics")).text
-    return {
-        sample.labels.get("reason", ""): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
-    }
+    samples = await metrics.scrape(target.url)
+    return {sample.labels.get("reason", ""): sample.value for sample in samples if sample.name == name}
 
 
 async def dropped(target: ServerProcess) -> dict[str, float]:

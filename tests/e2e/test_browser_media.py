@@ -299,10 +299,7 @@ async def test_the_active_speaker_and_the_quality_are_told(tabs: Tabs, single: b
 async def test_a_page_and_the_python_sdk_see_and_hear_each_other(tabs: Tabs, people: Party, single: bool) -> None:
     page, python = await tabs.join("page", single=single), await people.join("python", single=not single)
     tone, picture = media.Tone(880), media.Picture(media.RED, media.BLUE)
-    people.closes(tone.stop)
-    people.closes(picture.stop)
-    await python.publish(tone.track, source=2)
-    await python.publish(picture.track, source=1)
+    await people.sends(python, tone, picture)
     await page.call("publishTone", 440, {"source": MICROPHONE})
     await page.call("publishPicture", "green", "grey", 640, 360, 15, camera())
     await page.hears("python", 880)

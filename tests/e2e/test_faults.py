@@ -41,10 +41,7 @@ async def gathering(server: ServerProcess, room: str) -> AsyncIterator[Party]:
 async def talk(party: Party, speaker: Person, listener: Person, frequency_hz: float) -> None:
     """`speaker` publishes sound and picture, and `listener` has both."""
     tone, picture = Tone(frequency_hz), Picture(RED, GREEN)
-    party.closes(tone.stop)
-    party.closes(picture.stop)
-    await speaker.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE)
-    await speaker.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
+    await party.sends(speaker, tone, picture)
     await hear_tone(await listener.track(speaker.identity, "audio"), frequency_hz)
     await see(await listener.track(speaker.identity, "video"), picture)
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from livekit import rtc
 
 from tests.e2e.harness.media import GREEN, RED, Picture, Tone, hear_tone, see
 from tests.e2e.harness.people import Party
@@ -92,10 +91,7 @@ async def test_a_worker_short_of_memory_takes_nobody_else_and_is_not_killed(
     group.hold(pids[0])
     try:
         alice, bob = await party.join("alice"), await party.join("bob")
-        party.closes(tone.stop)
-        party.closes(picture.stop)
-        await alice.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE)
-        await alice.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
+        await party.sends(alice, tone, picture)
         sound = await bob.track("alice", "audio")
         await hear_tone(sound, 440)
         async with crowd(server, *CROWD) as leaves:

@@ -36,10 +36,7 @@ async def test_go_javascript_and_python_hear_and_see_each_other(
     gopher = await browsing_go("gopher", single=single)
     await gopher.event("connected")
     tone, picture = Tone(440), Picture(RED, GREEN)
-    people.closes(tone.stop)
-    people.closes(picture.stop)
-    await python.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE)
-    await python.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
+    await people.sends(python, tone, picture)
     options = {"source": CAMERA, "simulcast": True, "videoCodec": "vp8", "backupCodec": False}
     await page.call("publishPicture", "blue", "grey", 640, 360, 15, options)
     await page.call("publishTone", 1000, {"source": MICROPHONE})

@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx2
 import pytest
-from livekit import rtc
-from prometheus_client.parser import text_string_to_metric_families
 
 from signaling.probe import ice
+from tests.e2e.harness import metrics
 from tests.e2e.harness.cpu import bounded, measured_share
 from tests.e2e.harness.figures import note
 from tests.e2e.harness.media import GREEN, RED, Picture, Tone, hear_tone, see
@@ -59,20 +58,9 @@ async def crowd(server: ServerProcess, *plan: str) -> AsyncIterator[Callable[[],
         await asyncio.to_thread(process.wait)
 
 
-async def gauge(server: ServerProcess, name: str) -> float:
-    async with httpx2.AsyncClient() as client:
-        text = (await client.get(f"{server.url}/metrics")).text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
-    )
-
-
 async def seconds_until(server: ServerProcess, level: Callable[[float], bool], within: float) -> float:
     began = time.monotonic()
-    while not level(now := await gauge(server, "callyard_worker_overload_level")):
+    while not level(now := await metrics.total(server.url, "callyard_worker_overload_level")):
         assert time.monotonic() < began + within, f"the level is {now:g} after {within:g} s:\n{server.tail(2000)}"
         await asyncio.sleep(0.1)
     return time.monotonic() - began
@@ -111,10 +99,7 @@ async def test_overload_costs_pictures_then_joins_and_never_sound(
     try:
         async with raw_call(server, f"{room}-raw") as (raw, _), crowd(server, *CROWD) as leaves:
             alice, bob = await party.join("alice"), await party.join("bob")
-            party.closes(tone.stop)
-            party.closes(picture.stop)
-            await alice.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE, **WITHOUT_DTX)
-            await alice.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
+            await party.sends(alice, tone, picture, **WITHOUT_DTX)
             track = await bob.track("alice", "audio")
             await hear_tone(track, 440)
             await see(await bob.track("alice", "video"), picture)
@@ -170,7 +155,7 @@ async def test_overload_costs_pictures_then_joins_and_never_sound(
 async def busy_share(server: ServerProcess, worker: int) -> float:
     """Of a core that the crowd needs once all of it has come."""
     last = -1.0
-    while (connected := await gauge(server, "callyard_participants")) != last or connected < 60:
+    while (connected := await metrics.total(server.url, "callyard_participants")) != last or connected < 60:
         last = connected
         await asyncio.sleep(1)
     await asyncio.sleep(2)

@@ -11,10 +11,9 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx2
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.e2e.harness import metrics
 from tests.e2e.harness.server import REPOSITORY, Endpoint, ServerProcess, free_ports
 from tests.signaling.probe.relay import PASSWORD, USERNAME, relay
 
@@ -151,13 +150,8 @@ async def test_a_relay_that_is_not_there_is_told(server: Endpoint) -> None:
 
 
 async def scraped(port: int) -> dict[tuple[str, str], float]:
-    async with httpx2.AsyncClient() as client:
-        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-    return {
-        (sample.name, ",".join(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    samples = await metrics.scrape(f"http://127.0.0.1:{port}")
+    return {(sample.name, ",".join(sample.labels.values())): sample.value for sample in samples}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])

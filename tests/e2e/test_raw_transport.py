@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import httpx2
 import pytest
 from aiortc.rtp import RtcpPsfbPacket, RtcpReceiverInfo, RtcpRrPacket, RtpPacket, pack_remb_fci
 from livekit.protocol import rtc
-from prometheus_client.parser import text_string_to_metric_families
 
 from signaling.probe.dtls import CIPHERS
 from signaling.probe.failure import Step
@@ -17,6 +15,7 @@ from signaling.probe.ice import Paths
 from signaling.probe.participant import JoinOptions, Participant
 from signaling.probe.peer import Peer, PeerOptions
 from signaling.probe.signal import SignalClient, single_query
+from tests.e2e.harness import metrics
 from tests.e2e.harness.server import Endpoint, ServerProcess
 from tests.e2e.raw_call import DISCONNECTED, eventually, raw_call, still_a_call
 
@@ -299,14 +298,7 @@ async def test_one_who_never_checks_is_freed(own_server: StartServer, room: str)
 
 async def transports(server: Endpoint) -> float:
     """That the workers hold now, whatever their state."""
-    async with httpx2.AsyncClient() as client:
-        text = (await client.get(f"{server.url}/metrics")).text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "callyard_transports"
-    )
+    return await metrics.total(server.url, "callyard_transports")
 
 
 async def test_a_receiver_that_claims_no_bandwidth_hurts_only_itself(server: Endpoint, room: str) -> None:

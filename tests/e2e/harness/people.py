@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from livekit import rtc
 
+from tests.e2e.harness.media import Picture, Tone
 from tests.e2e.harness.server import Endpoint
 
 EVENTS = (
@@ -187,6 +188,13 @@ class Party:
         await person.room.connect(url or self.server.ws_url, token, options)
         self._leaving.append(person.leave)
         return person
+
+    async def sends(self, person: Person, tone: Tone, picture: Picture, **sound: Any) -> None:
+        """`person` is heard and seen from now on, until the test ends. `sound`: options of the microphone's track."""
+        self.closes(tone.stop)
+        self.closes(picture.stop)
+        await person.publish(tone.track, source=rtc.TrackSource.SOURCE_MICROPHONE, **sound)
+        await person.publish(picture.track, source=rtc.TrackSource.SOURCE_CAMERA)
 
     def closes(self, stop: Callable[[], Any]) -> None:
         """`stop` is awaited when the test ends, after what came later."""
