@@ -90,6 +90,8 @@ def signal_routes(
     return [
         Route("/rtc/validate", validate),
         Route("/rtc/v1/validate", validate),
+        # Where Rust and Python SDKs of 2025 and before ask, having put the path on twice.
+        Route("/rtc/rtc/validate", validate),
         WebSocketRoute("/rtc", signal),
         WebSocketRoute("/rtc/v1", signal),
     ]

@@ -107,7 +107,7 @@ class RoomCore:
 
     def send(self, participant: Participant, message: rtc.SignalResponse) -> None:
         """To one client; nothing if its signal connection is gone, as a resume tells it everything anew."""
-        if participant.session is not None:
+        if participant.session is not None and participant.understands(message):
             self.out.append(Send(participant.session, message))
 
     def command(self, command: AnyCommand) -> None:

@@ -24,6 +24,11 @@ else:
     # Protobuf's enums are numbers at run time, and so they are remembered.
     ParticipantState = Quality = DisconnectReason = int
 
+_PASSES_OVER_UNKNOWN = 10
+"""The Rust SDK's protocol from which it ignores messages that it does not know."""
+_LAST_KNOWN_TO_OLD_RUST = rtc.SignalResponse.SUBSCRIPTION_RESPONSE_FIELD_NUMBER
+_RESPONSES = rtc.SignalResponse.DESCRIPTOR.fields_by_name
+
 
 @dataclass
 class Uplink:
@@ -183,6 +188,17 @@ class Participant:
     @property
     def protocol(self) -> int:
         return self.client.protocol
+
+    def understands(self, message: rtc.SignalResponse) -> bool:
+        """Whether its client lives on after this message.
+
+        The Rust SDK before protocol 10 (in the Python SDK up to 0.11) stops reading its signal connection at the first
+        kind of message that it does not know.
+        """
+        if self.protocol >= _PASSES_OVER_UNKNOWN or self.client.sdk != models.ClientInfo.SDK.RUST:
+            return True
+        kind = message.WhichOneof("message")
+        return kind is None or _RESPONSES[kind].number <= _LAST_KNOWN_TO_OLD_RUST
 
     @property
     def is_hidden(self) -> bool:

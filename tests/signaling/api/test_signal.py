@@ -163,8 +163,9 @@ async def test_a_refusal_is_an_answer_with_status_and_sentence(refusal: Refusal,
         assert await refusal_of(endpoint, "/rtc") == (status, refusal.message)
         assert endpoint.refused == [refusal.code]
         if not late:
-            reply = await endpoint.get("/rtc/validate")
-            assert (reply.status_code, reply.text) == (status, refusal.message)
+            for path in ("/rtc/validate", "/rtc/rtc/validate"):
+                reply = await endpoint.get(path)
+                assert (reply.status_code, reply.text) == (status, refusal.message)
     assert not rooms.gone
 
 

@@ -399,6 +399,20 @@ def test_old_clients_are_not_told_of_those_who_left(world: World, protocol: int,
     assert (STATES.DISCONNECTED in states_of(old, alice.sid)) is hears
 
 
+@pytest.mark.parametrize(("protocol", "told"), [(9, False), (10, True)])
+def test_an_old_rust_client_gets_nothing_that_it_would_die_of(world: World, protocol: int, told: bool) -> None:
+    # As the Python SDK 0.11 calls itself; it panics at a message that its protocol does not have.
+    rust = models.ClientInfo(sdk=models.ClientInfo.SDK.RUST, protocol=protocol)
+    old = world.client("old", single=False)
+    world.enter_with(old, client=rust)
+    world.connect(old)
+    world.join("bob")
+    sid = old.publish_video("camera").sid
+    assert [one.track_sid for one in old.heard("track_subscribed")] == ([sid] if told else [])
+    old.say(update_metadata=rtc.UpdateParticipantMetadata(metadata="mine", request_id=3))
+    assert [one.request_id for one in old.heard("request_response")] == ([3] if told else [])
+
+
 @pytest.mark.parametrize(("protocol", "action"), [(12, ACTIONS.DISCONNECT), (13, ACTIONS.RECONNECT)])
 def test_old_clients_are_told_by_a_flag_whether_to_come_back(world: World, protocol: int, action: int) -> None:
     world.enter(world.client("alice", protocol=protocol))
