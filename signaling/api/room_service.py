@@ -2,7 +2,8 @@
 
 Checks the grant each method needs, translates, and asks `RoomDirectory`. Twirp is small enough to be written here:
 https://twitchtv.github.io/twirp/docs/spec_v7.html. Where livekit-server waits six seconds and says 503 for data to a
-room that is not there, this says `not_found` at once. Not here: any rule of a room.
+room that is not there, this says `not_found` at once. LiveKit's other services, and its agents' workers, are told that
+they are not offered. Not here: any rule of a room.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from livekit.protocol import models
 from livekit.protocol import room as api
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from signaling.api.access_token import access_token
 from signaling.api.body import read_body
@@ -118,7 +120,22 @@ def room_service_routes(
 
     # Twirp answers wrong verbs with bad_route itself, so the router must not.
     verbs = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    return [Route(PREFIX + "/{method}", answer, methods=verbs)]
+    return [
+        Route(PREFIX + "/{method}", answer, methods=verbs),
+        Route("/twirp/livekit.{service}/{method}", _other_service, methods=verbs),
+        # A worker of LiveKit's agents: it shows the status alone, so the status must not blame its key.
+        WebSocketRoute("/agent", _no_agents),
+    ]
+
+
+async def _other_service(request: Request) -> Response:
+    service = request.path_params["service"]
+    return _error("unimplemented", f"livekit.{service} is not offered here: of LiveKit's services only RoomService is.")
+
+
+async def _no_agents(websocket: WebSocket) -> None:
+    sentence = "Agents are not dispatched here; an agent joins a room as any participant does, with a token."
+    await websocket.send_denial_response(PlainTextResponse(sentence, 501))
 
 
 class _BadRoute(NotFound):

@@ -379,6 +379,28 @@ async def test_get_is_a_bad_route(service: Service) -> None:
         assert (reply.status, (await reply.json())["code"]) == (404, "bad_route")
 
 
+async def test_livekit_s_other_services_are_said_not_to_be_offered(service: Service) -> None:
+    async with client_api.LiveKitAPI(service.url, "devkey", "secret") as official:
+        for asks in (
+            lambda: official.egress.list_egress(client_api.ListEgressRequest()),
+            lambda: official.ingress.list_ingress(client_api.ListIngressRequest()),
+            lambda: official.agent_dispatch.list_dispatch("lobby"),
+            lambda: official.sip.list_inbound_trunk(client_api.ListSIPInboundTrunkRequest()),
+        ):
+            with pytest.raises(client_api.TwirpError) as refused:
+                await asks()
+            assert (refused.value.status, refused.value.code) == (501, "unimplemented")
+            assert "only RoomService" in refused.value.message
+
+
+async def test_a_worker_of_agents_is_told_that_none_are_dispatched(service: Service) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await service.session.ws_connect(
+            f"{service.url}/agent", headers={"Authorization": f"Bearer {token(agent=True)}"}
+        )
+    assert refused.value.status == 501
+
+
 async def test_a_body_that_never_comes_is_not_waited_for(service: Service) -> None:
     host, _, port = service.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
