@@ -13,6 +13,7 @@ from playwright.async_api import Browser
 from tests.e2e.harness import gophers
 from tests.e2e.harness.browser import Tabs, launched
 from tests.e2e.harness.gophers import Gophers
+from tests.e2e.harness.nodes import Nodes
 from tests.e2e.harness.people import Party
 from tests.e2e.harness.server import Endpoint, ServerProcess, external
 
@@ -102,5 +103,13 @@ async def go(program: Path, server: Endpoint, room: str, tmp_path: Path) -> Asyn
 async def browsing_go(program: Path, server: Endpoint, room: str, tmp_path: Path) -> AsyncIterator[Gophers]:
     """`go` for tests that run in the session's loop."""
     gathered = Gophers(program, server, room, tmp_path)
+    yield gathered
+    await gathered.close()
+
+
+@pytest.fixture
+async def node(server: Endpoint, room: str) -> AsyncIterator[Nodes]:
+    """`await node("identity", single=…)` starts a Node client for this test's room."""
+    gathered = Nodes(server, room)
     yield gathered
     await gathered.close()
