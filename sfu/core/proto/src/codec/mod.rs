@@ -8,6 +8,7 @@ pub mod av1;
 pub mod dd;
 pub mod h264;
 pub mod h265;
+pub mod red;
 pub mod vp8;
 pub mod vp9;
 
@@ -60,7 +61,8 @@ impl Codec {
             Codec::H264 => h264::parse(payload, marker),
             Codec::H265 => h265::parse(payload, marker),
             Codec::Av1 => av1::parse(payload, marker),
-            Codec::Opus | Codec::Red | Codec::Pcmu | Codec::Pcma | Codec::Other => Some(PacketMeta::sound()),
+            Codec::Red => red::primary(payload).map(|_| PacketMeta::sound()),
+            Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::Other => Some(PacketMeta::sound()),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::Engine;
 use super::write::leave_out;
-use crate::codec::Codec;
+use crate::codec::{Codec, red};
 use crate::command::{Content, MediaKind};
 use crate::counters::Withheld;
 use crate::downtrack::{Packet, Verdict};
@@ -195,16 +195,11 @@ fn silence(codec: Codec, payload: &mut [u8]) -> Option<usize> {
     let block = match codec {
         Codec::Opus => 0,
         Codec::Red => {
-            let (mut header, mut redundant) = (0, 0);
-            while *payload.get(header)? & 0x80 != 0 {
-                redundant +=
-                    usize::from(*payload.get(header + 2)? & 0x03) << 8 | usize::from(*payload.get(header + 3)?);
-                header += 4;
-            }
-            payload[0] = payload[header];
+            let newest = red::primary(payload)?.start;
+            let toc = *payload.get(newest)?;
+            payload[0] = payload[red::older(payload).count() * 4];
             // The block's first byte moves up to the one header that is left.
-            let toc = *payload.get(header + 1 + redundant)?;
-            *payload.get_mut(1)? = toc;
+            payload[1] = toc;
             1
         }
         _ => return None,

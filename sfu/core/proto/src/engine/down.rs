@@ -23,6 +23,8 @@ pub(super) struct SentAs {
     pub pt: Pt,
     pub rtx_pt: Option<Pt>,
     pub clock_rate: u32,
+    /// RED, of which the subscriber gets the newest encoding alone.
+    pub unwraps_red: bool,
 }
 
 /// What the subscriber reported last.
@@ -270,10 +272,22 @@ impl Downtrack {
                 };
                 // H.264 and VP9 may be offered several times: the one with the publisher's parameters comes first.
                 let candidates = || self.spec.codecs.iter().filter(same);
-                candidates()
-                    .find(|down| same_profile(up.codec, &down.fmtp, &up.spec.fmtp))
-                    .or_else(|| candidates().next())
-                    .map(|down| SentAs { pt: down.pt, rtx_pt: down.rtx_pt, clock_rate: down.clock_rate })
+                let sent_as = |down: &CodecSpec, unwraps_red| SentAs {
+                    pt: down.pt,
+                    rtx_pt: down.rtx_pt,
+                    clock_rate: down.clock_rate,
+                    unwraps_red,
+                };
+                let exact = candidates().find(|down| same_profile(up.codec, &down.fmtp, &up.spec.fmtp));
+                if up.codec == Codec::Red {
+                    // Its blocks bear the publisher's payload types, which must mean the same to the subscriber.
+                    let is_opus = |down: &&CodecSpec| {
+                        Codec::from_mime(&down.mime) == Codec::Opus && down.clock_rate == up.spec.clock_rate
+                    };
+                    let opus = || self.spec.codecs.iter().find(is_opus).map(|opus| sent_as(opus, true));
+                    return exact.map(|down| sent_as(down, false)).or_else(opus);
+                }
+                exact.or_else(|| candidates().next()).map(|down| sent_as(down, false))
             })
             .collect();
     }
@@ -297,6 +311,8 @@ fn same_profile(codec: Codec, a: &str, b: &str) -> bool {
         }
         Codec::Vp9 => same("profile-id", "0"),
         Codec::H265 => same("profile-id", "1"),
+        // RFC 2198 §4: the payload types of its blocks.
+        Codec::Red => a.trim() == b.trim(),
         Codec::Av1 => same("profile", "0"),
         _ => true,
     }

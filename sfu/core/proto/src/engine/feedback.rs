@@ -290,6 +290,8 @@ impl Engine {
                 ssrc,
                 seq: rtx_seq,
                 original: Some(seq),
+                // Of sound nothing is sent in other bytes than before.
+                unwraps_red: false,
             };
             write_kept(&mut desk, transport, downtrack, uptrack, &kept)
         };

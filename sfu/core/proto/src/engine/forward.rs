@@ -10,8 +10,8 @@ use super::write::{
     Carried, Desk, Outgoing, descriptor, fill, fill_holes, leave_out, leaves_source, number, remember, write_packet,
 };
 use super::{Datagram, Engine};
-use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
+use crate::codec::{PacketMeta, red};
 use crate::command::{LayerMode, MediaKind};
 use crate::counters::Withheld;
 use crate::downlink::Flow;
@@ -44,6 +44,8 @@ pub(super) struct Pending {
     pub carried: Carried,
     /// Otherwise only those who asked for this track before others get it.
     pub is_for_all: bool,
+    /// Of RED, an encoding of a packet that has not come: for those alone who get no RED.
+    pub is_repair: bool,
     /// RTP padding that makes the packet as long as its frame's others.
     pub padding: u8,
     pub received: Instant,
@@ -212,6 +214,9 @@ impl Engine {
                 self.counters.withheld[Withheld::NoCodec as usize] += 1;
                 continue;
             };
+            if packet.is_repair && !sent_as.unwraps_red {
+                continue;
+            }
             let structure = uptrack.encodings[packet.encoding].structure.as_ref();
             let selected = Packet {
                 encoding: Spatial(packet.encoding as u8),
@@ -290,7 +295,11 @@ impl Engine {
                 descriptor: descriptor(&mut room, &packet.carried, datagram, rewrite.frame_number_offset),
                 since_start,
             };
-            let body = &datagram[packet.payload.clone()];
+            let mut body = &datagram[packet.payload.clone()];
+            if sent_as.unwraps_red && !packet.is_repair {
+                // It was read when it came.
+                body = red::primary(body).map_or(body, |newest| &body[newest]);
+            }
             let Some(protection) = &transport.protection else { return };
             let written = write_packet(
                 &mut self.arena,
@@ -308,7 +317,7 @@ impl Engine {
                 kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
             }
             self.arena.commit(path, len);
-            let octets = packet.payload.len() - usize::from(packet.padding);
+            let octets = body.len() - usize::from(packet.padding);
             remember(now, downtrack, transport, &unit, &rewrite, (len, octets), flow);
             match downtrack.kind {
                 MediaKind::Audio => self.counters.down.audio.add(len),

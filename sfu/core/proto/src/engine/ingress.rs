@@ -10,16 +10,19 @@ use super::forward::Pending;
 use super::up::{PtUse, Uptrack};
 use super::write::Carried;
 use super::{Datagram, Engine, work};
-use crate::codec::PacketMeta;
 use crate::codec::dd::{Descriptor, Structure};
+use crate::codec::{Codec, PacketMeta, red};
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
-use crate::ids::Ssrc;
+use crate::ids::{SeqNo, Ssrc};
 use crate::registers::uptrack::Arrived;
 use crate::rtp::{self, AudioLevel, RtpHeader, TransportSeq, read_sdes_text};
 use crate::transmit::Path;
 use crate::transport::StreamUse;
+
+/// Packets that one of RED makes good at most: senders say again two at most, and each costs every subscriber a copy.
+const MAX_REPAIRS: usize = 2;
 
 /// Where a packet belongs, RTX unwrapped.
 struct Arrival {
@@ -207,26 +210,58 @@ impl Engine {
             Audience::Farewell { bytes } => payload.end = payload.start + bytes,
             Audience::Nobody => return Ok(()),
         }
-        self.push_pending(
-            slot,
-            Pending {
-                batch: index,
-                next: None,
-                encoding: encoding_index,
-                codec: codec_index,
+        let pending = Pending {
+            batch: index,
+            next: None,
+            encoding: encoding_index,
+            codec: codec_index,
+            seq,
+            timestamp,
+            marker,
+            payload,
+            meta,
+            descriptor,
+            carried,
+            is_for_all: audience != Audience::Favoured,
+            is_repair: false,
+            padding: 0,
+            received: datagram.received,
+        };
+        if self.uptracks[slot].codecs[codec_index].codec == Codec::Red {
+            self.repair(slot, &pending, datagram);
+        }
+        self.push_pending(slot, pending);
+        Ok(())
+    }
+
+    /// What a packet of RED says again of those before it, where they have not come. Receivers of RED do this themselves.
+    fn repair(&mut self, slot: usize, pending: &Pending, datagram: &Datagram<'_>) {
+        let blocks = red::older(&datagram.payload[pending.payload.clone()]);
+        let count = blocks.clone().count();
+        let distances = (1..=count as u64).rev();
+        for (block, back) in blocks.zip(distances).skip(count.saturating_sub(MAX_REPAIRS)) {
+            let Some(seq) = pending.seq.0.checked_sub(back).map(SeqNo) else { continue };
+            let timestamp = pending.timestamp.wrapping_sub(u32::from(block.age));
+            let history = &self.uptracks[slot].encodings[pending.encoding].history;
+            let has_come = history.get(seq).is_some();
+            // Numbers that the publisher's padding has taken say nothing of moments: time must go on.
+            let before = seq.0.checked_sub(1).and_then(|before| history.get(SeqNo(before)));
+            let before = before.and_then(|(packet, _)| RtpHeader::parse(packet).ok());
+            let is_later = before.is_none_or(|before| (timestamp.wrapping_sub(before.timestamp) as i32) > 0);
+            if has_come || !is_later || block.range.is_empty() {
+                continue;
+            }
+            let start = pending.payload.start;
+            let repair = Pending {
                 seq,
                 timestamp,
-                marker,
-                payload,
-                meta,
-                descriptor,
-                carried,
-                is_for_all: audience != Audience::Favoured,
-                padding: 0,
-                received: datagram.received,
-            },
-        );
-        Ok(())
+                marker: false,
+                payload: start + block.range.start..start + block.range.end,
+                is_repair: true,
+                ..pending.clone()
+            };
+            self.push_pending(slot, repair);
+        }
     }
 
     /// A stream that is not known yet: by mid and rid, else by the only section that takes its payload type.

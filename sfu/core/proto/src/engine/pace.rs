@@ -110,6 +110,7 @@ impl Engine {
             ssrc: downtrack.ssrc,
             seq: rewrite.seq,
             original: None,
+            unwraps_red: sent_as.unwraps_red,
         };
         let since_start = now.saturating_duration_since(self.start);
         let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };

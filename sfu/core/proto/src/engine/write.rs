@@ -9,6 +9,7 @@ use super::down::{Downtrack, SentAs};
 use super::ingress::carried;
 use super::up::Uptrack;
 use crate::codec::dd::Descriptor;
+use crate::codec::red;
 use crate::command::MediaKind;
 use crate::counters::{Counters, Withheld};
 use crate::downlink::{Downlink, Flow};
@@ -63,6 +64,7 @@ pub(super) struct Kept<'a> {
     pub seq: SeqNo,
     /// The number that it had before (RFC 4588 §4).
     pub original: Option<u16>,
+    pub unwraps_red: bool,
 }
 
 /// The parts of the engine that writing works with.
@@ -261,7 +263,10 @@ pub(super) fn write_kept(
     // What is in the history was parsed when it came.
     let header = RtpHeader::parse(kept.packet).ok()?;
     let carried = carried(&header, kept.packet, &uptrack.extensions);
-    let body = header.payload();
+    let mut body = header.payload();
+    if kept.unwraps_red {
+        body = &body[red::primary(body)?];
+    }
     let mut prefix = [0; 2 + MAX_PREFIX_BYTES];
     let mut start = 0;
     if let Some(original) = kept.original {
