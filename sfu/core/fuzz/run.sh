@@ -22,6 +22,9 @@ RUSTFLAGS="$coverage -Ccodegen-units=1 --cfg fuzzing" \
 for target in "${targets[@]}"; do
     mkdir -p "corpus/$target" "artifacts/$target"
     echo "== $target: $seconds s"
-    "target/$host/release/$target" "corpus/$target" -max_total_time="$seconds" -max_len=2048 -timeout=5 \
+    # What the tests read is a good beginning.
+    seeds=()
+    [ ! -d "../proto/tests/fixtures/$target" ] || seeds=("../proto/tests/fixtures/$target")
+    "target/$host/release/$target" "corpus/$target" "${seeds[@]}" -max_total_time="$seconds" -max_len=8192 -timeout=5 \
         -rss_limit_mb=512 -artifact_prefix="artifacts/$target/" -print_final_stats=1 -verbosity=0
 done

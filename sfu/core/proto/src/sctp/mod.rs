@@ -3,7 +3,7 @@
 //! Either side may open a channel; ours are found by label. What a receiver cannot take yet waits here under a cap:
 //! lossy channels drop their oldest messages, a reliable one that stays over its cap is reset. Nothing here encrypts.
 
-mod dcep;
+pub mod dcep;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -536,6 +536,62 @@ mod tests {
             assert_eq!(ends.our_events, [message("_lossy", b"up")]);
             assert_eq!(ends.their_events, [message("_reliable", &big), message("_reliable", b"")]);
             expected.clear();
+        }
+    }
+
+    /// CRC32c, bit by bit (RFC 9260 Appendix A).
+    fn crc32c(bytes: &[u8]) -> u32 {
+        let bit = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+    }
+
+    #[test]
+    fn rfc_3720_b4_crc32c() {
+        let ascending: Vec<u8> = (0..32).collect();
+        let descending: Vec<u8> = (0..32).rev().collect();
+        let vectors: [(&[u8], [u8; 4]); 5] = [
+            (&[0; 32], [0xaa, 0x36, 0x91, 0x8a]),
+            (&[0xff; 32], [0x43, 0xab, 0xa8, 0x62]),
+            (&ascending, [0x4e, 0x79, 0xdd, 0x46]),
+            (&descending, [0x5c, 0xdb, 0x3f, 0x11]),
+            (b"123456789", [0x83, 0x92, 0x06, 0xe3]),
+        ];
+        for (bytes, on_the_wire) in vectors {
+            assert_eq!(crc32c(bytes).to_le_bytes(), on_the_wire);
+        }
+    }
+
+    #[test]
+    fn packets_bear_their_checksum_and_without_it_are_nothing() {
+        for is_broken in [false, true] {
+            let config = Config::default();
+            let mut ends = Ends::new(&config);
+            let now = ends.now;
+            ends.theirs.open(now, [reliable()]);
+            ends.theirs.connect(now);
+            let (mut seen, mut packets) = (0, VecDeque::new());
+            for _ in 0..50 {
+                ends.now += Duration::from_millis(20);
+                for to_us in [true, false] {
+                    let (from, to) =
+                        if to_us { (&mut ends.theirs, &mut ends.ours) } else { (&mut ends.ours, &mut ends.theirs) };
+                    from.timeout(ends.now);
+                    from.poll_packet(ends.now, &mut packets);
+                    for packet in packets.drain(..) {
+                        let mut packet = packet.to_vec();
+                        let (claimed, _) = packet[8..].split_first_chunk::<4>().expect("a common header");
+                        let claimed = *claimed;
+                        packet[8..12].fill(0);
+                        assert_eq!(crc32c(&packet).to_le_bytes(), claimed);
+                        packet[8..12].copy_from_slice(&claimed);
+                        packet[8] ^= u8::from(is_broken);
+                        seen += 1;
+                        to.receive(ends.now, &packet);
+                    }
+                }
+            }
+            assert!(seen > if is_broken { 0 } else { 4 }, "{seen}");
+            assert_eq!(ends.ours.is_open("_reliable"), !is_broken);
         }
     }
 
