@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -78,6 +79,50 @@ def test_it_answers(path: str, content: str, server: Process) -> None:
     status, text = server.get(path)
     assert status == 200
     assert content in text
+
+
+METRICS = {
+    "rooms",
+    "participants",
+    "join_duration_seconds",
+    "tracks_published",
+    "tracks_subscribed",
+    "transports",
+    "transports_connected",
+    "packets",
+    "bytes",
+    "packets_dropped",
+    "copies_withheld",
+    "feedback_messages",
+    "retransmitted_packets",
+    "forward_latency_seconds",
+    "worker_cpu_seconds",
+    "packet_thread_cpu_seconds",
+    "worker_loop_lag_seconds",
+    "signaling_loop_lag_seconds",
+    "build_info",
+    "worker_info",
+}
+
+
+def test_its_metrics_are_whole_and_keep_the_conventions(server: Process) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(server.get("/metrics")[1])}
+    assert {f"callyard_{name}" for name in METRICS} - families.keys() == set()
+    assert {sample.labels["kind"] for sample in families["callyard_feedback_messages"].samples} >= {
+        "nack",
+        "pli",
+        "fir",
+    }
+    for name in ("join_duration", "forward_latency"):
+        assert families[f"callyard_{name}_seconds"].type == "histogram"
+    for family in families.values():
+        assert family.documentation.endswith(".")
+        assert family.type != "unknown"
+        # Base units, and `_total` of counters alone.
+        assert not re.search(r"_(ms|us|milliseconds|microseconds|minutes|kilobytes|kbps|percent)(_|$)", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter"), sample
+            assert not {"room", "participant", "identity", "sid", "address", "path", "track"} & sample.labels.keys()
 
 
 def test_a_browser_finds_the_call_page(server: Process) -> None:
