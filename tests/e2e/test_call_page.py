@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import AsyncIterator, Iterator
 
@@ -29,7 +30,8 @@ async def printed() -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def pages(browser: Browser) -> AsyncIterator[list[Page]]:
-    contexts = [await browser.new_context(permissions=["camera", "microphone", "clipboard-write"]) for _ in range(2)]
+    allowed = ["camera", "microphone", "clipboard-read", "clipboard-write"]
+    contexts = [await browser.new_context(permissions=allowed) for _ in range(2)]
     yield [await context.new_page() for context in contexts]
     for context in contexts:
         await context.close()
@@ -102,3 +104,68 @@ async def test_a_link_that_was_tampered_with_says_so(printed: str, pages: list[P
     await page.click("#join")
     await page.wait_for_function("() => document.getElementById('lobby-message').textContent.includes('invitation')")
     assert await page.get_attribute("body", "data-state") == "lobby"
+
+
+async def test_the_invite_link_that_is_copied_lets_another_in(printed: str, pages: list[Page]) -> None:
+    ann, ben = pages
+    await enter(ann, printed, "Ann")
+    await ann.click("#invite")
+    await ann.wait_for_function("() => document.getElementById('toast').textContent === 'Invite link copied.'")
+    await enter(ben, await ann.evaluate("() => navigator.clipboard.readText()"), "Ben")
+    await ann.locator(".tile", has_text="Ben").wait_for(timeout=15_000)
+    await ben.locator(".tile", has_text="Ann").wait_for(timeout=15_000)
+
+
+SENT_DEVICE = """() => window.connections
+  .flatMap((one) => one.getSenders()).filter(({ track }) => track?.kind === 'audio' && track.readyState === 'live')
+  .map(({ track }) => track.getSettings().deviceId)"""
+
+
+async def test_the_microphone_that_is_chosen_is_the_one_that_is_sent(printed: str, pages: list[Page]) -> None:
+    page = pages[0]
+    await page.add_init_script(
+        """window.connections = [];
+        window.RTCPeerConnection = class extends RTCPeerConnection {
+          constructor(...given) { super(...given); window.connections.push(this); }
+        };"""
+    )
+    await enter(page, printed, "Ann")
+    await page.wait_for_function("() => document.querySelectorAll('#mic-device option').length > 1", timeout=10_000)
+    devices = await page.eval_on_selector_all("#mic-device option", "(options) => options.map(({ value }) => value)")
+    for chosen in (devices[-1], devices[0]):
+        await page.select_option("#mic-device", chosen)
+        await page.wait_for_function(f"([chosen]) => ({SENT_DEVICE})().join() === chosen", arg=[chosen], timeout=10_000)
+        assert await page.input_value("#mic-device") == chosen
+
+
+async def test_tiles_share_the_stage_by_the_number_of_people(printed: str, browser: Browser) -> None:
+    contexts = []
+    try:
+        watching = None
+        for people, columns in enumerate((1, 2, 2, 2, 3), start=1):
+            context = await browser.new_context(viewport={"width": 1000, "height": 700})
+            contexts.append(context)
+            page = await context.new_page()
+            await page.goto(printed)
+            for box in ("#with-mic", "#with-camera"):
+                await page.uncheck(box)
+            await page.fill("#name", f"Person {people}")
+            await page.click("#join")
+            watching = watching or page
+            await watching.wait_for_function(
+                "([people]) => document.querySelectorAll('.tile').length === people", arg=[people], timeout=15_000
+            )
+            boxes = await watching.eval_on_selector_all(
+                ".tile",
+                """(tiles) => tiles.map((tile) => tile.getBoundingClientRect())
+                    .map(({ left, top, right, bottom }) => [left, top, right, bottom])""",
+            )
+            assert len({round(left) for left, *_ in boxes}) == columns
+            assert all(0 <= left < right <= 1000 and 0 <= top < bottom <= 700 for left, top, right, bottom in boxes)
+            assert not any(
+                one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+                for one, other in itertools.combinations(boxes, 2)
+            ), boxes
+    finally:
+        for context in contexts:
+            await context.close()
