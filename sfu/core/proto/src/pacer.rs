@@ -302,13 +302,10 @@ impl Pacer {
 
     /// Size of the next packet of a cluster that is not whole, if it is due.
     fn probe_wants(&self, now: Instant) -> Option<usize> {
-        let probing = self.probing?;
-        let cluster = probing.cluster;
-        let elapsed = now.saturating_duration_since(probing.began).as_secs_f64();
-        let packet = f64::from(cluster.packet_bytes());
-        // One packet ahead, so that the first leaves at once.
-        let due = elapsed * cluster.bitrate_bps as f64 / 8.0 + packet;
-        (due >= probing.sent_bytes as f64 + packet || probing.sent_packets == 0).then_some(packet as usize)
+        let Probing { cluster, began, sent_bytes, .. } = self.probing?;
+        // All of a beat leaves at its beginning: a link that stood idle until the next one would look narrower than it is.
+        let due = (now.saturating_duration_since(began) + BEAT).as_secs_f64() * cluster.bitrate_bps as f64 / 8.0;
+        (due > sent_bytes as f64).then_some(cluster.packet_bytes() as usize)
     }
 
     #[inline]
@@ -459,6 +456,30 @@ mod tests {
         pacer.hold(waiting(2, 6, 0, true));
         assert_eq!(pacer.forget(1), 5, "those left out among them");
         assert_eq!(pacer.waiting_bytes, 1_000);
+    }
+
+    #[test]
+    fn a_link_never_stands_idle_within_a_cluster() {
+        for (bitrate_bps, min_bytes) in [(300_000, 750), (1_200_000, 3_000), (2_600_000, 6_500), (9_000_000, 22_500)] {
+            let began = origin();
+            let mut pacer = limited(began, 300_000);
+            let cluster = ProbeCluster { id: 1, bitrate_bps, min_bytes, min_packets: 5 };
+            pacer.begin_probe(began, cluster);
+            let (mut now, mut sent) = (began, 0.0);
+            loop {
+                while let Some(bytes) = pacer.padding(now) {
+                    pacer.spend(bytes);
+                    sent += bytes as f64;
+                }
+                now += BEAT;
+                if pacer.probe().is_none() {
+                    break;
+                }
+                let carried = now.saturating_duration_since(began).as_secs_f64() * bitrate_bps as f64 / 8.0;
+                assert!(sent >= carried, "{bitrate_bps}: {sent} of {carried} bytes after {:?}", now - began);
+                assert!(sent <= carried + 1_200.0, "{bitrate_bps}: {sent}, more than a packet ahead");
+            }
+        }
     }
 
     #[test]

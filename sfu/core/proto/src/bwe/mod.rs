@@ -172,7 +172,7 @@ const RISE: Duration = Duration::from_millis(8);
 const SURGE_QUEUE: Duration = Duration::from_millis(80);
 /// Answers that have been late for so long are no jitter.
 const LATE: Duration = Duration::from_millis(50);
-/// A failed probe of twice the link's rate and 20 ms has left the link's queue by then.
+/// A failed probe of twice the link's rate and 30 ms has left the link's queue by then.
 const SHADOW: Duration = Duration::from_millis(60);
 /// So much of a queue is a full link, whoever filled it.
 const MAX_SHADOW_QUEUE: Duration = Duration::from_millis(200);

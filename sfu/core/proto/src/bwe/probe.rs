@@ -26,8 +26,9 @@ impl ProbeCluster {
     }
 }
 
-/// Shortest cluster: long enough that the jitter of one packet does not decide the result.
-const DURATION: Duration = Duration::from_millis(20);
+/// Shortest cluster: long enough that neither the jitter of one packet nor how many of somebody else's happen to lie between
+/// decides the result.
+const DURATION: Duration = Duration::from_millis(30);
 const MIN_PACKETS: u32 = 5;
 /// Aim this much above what is wanted: the result must cover it with room for what flows beside.
 const HEADROOM: f64 = 1.15;
