@@ -4,6 +4,9 @@
 //! answer is later than any was lately, until answers come as they used to. That bounds the queue of a step down by the
 //! time it takes to notice one, and empties it before more is put in. It says when to hold; the pacer does. An answer that
 //! does not come at all is waited for only where the last one has shown a queue: otherwise it was lost on its way.
+//!
+//! An answer that is in time may show by itself that the next ones will not be: what was told of last has come later than
+//! any lately. All that was sent after it stands behind it, so it is held back until the next answers; no more is concluded.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -19,13 +22,17 @@ const SPANS: usize = 6;
 const LEARNING: Duration = Duration::from_millis(1_500);
 /// If answers stay late for so long, somebody else keeps the queue full, or this is how the link is now.
 const PATIENCE: Duration = Duration::from_millis(600);
+/// After an answer whose newest packet came late the next ones are waited for, no longer than that.
+const GLANCE: Duration = Duration::from_millis(80);
 /// Without any answer for so long, it is the way back that has lost some: what was sent may well have arrived.
 const SILENCE: Duration = Duration::from_millis(150);
 
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Answers {
-    /// How long after it was sent something was told of, at the latest, by span, the newest first.
-    latest: [Duration; SPANS],
+    /// How long after it was sent something was told of.
+    waits: Usual,
+    /// How long the newest packet that an answer told of had waited on the link.
+    delays: Usual,
     #[serde(with = "crate::moment")]
     span_began: Option<Instant>,
     #[serde(with = "crate::moment")]
@@ -36,29 +43,58 @@ pub(super) struct Answers {
     /// Since when answers are late.
     #[serde(with = "crate::moment")]
     late_since: Option<Instant>,
+    /// The last answer, if the newest packet that it told of had waited longer than any lately.
+    #[serde(with = "crate::moment")]
+    behind: Option<Instant>,
     #[serde(with = "crate::moment")]
     last: Option<Instant>,
 }
 
+/// The most that something was within the last spans.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Usual {
+    /// The newest first.
+    most: [Duration; SPANS],
+}
+
+impl Usual {
+    /// More than this is unusual.
+    fn limit(&self) -> Duration {
+        self.most[2..].iter().copied().max().unwrap_or_default() + SLACK
+    }
+
+    fn note(&mut self, value: Duration) {
+        self.most[0] = self.most[0].max(value);
+    }
+
+    fn turn(&mut self) {
+        self.most.rotate_right(1);
+        self.most[0] = Duration::ZERO;
+    }
+}
+
 impl Answers {
-    /// An answer has come; `unanswered`: when the first packet left that it does not speak of.
-    pub(super) fn told(&mut self, now: Instant, unanswered: Option<Instant>) {
+    /// An answer has come; `unanswered`: when the first packet left that it does not speak of; `delay`: what the newest one that
+    /// it does speak of had waited on the link.
+    pub(super) fn told(&mut self, now: Instant, unanswered: Option<Instant>, delay: Duration) {
         let began = *self.began.get_or_insert(now);
+        let has_learnt = now.saturating_duration_since(began) >= LEARNING;
         self.last = Some(now);
         let waited = self.unanswered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let usual = self.usual();
+        let usual = self.waits.limit();
         self.unanswered = unanswered;
+        self.behind = (has_learnt && delay > self.delays.limit()).then_some(now);
         let is_late = unanswered.is_some_and(|at| now.saturating_duration_since(at) > usual);
-        if is_late && now.saturating_duration_since(began) >= LEARNING {
+        if is_late && has_learnt {
             self.late_since.get_or_insert(now - waited.saturating_sub(usual));
         } else {
             self.late_since = None;
         }
         if self.late_since.is_none_or(|since| now.saturating_duration_since(since) > PATIENCE) {
             if self.late_since.take().is_some() {
-                self.latest = [waited; SPANS];
+                (self.waits.most, self.delays.most) = ([waited; SPANS], [delay; SPANS]);
             }
-            self.learn(now, waited);
+            self.learn(now, waited, delay);
         }
     }
 
@@ -66,7 +102,10 @@ impl Answers {
     ///
     /// `is_queueing`: the last answer has shown a queue. Without one, an answer that has not come yet was probably lost.
     pub(super) fn hold(&self, is_queueing: bool) -> Option<Range<Instant>> {
-        let expected = (self.unanswered? + self.usual()).max(self.began? + LEARNING);
+        if let (None, Some(at)) = (self.late_since, self.behind) {
+            return Some(at..at + GLANCE);
+        }
+        let expected = (self.unanswered? + self.waits.limit()).max(self.began? + LEARNING);
         let from = self.late_since.or_else(|| is_queueing.then_some(expected))?;
         Some(from..(from + PATIENCE).min(self.last? + SILENCE))
     }
@@ -76,17 +115,15 @@ impl Answers {
         self.late_since
     }
 
-    fn usual(&self) -> Duration {
-        self.latest[2..].iter().copied().max().unwrap_or_default() + SLACK
-    }
-
-    fn learn(&mut self, now: Instant, waited: Duration) {
+    fn learn(&mut self, now: Instant, waited: Duration, delay: Duration) {
         let since = *self.span_began.get_or_insert(now);
         if now.saturating_duration_since(since) >= SPAN {
-            self.latest.rotate_right(1);
-            (self.latest[0], self.span_began) = (Duration::ZERO, Some(now));
+            self.waits.turn();
+            self.delays.turn();
+            self.span_began = Some(now);
         }
-        self.latest[0] = self.latest[0].max(waited);
+        self.waits.note(waited);
+        self.delays.note(delay);
     }
 }
 
@@ -106,7 +143,7 @@ mod tests {
         let (mut answers, mut now) = (Answers::default(), start);
         for _ in 0..40 {
             now += 50 * MS;
-            answers.told(now, Some(now - 40 * MS));
+            answers.told(now, Some(now - 40 * MS), Duration::ZERO);
             assert!(!answers.hold(true).is_some_and(|hold| hold.contains(&now)));
         }
         (answers, now)
@@ -118,11 +155,11 @@ mod tests {
         let hold = answers.hold(true).unwrap();
         assert_eq!(hold, now + 75 * MS..now + 150 * MS, "the unanswered has waited 40 of 90 + 25 ms");
         // The link has become narrow: of 110 ms only 20 were answered.
-        answers.told(now + 110 * MS, Some(now - 30 * MS));
+        answers.told(now + 110 * MS, Some(now - 30 * MS), Duration::ZERO);
         assert_eq!(answers.late_since(), Some(now + 75 * MS));
         assert!(answers.hold(true).unwrap().contains(&(now + 110 * MS)));
         // The queue is empty.
-        answers.told(now + 300 * MS, Some(now + 260 * MS));
+        answers.told(now + 300 * MS, Some(now + 260 * MS), Duration::ZERO);
         assert_eq!(answers.late_since(), None);
         assert!(!answers.hold(true).unwrap().contains(&(now + 310 * MS)));
     }
@@ -134,7 +171,7 @@ mod tests {
         let mut held = 0;
         for step in 1..40 {
             let now = start + 50 * MS * step;
-            answers.told(now, late(now));
+            answers.told(now, late(now), Duration::ZERO);
             held += u32::from(answers.hold(true).unwrap().contains(&now));
         }
         assert!((10..14).contains(&held), "{held}");
@@ -144,14 +181,38 @@ mod tests {
     fn an_answer_that_does_not_come_is_no_queue() {
         let (mut answers, now) = usual(origin());
         assert_eq!(answers.hold(false), None, "it was lost, as long as nothing has queued");
-        answers.told(now + 110 * MS, Some(now - 30 * MS));
+        answers.told(now + 110 * MS, Some(now - 30 * MS), Duration::ZERO);
         assert!(answers.hold(false).is_some(), "one that has come and is late is late");
+    }
+
+    #[test]
+    fn what_stands_behind_a_packet_that_came_late_waits_for_the_next_answer() {
+        let (mut answers, now) = usual(origin());
+        answers.told(now + 50 * MS, Some(now + 10 * MS), 20 * MS);
+        assert!(!answers.hold(true).unwrap().contains(&(now + 60 * MS)), "jitter");
+        answers.told(now + 100 * MS, Some(now + 60 * MS), 40 * MS);
+        assert_eq!(answers.hold(false), Some(now + 100 * MS..now + 180 * MS));
+        assert_eq!(answers.late_since(), None, "which by itself is no overuse");
+        answers.told(now + 150 * MS, Some(now + 110 * MS), 5 * MS);
+        assert!(!answers.hold(true).unwrap().contains(&(now + 160 * MS)), "it was held up alone");
+    }
+
+    #[test]
+    fn a_queue_that_is_always_there_is_usual() {
+        let (mut answers, mut now) = usual(origin());
+        let mut held = 0;
+        for step in 0..100u32 {
+            now += 50 * MS;
+            answers.told(now, Some(now - 40 * MS), if step % 10 < 5 { 60 * MS } else { Duration::ZERO });
+            held += u32::from(answers.hold(false).is_some_and(|hold| hold.contains(&now)));
+        }
+        assert!((5..20).contains(&held), "somebody else fills it, {held}");
     }
 
     #[test]
     fn who_sends_nothing_waits_for_nothing() {
         let (mut answers, now) = usual(origin());
-        answers.told(now + 50 * MS, None);
+        answers.told(now + 50 * MS, None, Duration::ZERO);
         assert_eq!(answers.hold(true), None);
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct DelaySignal {
     /// Likewise, of the last moments.
     recent: VecDeque<(Duration, f64)>,
     queue_ms: f64,
+    /// What the newest packet has waited; 0 for one of a probe.
+    newest_ms: f64,
 }
 
 impl DelaySignal {
@@ -92,6 +94,7 @@ impl DelaySignal {
             base: VecDeque::new(),
             recent: VecDeque::new(),
             queue_ms: 0.0,
+            newest_ms: 0.0,
         }
     }
 
@@ -104,9 +107,15 @@ impl DelaySignal {
         Duration::from_secs_f64(self.queue_ms.max(0.0) / 1000.0)
     }
 
+    /// What the newest packet alone has waited, by the same measure: a queue that has only just begun, or jitter.
+    pub(super) fn newest_delay(&self) -> Duration {
+        Duration::from_secs_f64(self.newest_ms.max(0.0) / 1000.0)
+    }
+
     /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link.
     pub(super) fn pass_over(&mut self, sent: Instant, received: Duration) {
         self.measure_queue(sent, received);
+        self.newest_ms = 0.0;
         (self.current, self.previous) = (None, None);
         self.points.clear();
         (self.accumulated_ms, self.smoothed_ms, self.previous_trend) = (0.0, 0.0, 0.0);
@@ -154,9 +163,10 @@ impl DelaySignal {
         while self.recent.front().is_some_and(|(at, _)| received.saturating_sub(*at) > QUEUE_WINDOW) {
             self.recent.pop_front();
         }
-        let least = |window: Option<f64>| window.unwrap_or(delay);
-        self.queue_ms =
-            least(self.recent.front().map(|(_, delay)| *delay)) - least(self.base.front().map(|(_, delay)| *delay));
+        let least = |window: &VecDeque<(Duration, f64)>| window.front().map_or(delay, |(_, least)| *least);
+        let empty = least(&self.base);
+        self.queue_ms = least(&self.recent) - empty;
+        self.newest_ms = delay - empty;
     }
 
     fn gradient(&mut self, change_ms: f64, sent_ms: f64, received: Duration) {

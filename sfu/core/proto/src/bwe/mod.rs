@@ -309,7 +309,7 @@ impl Estimator {
             self.prober.answered(arrival.number);
         }
         let Some(newest) = newest else { return };
-        self.answers.told(now, self.history.left_after(newest));
+        self.answers.told(now, self.history.left_after(newest), self.delay.newest_delay());
         let queue = self.standing_queue();
         if queue > self.last_queue + RISE {
             (self.rising, self.last_queue) = (self.rising + 1, queue);
