@@ -27,7 +27,7 @@ use answers::Answers;
 use delay::{DelaySignal, Usage};
 use history::{Answer, SendHistory};
 use loss::LossControl;
-use probe::Prober;
+use probe::{Prober, Sight};
 use rate_control::RateControl;
 use trial::Trial;
 
@@ -344,8 +344,11 @@ impl Estimator {
     ///
     /// `next_bps` is enough for the next useful layer alone.
     pub fn want(&mut self, now: Instant, next_bps: u64, wanted_bps: u64) {
-        let clean = self.delay.usage() == Usage::Normal && self.loss.clean();
-        self.prober.want(now, next_bps, wanted_bps, self.estimate_bps, clean);
+        let sight = Sight {
+            is_clean: self.delay.usage() == Usage::Normal && self.loss.clean(),
+            is_drained: self.standing_queue() < RISE && self.answers.late_since().is_none(),
+        };
+        self.prober.want(now, next_bps, wanted_bps, self.estimate_bps, sight);
     }
 
     /// Takes a rate on trust, where no probe can be sent: media itself will show whether the link carries it.
@@ -447,7 +450,7 @@ impl Estimator {
             limit = Limit::Delay;
             self.lowered = Some(now);
             self.carried.forget();
-            self.prober.failed(now);
+            self.prober.fell(now, before, rate);
         }
         let queueing = self.last_queueing.is_some_and(|at| now.saturating_duration_since(at) < QUEUE_MEMORY);
         let mut result = rate;

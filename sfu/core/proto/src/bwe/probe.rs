@@ -1,7 +1,9 @@
 //! Probing: short clusters sent faster than the estimate, to learn whether the link carries the next useful layer.
 //!
 //! A cluster is aimed at what the subscriber could use, never at an abstract multiple: at all of it in long strides while
-//! nothing has failed, at the next step alone once the link's end has been met; and less often where it keeps failing.
+//! nothing has failed, at the next step alone once the link's end has been met; and less often where it keeps failing. After a
+//! steep fall it is aimed at what was there before it, soon and several times: a mobile link that changes its cell is narrow for
+//! a moment only.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +47,14 @@ const FULL: f64 = 0.9;
 const INTERVAL_MIN: Duration = Duration::from_millis(400);
 /// Short enough that a link that has become wide is noticed within seconds.
 const INTERVAL_MAX: Duration = Duration::from_millis(1_500);
+/// A fall below this share may have been a moment's; for so long it is tried to get so much of it back (the deployed
+/// implementation probes once, at 0.85 of what was there before a fall below 0.66, within five seconds).
+const STEEP: f64 = 0.66;
+const REGAIN: f64 = 0.85;
+const REGAIN_WITHIN: Duration = Duration::from_secs(5);
+/// The first try: a link that has become narrow for good has shown so by then. The wait after one that failed, doubling.
+const REGAIN_AFTER: Duration = Duration::from_millis(300);
+const REGAIN_WAIT: Duration = Duration::from_millis(200);
 /// Feedback on a cluster that has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -110,6 +120,46 @@ pub(super) struct ProbeResult {
     pub is_full: bool,
 }
 
+/// A steep fall, after which the rate before it is sought.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Fall {
+    before_bps: u64,
+    #[serde(with = "crate::moment")]
+    at: Instant,
+    #[serde(with = "crate::moment")]
+    not_before: Instant,
+    wait: Duration,
+}
+
+impl Fall {
+    fn new(now: Instant, before_bps: u64) -> Self {
+        Self { before_bps, at: now, not_before: now + REGAIN_AFTER, wait: REGAIN_WAIT }
+    }
+
+    /// Bits a second to regain.
+    fn aim_bps(&self) -> u64 {
+        (self.before_bps as f64 * REGAIN) as u64
+    }
+
+    fn is_over(&self, now: Instant, estimate_bps: u64) -> bool {
+        now.saturating_duration_since(self.at) > REGAIN_WITHIN || estimate_bps >= self.aim_bps()
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.not_before = self.not_before.max(now + self.wait);
+        self.wait *= 2;
+    }
+}
+
+/// What the link looks like to somebody who would probe it.
+#[derive(Clone, Copy)]
+pub(super) struct Sight {
+    /// Nothing speaks against a probe.
+    pub is_clean: bool,
+    /// Its queue is empty, and answers are in time.
+    pub is_drained: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct Prober {
     next_id: u32,
@@ -122,6 +172,7 @@ pub(super) struct Prober {
     not_before: Option<Instant>,
     /// Nothing has failed since the last success: long strides are allowed.
     is_climbing: bool,
+    fall: Option<Fall>,
 }
 
 impl Prober {
@@ -134,15 +185,26 @@ impl Prober {
             interval: INTERVAL_MIN,
             not_before: None,
             is_climbing: true,
+            fall: None,
         }
     }
 
     /// `next_bps`: what the next useful layer needs in all; `total_bps`: what everything useful needs.
-    pub(super) fn want(&mut self, now: Instant, next_bps: u64, total_bps: u64, estimate_bps: u64, clean: bool) {
+    pub(super) fn want(&mut self, now: Instant, next_bps: u64, total_bps: u64, estimate_bps: u64, sight: Sight) {
         if self.running.as_ref().is_some_and(|running| now >= running.expires) {
             self.running = None;
         }
-        if !clean {
+        if self.fall.is_some_and(|fall| fall.is_over(now, estimate_bps)) {
+            self.fall = None;
+        }
+        if let Some(fall) = self.fall {
+            let aim = (fall.aim_bps() as f64).min(total_bps as f64 * HEADROOM);
+            if sight.is_drained && now >= fall.not_before {
+                self.aim(estimate_bps, aim.min(estimate_bps as f64 * MAX_STEP));
+            }
+            return;
+        }
+        if !sight.is_clean {
             self.clean_since = None;
             self.waiting = None;
             return;
@@ -151,12 +213,19 @@ impl Prober {
         let since = *self.clean_since.get_or_insert(now);
         let wait = if self.is_climbing { Duration::ZERO } else { self.interval };
         let due = now.saturating_duration_since(since) >= wait && self.not_before.is_none_or(|at| now >= at);
-        if total_bps <= estimate_bps || self.running.is_some() || self.waiting.is_some() || !due {
+        if total_bps <= estimate_bps || !due {
             return;
         }
         let wanted = if self.is_climbing { total_bps } else { next_bps.max(estimate_bps) };
         let stride = if is_first { FIRST_STEP } else { MAX_STEP };
-        let aim = (wanted as f64 * HEADROOM).min(estimate_bps as f64 * stride);
+        self.aim(estimate_bps, (wanted as f64 * HEADROOM).min(estimate_bps as f64 * stride));
+    }
+
+    /// Lets a cluster of that bitrate leave, unless one has not been answered yet or it would tell nothing new.
+    fn aim(&mut self, estimate_bps: u64, aim: f64) {
+        if self.running.is_some() || self.waiting.is_some() || aim <= estimate_bps as f64 {
+            return;
+        }
         self.waiting = Some(ProbeCluster {
             id: self.next_id,
             bitrate_bps: aim as u64,
@@ -235,8 +304,20 @@ impl Prober {
         Some(ProbeResult { bitrate_bps: (sent_bps.min(received_bps) * TRUST) as u64, is_full })
     }
 
+    /// The rate has fallen for a queue, from `before_bps`.
+    pub(super) fn fell(&mut self, now: Instant, before_bps: u64, rate_bps: u64) {
+        self.failed(now);
+        let before_bps = self.fall.map_or(before_bps, |fall| fall.before_bps.max(before_bps));
+        if (rate_bps as f64) < STEEP * before_bps as f64 {
+            self.fall = Some(Fall::new(now, before_bps));
+        }
+    }
+
     /// The link turned out full: wait longer before the next try.
     pub(super) fn failed(&mut self, now: Instant) {
+        if let Some(fall) = &mut self.fall {
+            fall.failed(now);
+        }
         self.interval = (self.interval * 2).min(INTERVAL_MAX);
         self.not_before = Some(now + self.interval);
         self.clean_since = None;

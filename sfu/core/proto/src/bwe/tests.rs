@@ -165,6 +165,77 @@ fn it_follows_a_step_down_at_once_and_up_within_seconds() {
     assert!(run.estimate_mbps() > 2.3, "{}", run.estimate_mbps());
 }
 
+/// As mobile links are while they change their cell.
+#[test]
+fn a_link_that_was_narrow_for_a_moment_is_soon_believed_wide_again() {
+    let mut run = Run::new(Link::new(3e6), 2.5e6);
+    run.run(Duration::from_secs(15));
+    assert!(run.estimate_mbps() > 2.3, "{}", run.estimate_mbps());
+    run.link.rate_bps = 0.2e6;
+    run.run(Duration::from_millis(300));
+    run.link.rate_bps = 3e6;
+    run.run(Duration::from_millis(300));
+    assert!(run.estimate_mbps() < 0.5, "{}", run.estimate_mbps());
+    run.run(Duration::from_millis(1_200));
+    assert!(run.estimate_mbps() > 2.0, "{}", run.estimate_mbps());
+}
+
+/// Sends all of `cluster` at `now` and has it arrive at `bps`; true if the link turned out full.
+fn is_full_at(prober: &mut Prober, now: Instant, cluster: ProbeCluster, bps: f64) -> bool {
+    let packets = cluster.min_packets.max(cluster.min_bytes.div_ceil(cluster.packet_bytes()));
+    let bytes = cluster.packet_bytes();
+    for index in 0..packets {
+        let every = |bps: f64| Duration::from_secs_f64(f64::from(bytes * index) * 8.0 / bps);
+        let at = now + every(cluster.bitrate_bps as f64);
+        let sent = Sent { number: u64::from(index), at, bytes, probe: Some(cluster.id), shadowed: true };
+        prober.sent(&sent);
+        prober.received(&sent, every(bps.min(cluster.bitrate_bps as f64)));
+    }
+    prober.answered(u64::from(packets));
+    prober.result(now).is_some_and(|result| result.is_full)
+}
+
+#[test]
+fn what_was_there_before_a_steep_fall_is_sought_ever_less_often() {
+    let start = Run::new(Link::new(1e6), 1e6).origin;
+    let clusters = |after_bps: u64, is_drained: bool| {
+        let (mut prober, mut found) = (Prober::new(), Vec::new());
+        prober.fell(start, 3_000_000, after_bps);
+        for ms in 0..8_000 {
+            let now = start + MS * ms;
+            prober.want(now, 3_000_000, 3_000_000, after_bps, Sight { is_clean: false, is_drained });
+            if let Some(cluster) = prober.poll(now) {
+                assert!(is_full_at(&mut prober, now, cluster, after_bps as f64));
+                found.push((ms, cluster.bitrate_bps));
+            }
+        }
+        found
+    };
+    let expected = [300, 500, 900, 1_700, 3_300].map(|ms| (ms, 800_000));
+    assert_eq!(clusters(400_000, true), expected, "for five seconds, never at more than twice the estimate");
+    assert_eq!(clusters(400_000, false), [], "not before the queue is empty");
+    assert_eq!(clusters(2_200_000, true), [], "it did not fall so far");
+}
+
+#[test]
+fn what_is_regained_is_sought_no_more() {
+    let start = Run::new(Link::new(1e6), 1e6).origin;
+    let mut prober = Prober::new();
+    prober.fell(start, 3_000_000, 400_000);
+    let sight = Sight { is_clean: false, is_drained: true };
+    let mut aim = |at_ms: u32, estimate_bps| {
+        let now = start + MS * at_ms;
+        prober.want(now, 3_000_000, 3_000_000, estimate_bps, sight);
+        let cluster = prober.poll(now)?;
+        assert!(!is_full_at(&mut prober, now, cluster, 3e6));
+        Some(cluster.bitrate_bps)
+    };
+    assert_eq!(aim(300, 400_000), Some(800_000));
+    assert_eq!(aim(400, 760_000), Some(1_520_000), "a success is followed at once");
+    assert_eq!(aim(500, 1_440_000), Some(2_550_000), "0.85 of what was there");
+    assert_eq!(aim(600, 2_560_000), None);
+}
+
 #[test]
 fn loss_without_a_queue_costs_nothing() {
     for loss in [0.01, 0.05, 0.10, 0.20] {
