@@ -53,6 +53,39 @@ fn probes_go_first() {
 
 /// F-32
 #[test]
+fn who_has_no_picture_yet_is_given_one_without_a_probe() {
+    let mut call = Call::new(6, LinkConfig::default(), vec![Camera::single(1, 1_000, 600_000)]);
+    loaded(&mut call, 0.82, 10.0);
+    let since = call.world.now;
+    loaded(&mut call, 0.82, 5.0);
+    assert!(call.fps(0, since) > 28.0);
+    assert_eq!(call.world.engine.counters().bandwidth_pauses, 0, "from the first one on");
+    assert_eq!(call.world.engine.counters().probes, 0);
+}
+
+/// F-32
+#[test]
+fn what_was_paused_comes_back_without_a_probe_where_there_is_room_and_does_not_where_there_is_none() {
+    for (rate_bps, comes_back) in [(5_000_000, true), (300_000, false)] {
+        let mut call = Call::new(7, LinkConfig::default(), vec![Camera::single(1, 1_000, 600_000)]);
+        loaded(&mut call, 0.5, 5.0);
+        call.carries(200_000);
+        loaded(&mut call, 0.5, 5.0);
+        assert!(call.world.engine.counters().bandwidth_pauses > 0);
+        loaded(&mut call, 0.82, 1.0);
+        call.carries(rate_bps);
+        let probes = call.world.engine.counters().probes;
+        loaded(&mut call, 0.82, 10.0);
+        let since = call.world.now;
+        loaded(&mut call, 0.82, 20.0);
+        assert_eq!(call.fps(0, since) > 28.0, comes_back, "at {rate_bps} bit/s: {}", call.fps(0, since));
+        assert!(comes_back || call.fps(0, since) < 6.0, "a trial now and then: {}", call.fps(0, since));
+        assert_eq!(call.world.engine.counters().probes, probes);
+    }
+}
+
+/// F-32
+#[test]
 fn then_the_largest_layers_go_for_everybody_and_their_publisher_is_told() {
     let mut call = Call::new(2, LinkConfig::default(), vec![Camera::new(1, 1_000), Camera::screen(2, 2_000, 500_000)]);
     loaded(&mut call, 0.5, 5.0);

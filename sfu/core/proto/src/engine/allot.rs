@@ -233,6 +233,11 @@ impl Allotment {
         downlink.estimate_bps().map(|bps| (bps.max(trusted) as f64 * factor) as u64)
     }
 
+    /// First pictures flow that the estimate does not cover.
+    pub fn is_unproved(&self, now: Instant, downlink: &Downlink) -> bool {
+        self.is_start(now, downlink) && downlink.estimate_bps().is_some_and(|bps| bps < self.used_bps)
+    }
+
     /// Nothing has been measured that speaks against the first pictures.
     fn is_start(&self, now: Instant, downlink: &Downlink) -> bool {
         downlink.is_climbing() && self.began.is_none_or(|at| now.saturating_duration_since(at) < START)

@@ -96,14 +96,19 @@ impl Engine {
     /// Sends a cluster if it is time to learn whether the link carries more.
     pub(super) fn probe(&mut self, now: Instant, slot: usize) {
         let Some(transport) = self.transports.get(slot) else { return };
-        if transport.pacer.probe().is_some() || !transport.may_send() || self.gives_up(Level::Probes) {
+        if transport.pacer.probe().is_some() || !transport.may_send() {
+            return;
+        }
+        // Who has no picture, or will soon have none, cannot do without: what he waits for is taken on trust.
+        let has_no_cpu = self.gives_up(Level::Probes);
+        if has_no_cpu && !self.is_short_of_pictures(now, slot) {
             return;
         }
         let is_traced = transport.downlink.is_traced();
         if !is_traced && !transport.allotment.wants_more(&transport.downlink) {
             return;
         }
-        let can_probe = self.can_probe(slot);
+        let can_probe = !has_no_cpu && self.can_probe(slot);
         let transport = &mut self.transports[slot];
         if let Some(recorder) = transport.downlink.recorder() {
             recorder.could_probe(now, can_probe);
@@ -114,6 +119,13 @@ impl Engine {
             self.list_paced(now, slot);
             self.release(now, slot);
         }
+    }
+
+    /// A video is paused for want of room, or is sent although nothing has shown yet that there is any.
+    fn is_short_of_pictures(&self, now: Instant, slot: usize) -> bool {
+        let Some(transport) = self.transports.get(slot) else { return false };
+        let is_paused = |&index: &usize| self.downtracks.get(index).is_some_and(|d| d.paused_for == BANDWIDTH);
+        transport.allotment.is_unproved(now, &transport.downlink) || transport.downtracks.iter().any(is_paused)
     }
 
     /// What is known of the video that one subscriber wants, with the slots of his downtracks.
