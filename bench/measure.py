@@ -174,7 +174,7 @@ class Harness:
         setup = load.Setup(
             certificate_der=self.certificate.certificate_der,
             key_der=self.certificate.key_der,
-            gro=self.gro,
+            gro=self.gro or scenario.takes_runs,
             loss=scenario.loss,
         )
         async with Timed(setup, clients, cpu=self.client_cpu) as generator:
@@ -249,7 +249,7 @@ class Harness:
         setup = load.Setup(
             certificate_der=self.certificate.certificate_der,
             key_der=self.certificate.key_der,
-            gro=self.gro,
+            gro=self.gro or scenario.takes_runs,
             receive_buffer_bytes=_LIMIT_SINKS_BYTES,
         )
         ignore: Callable[[object], None] = lambda _: None  # noqa: E731

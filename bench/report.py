@@ -48,7 +48,9 @@ the highest.
 * **First picture** is counted from the moment at which a viewer was due, to the end of the first picture.
 * **KB a subscriber**: growth of the resident memory with them; a meeting's includes the packets kept of what they send.
 * On loopback the sender pays for the delivery into the receiver's socket, for every server alike. Clients take
-  datagrams one by one, so the sender's kernel also cuts segmented runs.
+  datagrams one by one, so the sender's kernel also cuts segmented runs. Where a row says that clients take runs, they
+  get them in one piece (UDP_GRO): closer to what is left to do where a network card segments, and no other than before
+  for whoever sends datagrams one by one.
 * A loaded machine flatters by batching and punishes by cold caches: compare within one scenario only. Load average
   meanwhile: {load}.
 """
@@ -78,6 +80,7 @@ _COLUMNS = (
 )
 _TITLES = {
     "headline": "Calls and livestreams",
+    "offload": "The same, where nobody cuts segmented runs",
     "large": "Large ones",
     "fan-out": "The same stream to ever more people",
     "rooms": "Ever more rooms",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from sfu.load import Codec
@@ -45,6 +45,9 @@ class Scenario:
     """Viewers come one by one at this rate, whatever became of those before; None: all at once."""
     churn_per_second: float = 0.0
     """So many viewers leave and come back each second while it is measured."""
+    takes_runs: bool = False
+    """Clients take a segmented run in one piece (UDP_GRO), so that nobody cuts it: what is left to the sender where a
+    network card segments."""
     is_ramped: bool = False
     """With ever more rooms, until the server's core is full."""
     target_us: float | None = None
@@ -169,8 +172,22 @@ def _lossy(percent: int) -> Scenario:
     )
 
 
+def _taking_runs(scenario: Scenario) -> Scenario:
+    return replace(
+        scenario,
+        name=f"{scenario.name}-runs",
+        title=f"{scenario.title}, clients take runs",
+        group="offload",
+        takes_runs=True,
+        is_ramped=False,
+        target_us=None,
+        peers_us={},
+    )
+
+
 FULL = (
     *STANDARD,
+    *map(_taking_runs, STANDARD),
     Scenario(
         "video-1-200",
         "video, 1 → 200",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,14 @@ async def test_a_run_counts_what_the_scenario_forwards(cipher: Cipher, negotiate
     assert run.packets == pytest.approx(run.sent * 3, rel=0.5)
     assert run.cpu_us_per_packet > 0
     assert 0 < run.p50_us <= run.p99_us <= run.p999_us
+
+
+async def test_clients_that_take_runs_count_every_packet_in_them() -> None:
+    scenario = replace(named("video-1-50-runs"), viewers=3)
+    assert scenario.takes_runs
+    run = await HARNESS.run(Callyard(0, CERTIFICATE.fingerprint), scenario, rooms=1, seconds=1)
+    assert run.packets == pytest.approx(run.sent * 3, rel=0.5)
+    assert run.lost <= run.expected // 100
 
 
 async def test_everybody_in_a_meeting_gets_the_layers_that_the_scenario_says() -> None:
