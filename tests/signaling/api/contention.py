@@ -243,7 +243,7 @@ async def _quiet(database_url: str, found: Found) -> None:
     """Wait until nothing is owed any more and the sockets have heard all there is, half a minute at most."""
     database = Database(database_url)
     table = schema.deliveries
-    for _ in range(60):
+    for _ in range(300):
         async with database.read(long=True) as connection:
             owed = list(await connection.execute(select(table.c.id).where(table.c.state == "pending").limit(1)))
             told = await _told(connection)
