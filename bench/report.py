@@ -137,13 +137,18 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.found} {'✓' if self.passed else '✗'}"
 
 
+def _in_order(peers: Iterable[str]) -> list[str]:
+    """Ours first, the floor last, others in the order in which they were measured."""
+    return sorted(dict.fromkeys(peers), key=lambda peer: (peer != OURS, peer != WHOLE, peer == FLOOR))
+
+
 def rows(results: Results) -> list[Row]:
-    """By scenario, then by server, in the order in which they were measured."""
+    """By scenario, then by server."""
     out = []
     for scenario in FULL:
         runs = [run for run in results.runs if run.scenario == scenario.name]
         limits = [limit for limit in results.limits if limit.scenario == scenario.name]
-        for peer in dict.fromkeys(run.peer for run in runs):
+        for peer in _in_order(run.peer for run in runs):
             own = [run for run in runs if run.peer == peer]
 
             def figure(read: Callable[[Run], float], own: Sequence[Run] = own) -> Figure:
@@ -315,7 +320,7 @@ def page(results: Results) -> str:
 def readme(results: Results) -> str:
     """The README's table: CPU a packet of all servers, and the limit, in the scenarios that people know."""
     measured = [row for row in rows(results) if row.scenario.group in ("headline", "large")]
-    peers = list(dict.fromkeys(row.peer for row in measured))
+    peers = _in_order(row.peer for row in measured)
     heads = ("CPU µs a forwarded packet", *peers, "fan-out limit", "bare `sendto`")
     body = []
     for scenario in dict.fromkeys(row.scenario.name for row in measured):
