@@ -16,9 +16,10 @@ import pytest
 from bench.links.lab import LabError, Side
 from tests.e2e.harness.figures import note
 from tests.e2e.harness.files import heard_in, write_picture, write_tone
-from tests.e2e.harness.gophers import GoClient, Gophers
+from tests.e2e.harness.gophers import Gophers
 from tests.e2e.harness.media import GREEN, RED
 from tests.e2e.harness.network import Network, between
+from tests.e2e.harness.sdk_process import SdkProcess
 from tests.e2e.harness.server import REPOSITORY, ServerProcess
 
 pytestmark = [
@@ -60,7 +61,7 @@ async def server(network: Network) -> AsyncIterator[ServerProcess]:
 @contextlib.asynccontextmanager
 async def python_client(
     server: ServerProcess, side: Side, room: str, identity: str, hertz: float, *, single: bool
-) -> AsyncIterator[GoClient]:
+) -> AsyncIterator[SdkProcess]:
     """It tells what happens as the Go client does."""
     command = [sys.executable, "-m", "tests.e2e.harness.python_client", "--url", server.ws_url]
     command += ["--token", server.token(room, identity), "--hertz", str(hertz), *(["--single"] if single else [])]
@@ -71,14 +72,14 @@ async def python_client(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    client = GoClient(process)
+    client = SdkProcess(process)
     try:
         yield client
     finally:
         await client.close()
 
 
-async def gets(client: GoClient, identity: str, hertz: float, seconds: float, pictures: int = 10) -> float:
+async def gets(client: SdkProcess, identity: str, hertz: float, seconds: float, pictures: int = 10) -> float:
     """Until so many further pictures of `identity` and two further parts of its tone have come; how long that took."""
     began = time.monotonic()
     before: dict[str, int] | None = None
@@ -96,7 +97,7 @@ async def gets(client: GoClient, identity: str, hertz: float, seconds: float, pi
     raise AssertionError(f"nothing more of {identity} in {seconds} s; told {client.told[-5:]}")
 
 
-def was_told(client: GoClient, *names: str) -> list[str]:
+def was_told(client: SdkProcess, *names: str) -> list[str]:
     return [event["event"] for event in client.told if event["event"] in names]
 
 
@@ -149,7 +150,7 @@ async def test_the_go_sdk_comes_back_in_another_network(
         await gophers.close()
 
 
-async def hears(client: GoClient, identity: str) -> float:
+async def hears(client: SdkProcess, identity: str) -> float:
     """The tone of what comes from now on, in Hz."""
     before = len([event for event in client.told if is_sound(event, identity)])
     async with asyncio.timeout(AFRESH_SECONDS):

@@ -13,6 +13,7 @@ from tests.e2e.harness.files import heard_in, seen_in, write_picture, write_tone
 from tests.e2e.harness.gophers import Gophers
 from tests.e2e.harness.media import BLUE, GREEN, RED, Picture, Tone, hear_tone, look
 from tests.e2e.harness.people import Party
+from tests.e2e.harness.sdk_process import talk
 from tests.e2e.harness.server import Endpoint
 from tests.e2e.harness.tcp_proxy import TcpProxy
 
@@ -59,28 +60,7 @@ async def test_data_calls_and_metadata_pass_between_go_and_python(party: Party, 
     python, gopher = await party.join("python"), await go("gopher", single=single)
     await gopher.event("connected")
     await python.event("participant_active")
-    await python.me.publish_data(b"to go", topic="t")
-    data = await gopher.event("data")
-    assert (data["identity"], data["text"], data["topic"]) == ("python", "to go", "t")
-    await gopher.do("data", text="to python", topic="u")
-    (packet,) = await python.event("data_received")
-    assert (packet.data, packet.topic, packet.participant.identity) == (b"to python", "u", "gopher")
-    await gopher.do("answer", name="greet")
-    python.me.register_rpc_method("shout", shout)
-    await gopher.do("ask", to=["python"], name="shout", text="hello")
-    assert (await gopher.event("answered"))["text"] == "HELLO"
-    answer = await python.me.perform_rpc(destination_identity="gopher", method="greet", payload="hi")
-    assert answer == "python said hi"
-    await gopher.do("metadata", text="seat 4")
-    seen = await python.sees("gopher")
-    await python.until(lambda: seen.metadata == "seat 4", what="the metadata")
-    await gopher.do("leave")
-    await gopher.event("left")
-    await python.loses("gopher", seconds=5)
-
-
-async def shout(data: rtc.RpcInvocationData) -> str:
-    return data.payload.upper()
+    await talk(python, gopher, "gopher")
 
 
 @MODES

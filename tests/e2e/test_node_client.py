@@ -10,6 +10,7 @@ from livekit import rtc
 from tests.e2e.harness.media import BLUE, GREEN, RED, Picture, Tone, hear_tone, look
 from tests.e2e.harness.nodes import NodeClient, Nodes
 from tests.e2e.harness.people import Party, Person
+from tests.e2e.harness.sdk_process import talk
 from tests.e2e.harness.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -41,31 +42,10 @@ async def is_seen(track: rtc.Track) -> None:
 @MODES
 async def test_node_and_python_meet_and_talk(party: Party, node: Nodes, single: bool) -> None:
     python, other = await meet(party, node, single)
-    await python.me.publish_data(b"to node", topic="t")
-    data = await other.event("data")
-    assert (data["identity"], data["text"], data["topic"]) == ("python", "to node", "t")
-    await other.do("data", text="to python", topic="u")
-    (packet,) = await python.event("data_received")
-    assert (packet.data, packet.topic, packet.participant.identity) == (b"to python", "u", "node")
     # Longer than one packet takes.
     await python.me.send_text("ä" * 40_000, topic="t")
     assert (await other.event("text"))["text"] == "ä" * 40_000
-    await other.do("answer", name="greet")
-    python.me.register_rpc_method("shout", shout)
-    await other.do("ask", to="python", name="shout", text="hello")
-    assert (await other.event("answered"))["text"] == "HELLO"
-    answer = await python.me.perform_rpc(destination_identity="node", method="greet", payload="hi")
-    assert answer == "python said hi"
-    await other.do("metadata", text="seat 4")
-    seen = await python.sees("node")
-    await python.until(lambda: seen.metadata == "seat 4", what="the metadata")
-    await other.do("leave")
-    await other.event("left")
-    await python.loses("node", seconds=5)
-
-
-async def shout(data: rtc.RpcInvocationData) -> str:
-    return data.payload.upper()
+    await talk(python, other, "node")
 
 
 @MODES

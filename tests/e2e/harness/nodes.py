@@ -1,4 +1,4 @@
-"""People who use the official SDK for Node: processes of `node_client`, which speak as the Go client does."""
+"""People who use the official SDK for Node: processes of `node_client`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import shutil
 from collections.abc import Callable
 
-from tests.e2e.harness.gophers import GoClient
-from tests.e2e.harness.server import REPOSITORY, Endpoint
+from tests.e2e.harness.sdk_process import SdkProcess, SdkProcesses
+from tests.e2e.harness.server import REPOSITORY
 
 CLIENT = REPOSITORY / "tests/e2e/node_client/main.cjs"
 _NEAR = 16
 _LINE_MAX_BYTES = 1_000_000
 
 
-class NodeClient(GoClient):
+class NodeClient(SdkProcess):
     """One participant."""
 
     async def hears(self, identity: str, hertz: float, *, after: int = 0) -> None:
@@ -46,26 +46,18 @@ class NodeClient(GoClient):
             raise AssertionError(f"it {event} {[one for one in self.told if one['event'] == event][-3:]}") from None
 
 
-class Nodes:
-    """Whoever a test brings in; all leave at its end."""
-
-    def __init__(self, server: Endpoint, room: str) -> None:
-        self._server = server
-        self._room = room
-        self._started: list[NodeClient] = []
-
+class Nodes(SdkProcesses):
     async def __call__(
         self, identity: str, *, single: bool, url: str | None = None, token: str | None = None
     ) -> NodeClient:
         """Starts one, which joins."""
         program = shutil.which("node")
         assert program is not None, "no Node.js; tools/machine_packages installs it"
-        token = token or self._server.token(self._room, identity, can_update_own_metadata=True)
         process = await asyncio.create_subprocess_exec(
             program,
             str(CLIENT),
             url or self._server.ws_url,
-            token,
+            token or self._token(identity),
             "single" if single else "dual",
             # As an operator runs it: the SDK logs at debug level otherwise.
             env={**os.environ, "NODE_ENV": "production"},
@@ -77,7 +69,3 @@ class Nodes:
         client = NodeClient(process)
         self._started.append(client)
         return client
-
-    async def close(self) -> None:
-        for client in self._started:
-            await client.close()

@@ -100,8 +100,10 @@ const acts = {
   answer: async ({ name }) => room.localParticipant.registerRpcMethod(
     name, async ({ callerIdentity, payload }) => `${callerIdentity} said ${payload}`),
   ask: async ({ to, name, text }) => {
-    room.localParticipant.performRpc({ destinationIdentity: to, method: name, payload: text })
-      .then((answer) => tell('answered', { text: answer }), failed('ask'));
+    for (const destinationIdentity of to) {
+      room.localParticipant.performRpc({ destinationIdentity, method: name, payload: text })
+        .then((answer) => tell('answered', { text: answer }), failed('ask'));
+    }
   },
 };
 
