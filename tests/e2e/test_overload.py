@@ -144,8 +144,7 @@ async def test_overload_costs_pictures_then_joins_and_never_sound(
                 pytest.skip(
                     f"this process itself waited {lag:.2f} s for the machine: nothing can be said of its figures"
                 )
-            # The figure is noted, 0.1 – 1.2 % on a machine that others use too; sound that goes is far above it.
-            assert concealed <= 0.03
+            assert concealed <= 0.01
             assert max(answers) <= 0.2
             # Not the last of a hundred: this process and the crowd share the machine with it.
             assert statistics.median(checks) <= 0.05
