@@ -1,6 +1,6 @@
 """The probe's session descriptions: written from typed sections, read back with refusals instead of assertions.
 
-Only what LiveKit's wire needs of RFC 8829: one bundle, rtcp-mux, Opus and VP8 with RTX, SCTP data channels. The text
+Only what LiveKit's wire needs of RFC 8829: one bundle, rtcp-mux, Opus and video with RTX, SCTP data channels. The text
 itself is aiortc's (`aiortc.sdp`), so that the server's own reader and writer are checked by another hand.
 """
 
@@ -14,6 +14,7 @@ from aiortc import sdp
 from aiortc.rtcdtlstransport import RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceParameters, candidate_from_aioice
 from aiortc.rtcrtpparameters import (
+    ParametersDict,
     RTCRtcpFeedback,
     RTCRtpCodecParameters,
     RTCRtpHeaderExtensionParameters,
@@ -34,8 +35,15 @@ _DISCARD_PORT = 9
 _EXTENSION_IDS = {MID_URI: 1, AUDIO_LEVEL_URI: 2, ABS_SEND_TIME_URI: 3, TRANSPORT_CC_URI: 4}
 
 
-def codecs(kind: str, feedback: Iterable[str]) -> list[RTCRtpCodecParameters]:
-    """What we offer and accept. `feedback`: `transport-cc`, `goog-remb` or both, for video."""
+_VIDEO: dict[str, tuple[int, ParametersDict]] = {
+    "VP8": (96, {}),
+    "H265": (98, {"level-id": 93, "profile-id": 1, "tier-flag": 0, "tx-mode": "SRST"}),
+}
+"""Payload type and format (RFC 7798 §7.1); RTX has the next payload type."""
+
+
+def codecs(kind: str, feedback: Iterable[str], video: Sequence[str] = ("VP8",)) -> list[RTCRtpCodecParameters]:
+    """What we offer and accept. `feedback`: `transport-cc`, `goog-remb` or both, for the codecs of `video`."""
     if kind == "audio":
         return [
             RTCRtpCodecParameters(
@@ -47,20 +55,27 @@ def codecs(kind: str, feedback: Iterable[str]) -> list[RTCRtpCodecParameters]:
                 parameters={"minptime": 10, "useinbandfec": 1},
             )
         ]
-    return [
-        RTCRtpCodecParameters(
-            mimeType="video/VP8",
-            clockRate=90_000,
-            payloadType=96,
-            rtcpFeedback=[
-                RTCRtcpFeedback(type="nack"),
-                RTCRtcpFeedback(type="nack", parameter="pli"),
-                RTCRtcpFeedback(type="ccm", parameter="fir"),
-                *(RTCRtcpFeedback(type=name) for name in feedback),
-            ],
-        ),
-        RTCRtpCodecParameters(mimeType="video/rtx", clockRate=90_000, payloadType=97, parameters={"apt": 96}),
-    ]
+    found: list[RTCRtpCodecParameters] = []
+    for name in video:
+        payload_type, parameters = _VIDEO[name]
+        found += [
+            RTCRtpCodecParameters(
+                mimeType=f"video/{name}",
+                clockRate=90_000,
+                payloadType=payload_type,
+                rtcpFeedback=[
+                    RTCRtcpFeedback(type="nack"),
+                    RTCRtcpFeedback(type="nack", parameter="pli"),
+                    RTCRtcpFeedback(type="ccm", parameter="fir"),
+                    *(RTCRtcpFeedback(type=one) for one in feedback),
+                ],
+                parameters=dict(parameters),
+            ),
+            RTCRtpCodecParameters(
+                mimeType="video/rtx", clockRate=90_000, payloadType=payload_type + 1, parameters={"apt": payload_type}
+            ),
+        ]
+    return found
 
 
 def extensions(kind: str, feedback: Iterable[str]) -> list[RTCRtpHeaderExtensionParameters]:
@@ -73,9 +88,11 @@ def extensions(kind: str, feedback: Iterable[str]) -> list[RTCRtpHeaderExtension
     return [RTCRtpHeaderExtensionParameters(id=_EXTENSION_IDS[uri], uri=uri) for uri in uris]
 
 
-def agreed_codecs(kind: str, remote: Sequence[RTCRtpCodecParameters]) -> list[RTCRtpCodecParameters]:
+def agreed_codecs(
+    kind: str, remote: Sequence[RTCRtpCodecParameters], video: Sequence[str] = ("VP8",)
+) -> list[RTCRtpCodecParameters]:
     """Those of ours that a section names, in its order and under its payload types (RFC 3264 §6.1)."""
-    ours = {codec.mimeType.lower(): codec for codec in codecs(kind, ("goog-remb", "transport-cc"))}
+    ours = {codec.mimeType.lower(): codec for codec in codecs(kind, ("goog-remb", "transport-cc"), video)}
     common: list[RTCRtpCodecParameters] = []
     for theirs in remote:
         mine = ours.get(theirs.mimeType.lower())

@@ -162,7 +162,7 @@ class Participant:
     async def publish(self, *tracks: MediaStreamTrack) -> list[models.TrackInfo]:
         """Announce and offer tracks; returns what the server made of them."""
         for track in tracks:
-            await self._send(rtc.SignalRequest(add_track=_add_track(track)))
+            await self._send(rtc.SignalRequest(add_track=_add_track(track, self.options.peer.video[0])))
         infos = [
             await self.until(_published(self, track.id), Step.PUBLISH, "The server did not confirm a track")
             for track in tracks
@@ -469,7 +469,7 @@ def _published(participant: Participant, cid: str) -> Callable[[], models.TrackI
     return lambda: participant.published.get(cid)
 
 
-def _add_track(track: MediaStreamTrack) -> rtc.AddTrackRequest:
+def _add_track(track: MediaStreamTrack, codec: str) -> rtc.AddTrackRequest:
     if track.kind == "audio":
         return rtc.AddTrackRequest(
             cid=track.id,
@@ -489,7 +489,7 @@ def _add_track(track: MediaStreamTrack) -> rtc.AddTrackRequest:
         width=WIDTH,
         height=HEIGHT,
         layers=[layer],
-        simulcast_codecs=[rtc.SimulcastCodec(codec="vp8", cid=track.id, layers=[layer])],
+        simulcast_codecs=[rtc.SimulcastCodec(codec=codec.lower(), cid=track.id, layers=[layer])],
     )
 
 

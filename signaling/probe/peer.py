@@ -29,7 +29,7 @@ from aiortc.rtcrtpparameters import (
 )
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
-from aiortc.rtp import RTCP_PSFB_PLI, AnyRtcpPacket, RtcpPsfbPacket, RtpPacket
+from aiortc.rtp import RTCP_PSFB_FIR, RTCP_PSFB_PLI, AnyRtcpPacket, RtcpPsfbPacket, RtpPacket
 
 from signaling.probe import description
 from signaling.probe.dtls import CIPHERS, PacketFilter, ProbeDtls, TransportFeedback
@@ -43,12 +43,16 @@ _CANCEL_AGAIN_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """`ciphers`: SRTP profiles, best first. `feedback`: congestion feedback to ask for on what we send and receive."""
+    """`ciphers`: SRTP profiles, best first. `feedback`: congestion feedback to ask for on what we send and receive.
+
+    `video`: codecs, the first of which is sent; aiortc itself encodes and decodes VP8 only.
+    """
 
     paths: Paths = field(default_factory=Paths)
     ciphers: tuple[str, ...] = tuple(CIPHERS)
     send_feedback: tuple[str, ...] = ("transport-cc", "goog-remb")
     receive_feedback: tuple[str, ...] = ("goog-remb",)
+    video: tuple[str, ...] = ("VP8",)
 
 
 @dataclass
@@ -235,6 +239,11 @@ class Peer:
         """Send a PLI (RFC 4585 §6.3.1)."""
         await self.dtls.send_rtcp(RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=self._rtcp_ssrc, media_ssrc=media_ssrc))
 
+    async def command_keyframe(self, media_ssrc: int, number: int) -> None:
+        """Send a FIR (RFC 5104 §4.3.1); one that is sent again keeps its number."""
+        entry = media_ssrc.to_bytes(4) + bytes([number, 0, 0, 0])
+        await self.dtls.send_rtcp(RtcpPsfbPacket(fmt=RTCP_PSFB_FIR, ssrc=self._rtcp_ssrc, media_ssrc=0, fci=entry))
+
     async def wait_channel(self, label: str) -> RTCDataChannel:
         """Until a channel of that label is open, ours or the server's."""
         while True:
@@ -274,10 +283,20 @@ class Peer:
         name = _rtcp_name(packet)
         if name is not None:
             setattr(self.counts, name, getattr(self.counts, name) + 1)
+        if name == "firs":
+            self._obey(packet)
         if self.on_rtcp is not None:
             self.on_rtcp(packet)
 
     # inside
+
+    def _obey(self, fir: AnyRtcpPacket | TransportFeedback) -> None:
+        """A FIR names its targets in its entries (RFC 5104 §4.3.1.1), where aiortc does not look for them."""
+        assert isinstance(fir, RtcpPsfbPacket)
+        targets = {int.from_bytes(fir.fci[at : at + 4]) for at in range(0, len(fir.fci) - 7, 8)}
+        for section in self.sections:
+            if section.sender is not None and section.sender._ssrc in targets:
+                section.sender._send_keyframe()
 
     def _count(self, packet: RtpPacket, now: float) -> None:
         codec = self._codecs.get(packet.payload_type)
@@ -325,7 +344,7 @@ class Peer:
         if section.kind == "application":
             return description.data_section(section.mid)
         feedback = self._feedback(section)
-        codecs = section.codecs or description.codecs(section.kind, feedback)
+        codecs = section.codecs or description.codecs(section.kind, feedback, self.options.video)
         extensions = section.extensions or description.extensions(section.kind, feedback)
         return self._media(section, section.direction, codecs, extensions)
 
@@ -383,7 +402,8 @@ class Peer:
             return
         feedback = self._feedback(section)
         section.codecs = [
-            _without_feedback(codec, feedback) for codec in description.agreed_codecs(media.kind, media.rtp.codecs)
+            _without_feedback(codec, feedback)
+            for codec in description.agreed_codecs(media.kind, media.rtp.codecs, self.options.video)
         ]
         self._codecs |= {codec.payloadType or 0: codec for codec in section.codecs}
         section.extensions = description.agreed_extensions(media.kind, media.rtp.headerExtensions, feedback)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from aiortc.rtp import RtcpPsfbPacket, RtcpReceiverInfo, RtcpRrPacket, RtpPacket, pack_remb_fci
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import RTCP_PSFB_FIR, RtcpPsfbPacket, RtcpReceiverInfo, RtcpRrPacket, RtpPacket, pack_remb_fci
 from livekit.protocol import rtc
 
+from signaling.probe import description
 from signaling.probe.dtls import CIPHERS
 from signaling.probe.failure import Step
 from signaling.probe.ice import Paths
@@ -175,6 +178,63 @@ async def test_a_lost_picture_brings_one_key_frame_however_often_it_is_reported(
         await asyncio.sleep(1.2)
         asked = alice.participant.publisher.counts.plis - before
         assert 1 <= asked <= 2, "the first at once, the rest as one"
+        await bob.sees_more()
+
+
+def only_fir(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that know no other request for a key frame."""
+    every = description.codecs
+
+    def codecs(*arguments: Any) -> list[RTCRtpCodecParameters]:
+        found = every(*arguments)
+        for codec in found:
+            codec.rtcpFeedback = [item for item in codec.rtcpFeedback if item.parameter != "pli"]
+        return found
+
+    monkeypatch.setattr(description, "codecs", codecs)
+
+
+@pytest.mark.parametrize("request_kind", ["plis", "firs"])
+async def test_a_fir_brings_a_key_frame_and_the_same_one_again_does_not(
+    server: Endpoint, room: str, monkeypatch: pytest.MonkeyPatch, request_kind: str
+) -> None:
+    """S-20: whatever the subscriber asks by, the publisher is asked by what it knows, PLI before FIR."""
+    if request_kind == "firs":
+        only_fir(monkeypatch)
+    async with raw_call(server, room, NO_ESTIMATE) as (alice, bob):
+        publisher, subscriber = alice.participant.publisher, bob.participant.subscriber
+        key_frames: set[int] = set()
+        commands: list[bytes] = []
+
+        def note(packet: RtpPacket) -> None:
+            if is_key_frame(packet):
+                key_frames.add(packet.timestamp)
+
+        def hear(packet: object) -> None:
+            if isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_FIR:
+                commands.append(packet.fci)
+
+        subscriber.on_rtp, publisher.on_rtcp = note, hear
+        for number, asks in ((255, 1), (255, 0), (0, 1), (0, 0), (1, 1)):
+            await asyncio.sleep(1.2)  # past the throttle of the one before
+            before, shown = getattr(publisher.counts, request_kind), len(key_frames)
+            for _ in range(3):
+                await subscriber.command_keyframe(bob.video_ssrc(), number)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.2)
+            assert getattr(publisher.counts, request_kind) - before == asks, number
+            assert len(key_frames) - shown == asks, number
+        before = getattr(publisher.counts, request_kind)
+        for number in range(2, 42):
+            await subscriber.command_keyframe(bob.video_ssrc(), number)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)
+        assert 1 <= getattr(publisher.counts, request_kind) - before <= 2, "the first at once, the rest as one"
+        assert (publisher.counts.firs == 0) is (request_kind == "plis")
+        assert (publisher.counts.plis == 0) is (request_kind == "firs")
+        targets, numbers = {entry[:4] for entry in commands}, [entry[4] for entry in commands]
+        assert len(targets) == bool(commands)
+        assert numbers == [(numbers[0] + step) % 256 for step in range(len(numbers))], "each is a new command"
         await bob.sees_more()
 
 

@@ -43,6 +43,13 @@ pub fn pli(ssrc: u32) -> Vec<u8> {
     feedback(206, 1, ssrc, &[])
 }
 
+/// RFC 5104 §4.3.1.1: the target stands in the entry, and a command that is repeated keeps its `number`.
+pub fn fir(ssrc: u32, number: u8) -> Vec<u8> {
+    let mut entry = ssrc.to_be_bytes().to_vec();
+    entry.extend_from_slice(&[number, 0, 0, 0]);
+    feedback(206, 4, 0, &entry)
+}
+
 /// The most that the receiver believes to be able to take, all `ssrcs` together.
 pub fn remb(ssrcs: &[u32], bits_per_second: u64) -> Vec<u8> {
     let exponent = (64 - bits_per_second.leading_zeros()).saturating_sub(18);

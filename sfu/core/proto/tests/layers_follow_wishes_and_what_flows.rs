@@ -221,6 +221,27 @@ fn key_frame_requests_are_throttled_however_many_ask() {
     assert!((4..=6).contains(&asked), "{asked} requests in 5 s for 500 asked");
 }
 
+/// S-20
+#[test]
+fn a_fir_that_is_sent_again_asks_for_nothing_new() {
+    let mut world = World::new(6);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    for (number, asks) in [(7, 1), (7, 0), (7, 0), (8, 1), (8, 0), (7, 1), (255, 1), (0, 1)] {
+        let before = world.engine.counters().feedback_out.pli;
+        world.clients[1].send_rtcp(&callyard_peer::rtcp::fir(5_000, number));
+        play(&mut world, &mut [&mut camera], Duration::from_millis(1_500));
+        assert_eq!(world.engine.counters().feedback_out.pli - before, asks, "FIR {number}");
+    }
+    assert_eq!(world.engine.counters().feedback_in.fir, 8);
+}
+
 /// S-25
 #[test]
 fn wishes_that_flap_cost_the_publisher_no_storm() {

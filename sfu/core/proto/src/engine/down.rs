@@ -128,6 +128,8 @@ pub(super) struct Downtrack {
     pub retransmitted: u64,
     pub nacks: u64,
     pub plis: u64,
+    /// Sender and number of the last FIR.
+    pub last_fir: Option<(Ssrc, u8)>,
     pub reported: Reported,
     /// Reads the reports for the circuit breaker.
     pub watch: Watch,
@@ -182,6 +184,7 @@ impl Downtrack {
             retransmitted: 0,
             nacks: 0,
             plis: 0,
+            last_fir: None,
             reported: Reported::default(),
             watch: Watch::default(),
             kept: None,

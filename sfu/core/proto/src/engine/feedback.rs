@@ -73,10 +73,12 @@ impl Engine {
                 counters.pli += 1;
                 self.subscriber_needs_keyframe(now, slot, media);
             }
-            Packet::Fir { entries, .. } => {
-                for (media, _) in entries {
+            Packet::Fir { sender, entries } => {
+                for (media, number) in entries {
                     self.counters.feedback_in.fir += 1;
-                    self.subscriber_needs_keyframe(now, slot, media);
+                    if self.is_new_fir(slot, sender, media, number) {
+                        self.subscriber_needs_keyframe(now, slot, media);
+                    }
                 }
             }
             Packet::Remb(remb) => {
@@ -313,6 +315,13 @@ impl Engine {
         self.counters.retransmitted += 1;
         self.counters.down.rtx.add(len);
         true
+    }
+
+    /// A FIR says by its number whether it is a new command or the last one sent again (RFC 5104 §4.3.1.1).
+    fn is_new_fir(&mut self, slot: usize, sender: Ssrc, media: Ssrc, number: u8) -> bool {
+        let Some(sent) = self.transports[slot].sent_streams.get(&media.0) else { return false };
+        let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return false };
+        downtrack.last_fir.replace((sender, number)) != Some((sender, number))
     }
 
     /// A PLI or FIR of a subscriber concerns the layer that it gets, or waits for.
