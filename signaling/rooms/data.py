@@ -253,7 +253,8 @@ def _track_refusal(
     if any(track.info.name == request.name for track in publisher.data_tracks.values()):
         return reasons.DUPLICATE_NAME, "Another data track of this participant has that name."
     if len(publisher.data_tracks) >= room.settings.data_tracks_max:
-        return reasons.LIMIT_EXCEEDED, "That are more data tracks than one participant may publish."
+        most = room.settings.data_tracks_max
+        return reasons.LIMIT_EXCEEDED, f"One participant may publish {most} data tracks at most."
     return None
 
 

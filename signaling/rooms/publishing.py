@@ -92,9 +92,12 @@ def _refusal(
         return reasons.INVALID_REQUEST, "The name of the track or of its stream has control characters."
     if request.type not in (models.TrackType.AUDIO, models.TrackType.VIDEO):
         return reasons.UNSUPPORTED_TYPE, "Only audio and video tracks can be added; data goes over data channels."
-    waiting = sum(not track.is_published for track in participant.tracks.values())
-    if len(participant.tracks) >= room.settings.tracks_max or waiting >= room.settings.pending_tracks_max:
-        return reasons.LIMIT_EXCEEDED, "That are more tracks than one participant may publish."
+    settings = room.settings
+    if len(participant.tracks) >= settings.tracks_max:
+        return reasons.LIMIT_EXCEEDED, f"One participant may publish {settings.tracks_max} tracks at most."
+    if sum(not track.is_published for track in participant.tracks.values()) >= settings.pending_tracks_max:
+        most = settings.pending_tracks_max
+        return reasons.LIMIT_EXCEEDED, f"{most} announced tracks still wait for their media, as many as may."
     return None
 
 

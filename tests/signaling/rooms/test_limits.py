@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 from livekit.protocol import models, rtc
 
 from sfu import border
 from signaling.rooms.core import LARGE_ROOM
-from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, World
+from signaling.rooms.presence import RoomFull
+from signaling.rooms.settings import RoomSettings
+from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, World
 
 RESPONSES = rtc.RequestResponse.Reason
 LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
@@ -151,3 +154,87 @@ def test_an_overloaded_worker_takes_no_new_video_and_keeps_what_there_is() -> No
     world.room.core.overload = border.NO_OVERLOAD
     bob.announce("screen", VIDEO, SCREEN)
     assert len(bob.record.tracks) == 2
+
+
+# --- each limit of RoomSettings by its default: just so much, and one more -------------------------------------------
+
+
+class Limit(NamedTuple):
+    """`ask` asks for the `number`th of something, or for something of that size (`is_size`)."""
+
+    setting: str
+    default: int
+    ask: Callable[[Client, int], None]
+    is_size: bool = False
+    others: dict[str, int] = {}  # noqa: RUF012 - a tuple's default, which nobody changes
+
+
+def announces(client: Client, number: int) -> None:
+    client.announce(f"c{number}", AUDIO, MICROPHONE)
+
+
+def publishes_data(client: Client, number: int) -> None:
+    client.say(publish_data_track_request=rtc.PublishDataTrackRequest(pub_handle=number, name=f"n{number}"))
+
+
+def changes(**said: Callable[[int], Any]) -> Callable[[Client, int], None]:
+    def ask(client: Client, size: int) -> None:
+        values = {field: of(size) for field, of in said.items()}
+        client.say(update_metadata=rtc.UpdateParticipantMetadata(request_id=1, **values))
+
+    return ask
+
+
+LIMITS = [
+    Limit("tracks_max", 64, announces, others={"pending_tracks_max": 1000}),
+    Limit("pending_tracks_max", 20, announces),
+    Limit("data_tracks_max", 64, publishes_data),
+    Limit("name_max_bytes", 256, changes(name=lambda size: "é" * (size // 2) + "x" * (size % 2)), is_size=True),
+    Limit("metadata_max_bytes", 65_536, changes(metadata=lambda size: "x" * size), is_size=True),
+    Limit("attributes_max_bytes", 65_536, changes(attributes=lambda size: {"key": "x" * (size - 3)}), is_size=True),
+]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.setting)
+def test_just_so_much_is_taken_and_one_more_refused_with_a_sentence(limit: Limit) -> None:
+    """S-30, S-44, S-49"""
+    assert RoomSettings.model_fields[limit.setting].default == limit.default
+    world = World(RoomSettings(**limit.others))
+    alice, bob = world.join("alice", can_update_own_metadata=True), world.join("bob")
+    for number in [limit.default] if limit.is_size else range(1, limit.default + 1):
+        limit.ask(alice, number)
+    assert {response.reason for response in alice.heard("request_response")} <= {RESPONSES.OK}
+    before = [str(bob.people[sid]) for sid in (alice.sid, bob.sid)]
+    bob.forget()
+    limit.ask(alice, limit.default + 1)
+    refused = alice.heard("request_response")[-1]
+    assert refused.reason == RESPONSES.LIMIT_EXCEEDED
+    assert str(limit.default) in refused.message.replace(",", "")
+    assert len(refused.message.split()) > 3
+    assert not bob.inbox
+    assert [str(bob.people[sid]) for sid in (alice.sid, bob.sid)] == before
+    # Who asked too much is still there, and so are the others.
+    sid = bob.publish_audio().sid
+    assert sid in alice.record.subscriptions
+
+
+def test_of_a_message_about_subscriptions_so_many_names_are_read() -> None:
+    """S-44"""
+    assert RoomSettings.model_fields["subscription_sids_max"].default == 1000
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    sid = bob.publish_audio().sid
+    for unknown, is_read in ((1000, False), (999, True)):
+        names = [*(f"TR_{number}" for number in range(unknown)), sid]
+        alice.say(subscription=rtc.UpdateSubscription(track_sids=names, subscribe=False))
+        assert (sid not in alice.record.subscriptions) is is_read
+
+
+def test_a_room_takes_so_many_participants_whatever_it_was_made_for() -> None:
+    assert RoomSettings.model_fields["participants_max"].default == 5000
+    world = World(RoomSettings(participants_max=2), participants_max=9)
+    alice, bob = world.join("alice"), world.join("bob")
+    with pytest.raises(RoomFull, match="at most 2 participants"):
+        world.join("carol")
+    sid = alice.publish_audio().sid
+    assert sid in bob.record.subscriptions
