@@ -7,12 +7,15 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import jwt
 import typer
+
+from signaling.ending import told_to_end
 
 if TYPE_CHECKING:  # the core is loaded when a test runs: the other commands start without it
     from rich.progress import Progress, TaskID
@@ -108,7 +111,7 @@ def load_test(
         cpu=cpu,
     )
     try:
-        outcome = asyncio.run(_run(LoadTest(plan, options), plan, is_quiet=json_))
+        outcome = asyncio.run(_until_told(_run(LoadTest(plan, options), plan, is_quiet=json_)))
     except LoadError as error:
         _refuse(str(error))
     if prometheus is not None:
@@ -120,6 +123,19 @@ def load_test(
 
         Console().print(outcomes.table(outcome))
     raise typer.Exit(1 if outcome.progress.failed else 0)
+
+
+async def _until_told(test: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Everybody leaves at SIGINT or SIGTERM, and the command ends as one that the signal has ended."""
+    running = asyncio.create_task(test)
+    with told_to_end() as told:
+        either: set[asyncio.Future[Any]] = {running, told}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            raise typer.Exit(128 + told.result())
+    return running.result()
 
 
 async def _run(test: LoadTest, plan: Plan, *, is_quiet: bool) -> Outcome:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-import signal
 import time
 import warnings
 from collections.abc import Callable, Coroutine
@@ -15,6 +13,8 @@ from urllib.parse import urlsplit
 
 import jwt
 import typer
+
+from signaling.ending import told_to_end
 
 if TYPE_CHECKING:  # WebRTC and codecs are imported when a probe runs: the other commands start without them
     from signaling.probe.ice import TurnServer
@@ -27,7 +27,6 @@ MIN_SECONDS = 1.0
 """Of media: half a second of tone is analysed, and Opus needs a few frames to settle."""
 
 _DEV_KEY, _DEV_SECRET = "devkey", "secret"
-_ENDING = (signal.SIGINT, signal.SIGTERM)
 _IDENTITIES = ("probe-first", "probe-second")
 _TURN_PORT, _TURNS_PORT = 3478, 5349
 """RFC 7065 §3.2."""
@@ -113,33 +112,20 @@ def probe(
 async def _watch(
     run: Callable[[], Coroutine[Any, Any, Report]], every_seconds: float, tell: Callable[[Report], None]
 ) -> None:
-    """Runs until SIGINT or SIGTERM; one under way is broken off and leaves its room. A second signal acts as ever.
-
-    The loop takes the signals: a KeyboardInterrupt would be raised in whatever line happens to run, and is lost where
-    that is a callback of the garbage collector or of a C library.
-    """
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell_once() -> None:
-        told.set()
-        for number in _ENDING:
-            loop.remove_signal_handler(number)
-
-    for number in _ENDING:
-        loop.add_signal_handler(number, tell_once)
-    while not told.is_set():
-        due = loop.time() + every_seconds
-        running, ending = asyncio.create_task(run()), asyncio.create_task(told.wait())
-        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        if running.done():
-            tell(running.result())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await told.wait()
-        else:
-            running.cancel()
-            await asyncio.wait({running})
+    """Runs until SIGINT or SIGTERM; one under way is broken off and leaves its room."""
+    loop = asyncio.get_running_loop()
+    with told_to_end() as told:
+        while not told.done():
+            due = loop.time() + every_seconds
+            running = asyncio.create_task(run())
+            either: set[asyncio.Future[Any]] = {running, told}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                tell(running.result())
+                await asyncio.wait({told}, timeout=max(0.0, due - loop.time()))
+            else:
+                running.cancel()
+                await asyncio.wait({running})
 
 
 def _show(report: Report, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,8 +22,12 @@ pytestmark = pytest.mark.e2e
 StartServer = Callable[..., Awaitable[ServerProcess]]
 
 
-async def start(*arguments: str) -> Process:
-    command = [sys.executable, "-m", "signaling.cli", "probe", *arguments]
+IGNORING_INTERRUPTS = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""As the background jobs of a shell's scripts do."""
+
+
+async def start(*arguments: str, within: Sequence[str] = ()) -> Process:
+    command = [*within, sys.executable, "-m", "signaling.cli", "probe", *arguments]
     return await asyncio.create_subprocess_exec(*command, cwd=REPOSITORY, stdout=PIPE, stderr=PIPE)
 
 
@@ -158,7 +162,8 @@ async def scraped(port: int) -> dict[tuple[str, str], float]:
 async def test_watching_repeats_and_exports_and_ends_when_told(server: Endpoint, number: signal.Signals) -> None:
     port, _ = free_ports(1)
     arguments = ["--watch", "1", "--duration", "1", "--metrics-port", str(port), "--json"]
-    process = await start(server.ws_url, "--dev", "--room", f"watched-{secrets.token_hex(4)}", *arguments)
+    room = f"watched-{secrets.token_hex(4)}"
+    process = await start(server.ws_url, "--dev", "--room", room, *arguments, within=IGNORING_INTERRUPTS)
     try:
         assert process.stdout is not None
         async with asyncio.timeout(60):

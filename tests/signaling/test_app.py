@@ -27,8 +27,10 @@ class Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CALLYARD_")}
         environment |= {"CALLYARD_STATE_DIR": str(state), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         options = ["serve", "--dev", "--port", str(self.port), "--udp-port", "0", "--workers", "1", *arguments]
+        # As a background job of a shell's script, which ignores interrupts from the start.
+        command = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "signaling.cli", *options]
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "signaling.cli", *options],
+            command,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,36 @@ def test_who_cannot_take_part_is_told_and_fails_the_command(server: str) -> None
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 1
     assert "401" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
+def test_everybody_leaves_when_it_is_told_to_end_though_its_shell_ignores_interrupts(
+    server: str, number: signal.Signals
+) -> None:
+    arguments = command("load", server, "--dev", "--subscribers", "2", "--timeout", "60", "--duration", "600")
+    process = subprocess.Popen(["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *arguments])
+    try:
+        participants(server, 3)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        participants(server, 0)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def participants(server: str, count: int) -> None:
+    """Waits until so many are there."""
+    deadline = time.monotonic() + 60
+    url = server.replace("ws:", "http:", 1) + "/metrics"
+    while True:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            found = re.search(r"^callyard_participants(?:{.*})? (\S+)$", reply.read().decode(), re.MULTILINE)
+        now = float(found[1]) if found else 0
+        if now == count:
+            return
+        assert time.monotonic() < deadline, f"{now:g} participants"
+        time.sleep(0.1)
 
 
 def test_a_plan_of_nothing_is_refused() -> None:
