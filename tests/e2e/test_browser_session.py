@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.harness.browser import Tab, Tabs
@@ -11,7 +13,7 @@ from tests.e2e.harness.tcp_proxy import TcpProxy
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
-CAMERA, MICROPHONE = "camera", "microphone"
+CAMERA, SCREEN, MICROPHONE = "camera", "screen_share", "microphone"
 PICTURE = {"source": CAMERA, "simulcast": True, "videoCodec": "vp8"}
 
 
@@ -131,6 +133,34 @@ async def test_each_way_to_reconnect_brings_the_call_back(tabs: Tabs, single: bo
         assert (await alice.call("sid") == sid) is stays
     await bob.page.wait_for_function(
         "([sid]) => window.e2e.sidOf('alice') === sid", arg=[await alice.call("sid")], timeout=30_000
+    )
+    await flows(alice, bob)
+
+
+@MODES
+async def test_a_screen_comes_after_a_full_reconnect_where_adaptive_stream_has_it_in_view(
+    tabs: Tabs, single: bool
+) -> None:
+    options: dict[str, Any] = {"single": single, "adaptiveStream": True, "dynacast": True}
+    alice, bob = await tabs.join("alice", **options), await tabs.join("bob", **options)
+    await publish_all(alice, bob)
+    await alice.call("simulate", "full-reconnect")
+    await alice.event("reconnected", seconds=60)
+    await flows(alice, bob)
+    assert await alice.call("screen", True)
+    await bob.until("showsSomething", "alice", SCREEN, seconds=30)
+    await bob.call("moveTo", "alice", SCREEN, 5_000)
+    await bob.holds(
+        """async () => {
+          const before = (await window.e2e.stats('alice', 'screen_share')).packets;
+          await new Promise((done) => setTimeout(done, 1500));
+          return (await window.e2e.stats('alice', 'screen_share')).packets === before;
+        }"""
+    )
+    await bob.call("moveTo", "alice", SCREEN, 0)
+    before = (await bob.call("stats", "alice", SCREEN))["frames"]
+    await bob.holds(
+        "async ([before]) => (await window.e2e.stats('alice', 'screen_share'))?.frames > before + 2", before
     )
     await flows(alice, bob)
 

@@ -39,6 +39,8 @@
     if (!found) {
       found = track.attach();
       found.muted = true;
+      // In view however many there are: adaptive stream has what is not in view paused.
+      Object.assign(found.style, { position: 'fixed', top: 0, left: 0 });
       document.body.append(found);
       elements.set(track, found);
     }
@@ -285,6 +287,11 @@
     resize(identity, source, width, height) {
       const video = element(publication(identity, source).track);
       Object.assign(video.style, { width: `${width}px`, height: `${height}px`, display: width ? 'block' : 'none' });
+      return true;
+    },
+    // So many pixels from the upper edge of the page's view.
+    moveTo(identity, source, top) {
+      element(publication(identity, source).track).style.top = `${top}px`;
       return true;
     },
 
