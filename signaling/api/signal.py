@@ -61,7 +61,9 @@ def signal_routes(
     async def admitted(connection: HTTPConnection) -> JoinParameters:
         is_v1 = connection.url.path.startswith("/rtc/v1")
         grants = verify(_token(connection))
-        parameters = connecting.parameters(connection.query_params, grants, is_v1=is_v1)
+        parameters = connecting.parameters(
+            connection.query_params, grants, is_v1=is_v1, unpacked_max_bytes=settings.join_request_max_bytes
+        )
         return await rooms.admit(parameters, connection.client.host if connection.client else None)
 
     async def validate(request: Request) -> Response:

@@ -58,6 +58,13 @@ class RoomSettings(BaseModel):
     data_tracks_max: int = Field(
         64, ge=1, le=1_000, description="Data tracks one participant may publish. Raise it for gateways."
     )
+    join_request_max_bytes: int = Field(
+        1_048_576,
+        ge=65_536,
+        le=8_388_608,
+        description="What the join request in a URL may unpack to; a longer one gets 413. Raise it for clients with "
+        "hundreds of sections or very large attributes.",
+    )
     subscription_sids_max: int = Field(
         1_000,
         ge=10,

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from signaling.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/reliability.md"
-ROW = re.compile(r"^\| ([SF]-\d\d) \|.*\| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([SF]-\d\d) \|[^|]*\|[^|]*\| ([^|]*) \|$", re.MULTILINE)
 NOT_SHOWN = re.compile(r"^\* ([SF]-\d\d): .+\.$", re.MULTILINE)
+LIMIT = re.compile(r"^\| (S-\d\d) \| `([\w.]+)` \| ([\d.]+) \| [^|]+ \| `([^`|]+)` \|$", re.MULTILINE)
 NAMED = re.compile(r"`([^`]+)`")
 
 
@@ -37,6 +40,24 @@ def test_what_shows_a_row_is_there_and_bears_its_number(number: str) -> None:
         assert (ROOT / path).is_file(), one
         if name:
             assert number in what_is_said_of(ROOT / path, name), f"{one} does not say that it shows {number}"
+
+
+@pytest.mark.parametrize(("number", "setting", "default", "shown"), LIMIT.findall(PAGE.read_text()))
+def test_a_limit_is_a_setting_of_that_default_and_its_test_is_there(
+    number: str, setting: str, default: str, shown: str
+) -> None:
+    value: object = Settings(key="key", secret="s" * 32)
+    for name in setting.split("."):
+        value = getattr(value, name)
+    assert str(value) == default
+    path, _, name = shown.partition("::")
+    assert number in rows()
+    assert re.search(rf"\b(def|fn) {name}\b", (ROOT / path).read_text())
+
+
+def test_each_limit_of_the_page_is_read() -> None:
+    section = PAGE.read_text().partition("## Limits")[2].partition("\n## ")[0]
+    assert len(LIMIT.findall(section)) == len(re.findall(r"^\| S-", section, re.MULTILINE)) > 20
 
 
 def what_is_said_of(path: Path, name: str) -> str:

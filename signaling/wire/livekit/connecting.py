@@ -18,8 +18,6 @@ from signaling.errors import InvalidRequest, TooLarge
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
 
-UNPACKED_MAX_BYTES = 1_048_576
-"""As in LiveKit: a join request holds a session description and some metadata."""
 _GZIP = 16 + zlib.MAX_WBITS
 _TRUE = frozenset({"1", "true", "True", "t", "T", "TRUE"})
 
@@ -45,20 +43,20 @@ _CAPABILITIES = {
 }
 
 
-def parameters(query: Mapping[str, str], grants: Grants, *, is_v1: bool) -> JoinParameters:
-    """Read what the client says. `is_v1`: a join request is a must. Raises `InvalidRequest`.
+def parameters(query: Mapping[str, str], grants: Grants, *, is_v1: bool, unpacked_max_bytes: int) -> JoinParameters:
+    """Read what the client says. `is_v1`: a join request is a must. Raises `InvalidRequest` or `TooLarge`.
 
     Who sends a join request has one connection, on whichever path: the Go SDK does so on that of old.
     """
     packed = query.get("join_request", "")
     if packed:
-        return _of_request(unwrap(packed), grants)
+        return _of_request(unwrap(packed, unpacked_max_bytes), grants)
     if is_v1:
         raise InvalidRequest("the parameter `join_request` is missing")
     return _of_query(query, grants)
 
 
-def unwrap(packed: str) -> rtc.JoinRequest:
+def unwrap(packed: str, max_bytes: int) -> rtc.JoinRequest:
     """Read a `join_request` parameter: URL-safe base64, with or without padding, of a WrappedJoinRequest."""
     compact = packed.rstrip("=").replace("+", "-").replace("/", "_")
     try:
@@ -66,18 +64,18 @@ def unwrap(packed: str) -> rtc.JoinRequest:
         wrapped = rtc.WrappedJoinRequest.FromString(raw)
         body = wrapped.join_request
         if wrapped.compression == rtc.WrappedJoinRequest.Compression.GZIP:
-            body = _inflate(body)
+            body = _inflate(body, max_bytes)
         return rtc.JoinRequest.FromString(body)
     except (binascii.Error, ValueError, DecodeError, zlib.error):
         raise InvalidRequest("the parameter `join_request` cannot be read") from None
 
 
-def _inflate(packed: bytes) -> bytes:
+def _inflate(packed: bytes, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj(_GZIP)
-    body = inflater.decompress(packed, UNPACKED_MAX_BYTES)
+    body = inflater.decompress(packed, max_bytes)
     if inflater.unconsumed_tail or not inflater.eof:
         if inflater.unconsumed_tail:
-            raise TooLarge(f"the join request unpacks to more than {UNPACKED_MAX_BYTES} bytes")
+            raise TooLarge(f"the join request unpacks to more than {max_bytes} bytes")
         raise InvalidRequest("the compressed join request is cut short")
     return body
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -439,3 +440,20 @@ def is_cut(raw: socket.socket) -> bool:
     except (ConnectionResetError, BrokenPipeError):
         return True
     return False
+
+
+@pytest.mark.parametrize(("over", "status"), [(0, 200), (1, 413)])
+async def test_a_join_request_may_unpack_to_just_so_much(over: int, status: int) -> None:
+    """S-43"""
+    assert RoomSettings().join_request_max_bytes == 1_048_576
+    body = rtc.JoinRequest(participant_sid="x" * 65_532).SerializeToString()
+    assert len(body) == 65_536
+    packed = gzip.compress(body + b"\x08" * over)
+    wrapped = rtc.WrappedJoinRequest(compression=rtc.WrappedJoinRequest.Compression.GZIP, join_request=packed)
+    text = base64.urlsafe_b64encode(wrapped.SerializeToString()).decode()
+    async with serving(join_request_max_bytes=65_536) as endpoint:
+        answer = await endpoint.get("/rtc/v1/validate", join_request=text)
+        assert answer.status_code == status
+        assert ("65536 bytes" in answer.text) is bool(over)
+        beside = await endpoint.get("/rtc/validate")
+        assert beside.status_code == 200

@@ -17,11 +17,12 @@ from livekit.protocol import models, rtc
 from signaling.errors import InvalidRequest, Refusal, TooLarge
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
-from signaling.wire.livekit.connecting import UNPACKED_MAX_BYTES, parameters, unwrap
+from signaling.wire.livekit import connecting
 
 GRANTS = Grants(key="devkey", identity="alice", room="lobby", room_join=True)
 GZIP = rtc.WrappedJoinRequest.Compression.GZIP
 MIB = 1024 * 1024
+MOST = MIB
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 REQUEST = rtc.JoinRequest(
@@ -34,6 +35,10 @@ REQUEST = rtc.JoinRequest(
 )
 
 
+def unwrapped(text: str) -> rtc.JoinRequest:
+    return connecting.unwrap(text, MOST)
+
+
 def wrapped(body: bytes, *, compressed: bool = False, padded: bool = True) -> str:
     packed = rtc.WrappedJoinRequest(join_request=body)
     if compressed:
@@ -44,7 +49,7 @@ def wrapped(body: bytes, *, compressed: bool = False, padded: bool = True) -> st
 
 
 def read(query: dict[str, str], *, is_v1: bool = False) -> JoinParameters:
-    return parameters(query, GRANTS, is_v1=is_v1)
+    return connecting.parameters(query, GRANTS, is_v1=is_v1, unpacked_max_bytes=MOST)
 
 
 # --- join_request ---------------------------------------------------------------------------------------------------
@@ -57,14 +62,14 @@ def test_a_join_request_is_read_packed_or_not_padded_or_not(compressed: bool, pa
     request = rtc.JoinRequest()
     request.CopyFrom(REQUEST)
     request.metadata = "m" + extra
-    assert unwrap(wrapped(request.SerializeToString(), compressed=compressed, padded=padded)) == request
+    assert unwrapped(wrapped(request.SerializeToString(), compressed=compressed, padded=padded)) == request
 
 
 def test_the_standard_alphabet_is_taken_too() -> None:
     body = rtc.JoinRequest(metadata="ÿþ?>" * 20).SerializeToString()
     text = wrapped(body)
     assert set("-_") & set(text)
-    assert unwrap(text.replace("-", "+").replace("_", "/")).metadata == "ÿþ?>" * 20
+    assert unwrapped(text.replace("-", "+").replace("_", "/")).metadata == "ÿþ?>" * 20
 
 
 @pytest.mark.parametrize("is_v1", [True, False])
@@ -121,16 +126,16 @@ def test_the_new_path_needs_a_join_request() -> None:
 )
 def test_an_unreadable_join_request_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
-        unwrap(text)
+        unwrapped(text)
 
 
 def test_garbage_that_claims_to_be_gzip_is_refused() -> None:
     packed = rtc.WrappedJoinRequest(compression=GZIP, join_request=b"garbage")
     with pytest.raises(InvalidRequest):
-        unwrap(base64.urlsafe_b64encode(packed.SerializeToString()).decode())
+        unwrapped(base64.urlsafe_b64encode(packed.SerializeToString()).decode())
 
 
-@pytest.mark.parametrize("size", [UNPACKED_MAX_BYTES + 1, 64 * MIB])
+@pytest.mark.parametrize("size", [MOST + 1, 64 * MIB])
 def test_a_bomb_is_refused_before_it_has_unpacked(size: int) -> None:
     """S-43"""
     compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
@@ -141,16 +146,16 @@ def test_a_bomb_is_refused_before_it_has_unpacked(size: int) -> None:
     tracemalloc.start()
     try:
         with pytest.raises((TooLarge, InvalidRequest)):
-            unwrap(text)
-        assert tracemalloc.get_traced_memory()[1] < 3 * UNPACKED_MAX_BYTES
+            unwrapped(text)
+        assert tracemalloc.get_traced_memory()[1] < 3 * MOST
     finally:
         tracemalloc.stop()
 
 
 def test_a_request_of_just_the_limit_is_read() -> None:
-    body = rtc.JoinRequest(metadata="x" * (UNPACKED_MAX_BYTES - 4)).SerializeToString()
-    assert len(body) == UNPACKED_MAX_BYTES
-    assert len(unwrap(wrapped(body, compressed=True)).metadata) == UNPACKED_MAX_BYTES - 4
+    body = rtc.JoinRequest(metadata="x" * (MOST - 4)).SerializeToString()
+    assert len(body) == MOST
+    assert len(unwrapped(wrapped(body, compressed=True)).metadata) == MOST - 4
 
 
 @RANDOM
@@ -158,7 +163,7 @@ def test_a_request_of_just_the_limit_is_read() -> None:
 def test_any_bytes_are_read_or_refused(body: bytes, compressed: bool) -> None:
     for text in (wrapped(body, compressed=compressed), base64.urlsafe_b64encode(body).decode()):
         try:
-            parameters({"join_request": text}, GRANTS, is_v1=True)
+            read({"join_request": text}, is_v1=True)
         except Refusal:
             continue
 
