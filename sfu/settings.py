@@ -425,8 +425,9 @@ class EngineSettings(BaseModel):
         Field(
             ge=3,
             le=20,
-            description="Silence on a client's path until it counts as disconnected. Raise it for clients that check "
-            "rarely; a dead one is noticed that much later.",
+            description="Silence on a client's path until it counts as disconnected; after half of it the client is "
+            "asked, as some check only while no media flows. Raise it for networks with long gaps; a dead client is "
+            "noticed that much later.",
         ),
     ] = 10.0
     ice_failed_after_seconds: Annotated[

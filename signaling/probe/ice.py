@@ -83,6 +83,7 @@ class Agent(Connection):
         )
         self._link = link
         self._tcp_tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._is_mute = False
 
     @property
     def pair(self) -> CandidatePair | None:
@@ -128,7 +129,13 @@ class Agent(Connection):
                 return
             await asyncio.sleep(CONSENT_INTERVAL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - RFC 7675 §5.1
 
-    async def stop_checks(self) -> None:
+    def request_received(self, message: stun.Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        # An answer is consent as much as a check is.
+        if not self._is_mute:
+            super().request_received(message, addr, protocol)
+
+    async def stop_checks(self, *, answer: bool = False) -> None:
+        self._is_mute = not answer
         task = self._query_consent_task
         if task is not None:
             task.cancel()
@@ -269,9 +276,9 @@ class IceLink:
         old.set_protocol(asyncio.DatagramProtocol())  # the end of the old socket is not the end of the path
         old.abort()
 
-    async def stop_checks(self) -> None:
-        """Check the path no more, and say nothing of it: to the server, consent runs out (RFC 7675 §5.1)."""
-        await self._agent.stop_checks()
+    async def stop_checks(self, *, answer: bool = False) -> None:
+        """Check the path no more, and say nothing of it: consent runs out (RFC 7675 §5.1), unless we still `answer`."""
+        await self._agent.stop_checks(answer=answer)
 
     async def vanish(self) -> None:
         """Fall silent without a word to the other side, as a machine does that loses power."""

@@ -314,6 +314,22 @@ async def test_without_consent_nothing_is_sent_any_more(own_server: StartServer,
         await eventually(lambda: bob.saw(alice.participant, DISCONNECTED), 20, "bob was not told")
 
 
+async def test_a_client_that_checks_only_without_media_is_asked(own_server: StartServer, room: str) -> None:
+    """As Pion did before ICE v4: its answers are its consent."""
+    server = await own_server(environment=SHORT_ICE)
+    async with raw_call(server, room, JoinOptions(single=True)) as (alice, bob):
+        arriving = CountDatagrams(alice.participant.publisher)
+        await eventually(lambda: arriving.count > 10, 5, "nothing arrives to begin with")
+        await alice.participant.publisher.link.stop_checks(answer=True)
+        # Longer than it takes to lose consent, twice.
+        await asyncio.sleep(9)
+        before = arriving.count
+        await asyncio.sleep(1)
+        assert arriving.count > before + 10, "bob's media flows on"
+        assert not [m for m in alice.participant.messages if m.WhichOneof("message") == "leave"]
+        assert not bob.saw(alice.participant, DISCONNECTED)
+
+
 async def test_a_client_that_is_gone_without_a_word_leaves_the_room(own_server: StartServer, room: str) -> None:
     """F-11"""
     server = await own_server(environment=SHORT_ICE)

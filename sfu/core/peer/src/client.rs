@@ -59,6 +59,8 @@ pub struct Client {
     pub server: IceCredentials,
     /// Checks are sent while this is set.
     pub is_checking: bool,
+    /// The server's checks are answered while this is set.
+    pub is_answering: bool,
     pub is_nominating: bool,
     pub responses: u32,
     pub is_connected: bool,
@@ -123,6 +125,7 @@ impl Client {
             local,
             server,
             is_checking: true,
+            is_answering: true,
             is_nominating: true,
             responses: 0,
             is_connected: false,
@@ -227,6 +230,9 @@ impl Client {
     pub fn receive(&mut self, now: Instant, datagram: &[u8]) {
         match datagram.first() {
             Some(0..=3) => {
+                if let Some(transaction) = stun::asked(datagram).filter(|_| self.is_answering) {
+                    self.out.push_back(stun::response(transaction, &self.local.pwd));
+                }
                 if stun::success(datagram).is_some() {
                     self.responses += 1;
                     if self.dtls.is_none() {

@@ -22,9 +22,19 @@ pub fn request(check: &Check<'_>) -> Vec<u8> {
     if check.use_candidate {
         attribute(&mut attributes, 0x0025, &[]);
     }
-    let mut message = header(0x0001, attributes.len() + 24, check.transaction);
-    message.extend_from_slice(&attributes);
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, check.password.as_bytes());
+    signed(0x0001, check.transaction, &attributes, check.password)
+}
+
+/// The success response to a Binding request, signed with our password. Without XOR-MAPPED-ADDRESS the server does not
+/// learn where it was seen, which it does not ask.
+pub fn response(transaction: [u8; 12], password: &str) -> Vec<u8> {
+    signed(0x0101, transaction, &[], password)
+}
+
+fn signed(kind: u16, transaction: [u8; 12], attributes: &[u8], password: &str) -> Vec<u8> {
+    let mut message = header(kind, attributes.len() + 24, transaction);
+    message.extend_from_slice(attributes);
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
     let tag = hmac::sign(&key, &message);
     attribute(&mut message, 0x0008, tag.as_ref());
     let len = (message.len() - 20 + 8) as u16;
@@ -36,8 +46,17 @@ pub fn request(check: &Check<'_>) -> Vec<u8> {
 
 /// The transaction of a Binding success response.
 pub fn success(message: &[u8]) -> Option<[u8; 12]> {
+    transaction_of(0x0101, message)
+}
+
+/// The transaction of a Binding request.
+pub fn asked(message: &[u8]) -> Option<[u8; 12]> {
+    transaction_of(0x0001, message)
+}
+
+fn transaction_of(kind: u16, message: &[u8]) -> Option<[u8; 12]> {
     let id = message.get(8..20)?.try_into().ok()?;
-    (message[..2] == [0x01, 0x01]).then_some(id)
+    message.starts_with(&kind.to_be_bytes()).then_some(id)
 }
 
 fn header(kind: u16, len: usize, transaction: [u8; 12]) -> Vec<u8> {

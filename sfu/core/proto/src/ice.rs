@@ -1,7 +1,9 @@
 //! ICE-lite agent of one transport, always controlled (RFC 8445 §2.5, §7.3, §7.3.2, §9; consent after RFC 7675).
 //!
-//! A lite agent sends no checks: it answers the peer's, remembers which paths they came from, sends on the one that the
-//! peer nominated, and takes the peer's checks as its consent. Not here: sockets, candidates in SDP, DTLS.
+//! A lite agent looks for no path: it answers the peer's checks, remembers which paths they came from, sends on the one
+//! that the peer nominated, and takes the peer's checks as its consent. Peers there are that check only while no media
+//! flows (Pion before ICE v4, libnice unless it is told otherwise): one who is silent for half the time that is allowed is
+//! asked, and his answer is consent as well. Not here: sockets, candidates in SDP, DTLS.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 
 use crate::drop_reason::DropReason;
-use crate::stun::{self, ErrorCode, IntegrityKey, Message, Role, TransactionId};
+use crate::stun::{self, Check, ErrorCode, IntegrityKey, Message, Role, TransactionId};
 
 /// How datagrams travel on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +47,8 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Copy, Debug)]
 pub struct IceConfig {
     /// Silence on the selected path until `Disconnected`. Default 10 s, sensible from 3 s (Chromium checks every 2.5 s).
-    /// Raise it for peers that check rarely; costs that much longer until a dead peer is noticed.
+    /// After half of it the peer is asked. Raise it for networks with long gaps; costs that much longer until a dead peer
+    /// is noticed.
     pub disconnected_after: Duration,
     /// Further silence until `Failed`, when sending must stop. Default 5 s; both together must not exceed 30 s
     /// (RFC 7675 §5.1).
@@ -99,6 +102,16 @@ pub enum IceEvent {
 /// How many transaction ids are remembered to tell a replay from another address.
 const REMEMBERED_TRANSACTIONS: usize = 128;
 
+/// While a silent peer is asked, so many times in `disconnected_after`.
+const QUESTIONS: u32 = 10;
+
+/// Questions whose answer still counts: those of the last seconds.
+const OPEN_QUESTIONS: usize = 4;
+
+/// The priority in a check of ours: a peer-reflexive candidate's (RFC 8445 §5.1.2, §7.1.1). It decides nothing, as the
+/// peer has the path already.
+const QUESTION_PRIORITY: u32 = (110 << 24) | (65_535 << 8) | 255;
+
 struct Local {
     credentials: Credentials,
     key: IntegrityKey,
@@ -108,6 +121,7 @@ struct Local {
 #[derive(Clone, Copy)]
 struct KnownPath {
     path: Path,
+    /// Or the last answer to one of ours.
     last_check: Instant,
     priority: u32,
     /// When it last carried USE-CANDIDATE, if its latest check did.
@@ -129,6 +143,10 @@ pub struct IceAgent {
     restarted: bool,
     state: IceState,
     transactions: VecDeque<(TransactionId, Path)>,
+    /// Our own checks that were not answered yet, the latest last.
+    questions: VecDeque<(TransactionId, Path)>,
+    next_question: Option<Instant>,
+    asked: u64,
     events: VecDeque<IceEvent>,
 }
 
@@ -145,6 +163,9 @@ impl IceAgent {
             restarted: false,
             state: IceState::New,
             transactions: VecDeque::new(),
+            questions: VecDeque::new(),
+            next_question: None,
+            asked: 0,
             events: VecDeque::new(),
         }
     }
@@ -237,7 +258,63 @@ impl IceAgent {
         Ok(())
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    /// Asks a peer that has been silent on the selected path whether it still wants what is sent there (RFC 7675 §5.1):
+    /// `out` is replaced by a check to send on the returned path. None, and `out` empty, if nobody is to be asked now.
+    ///
+    /// Call it after [`handle_timeout`](Self::handle_timeout).
+    pub fn ask(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Path> {
+        out.clear();
+        let at = self.question_due()?;
+        let (path, remote) = (self.selected?, self.current.remote.as_ref()?);
+        if now < at {
+            return None;
+        }
+        self.asked += 1;
+        let transaction = self.current.key.transaction(self.asked);
+        let check = Check {
+            transaction,
+            username: &format!("{}:{}", remote.ufrag, self.current.credentials.ufrag),
+            priority: QUESTION_PRIORITY,
+            use_candidate: false,
+            // With the least tie-breaker: a peer that is in doubt shall control.
+            role: Role::Controlled(0),
+        };
+        stun::write_request(out, &check, &IntegrityKey::new(&remote.pwd));
+        if self.questions.len() >= OPEN_QUESTIONS {
+            self.questions.pop_front();
+        }
+        self.questions.push_back((transaction, path));
+        self.next_question = Some(now + self.config.disconnected_after / QUESTIONS);
+        Some(path)
+    }
+
+    /// A success response came in on `path`: consent, if it answers a check of ours that was sent there.
+    pub fn handle_answer(&mut self, now: Instant, path: Path, message: &Message<'_>) -> Result<(), DropReason> {
+        let question = self.questions.iter().position(|asked| *asked == (message.transaction, path));
+        let (Some(question), Some(remote)) = (question, &self.current.remote) else {
+            return Err(DropReason::StunUnexpected);
+        };
+        message.verify_integrity(&IntegrityKey::new(&remote.pwd))?;
+        self.questions.remove(question);
+        let known = self.paths.iter_mut().find(|known| known.path == path).ok_or(DropReason::UnvalidatedPath)?;
+        known.last_check = now;
+        self.revive(path);
+        Ok(())
+    }
+
+    /// When the peer is to be asked next, if it stays silent.
+    fn question_due(&self) -> Option<Instant> {
+        self.current.remote.as_ref()?;
+        let is_silent_at = self.last_heard()? + self.config.disconnected_after / 2;
+        match self.state {
+            IceState::Connected | IceState::Disconnected => {
+                Some(self.next_question.map_or(is_silent_at, |at| at.max(is_silent_at)))
+            }
+            IceState::New | IceState::Failed => None,
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called, and [`ask`](Self::ask) after it.
     pub fn deadline(&self) -> Option<Instant> {
         let consent = match self.state {
             IceState::Connected => self.last_heard().map(|at| at + self.config.disconnected_after),
@@ -245,7 +322,7 @@ impl IceAgent {
             IceState::New | IceState::Failed => None,
         };
         let oldest = self.paths.iter().map(|known| known.last_check + self.config.path_lifetime).min();
-        [consent, oldest, self.pending.map(|(_, at)| at)].into_iter().flatten().min()
+        [consent, oldest, self.question_due(), self.pending.map(|(_, at)| at)].into_iter().flatten().min()
     }
 
     /// Time has come to `now`.
@@ -317,7 +394,7 @@ impl IceAgent {
         self.paths.iter().find(|known| known.path == path)
     }
 
-    /// Last authenticated check on the selected path; the last on any, if that path has been forgotten.
+    /// The last authenticated check or answer on the selected path; the last on any, if that path has been forgotten.
     fn last_heard(&self) -> Option<Instant> {
         let selected = self.selected?;
         match self.find(selected) {

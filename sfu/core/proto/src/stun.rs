@@ -55,6 +55,13 @@ impl IntegrityKey {
     pub fn new(password: &str) -> Self {
         Self(HmacSha1::new(password.as_bytes()))
     }
+
+    /// The transaction of the `count`th check of ours, which nobody can foretell who has not the password.
+    pub fn transaction(&self, count: u64) -> TransactionId {
+        let mut id = [0; 12];
+        id.copy_from_slice(&self.0.sign(&[b"transaction", &count.to_be_bytes()])[..12]);
+        id
+    }
 }
 
 /// A well-formed message with a right fingerprint; nothing in it is authenticated yet.
@@ -185,6 +192,11 @@ impl<'a> Message<'a> {
         self.message_type == BINDING_REQUEST
     }
 
+    /// The answer to a check of ours.
+    pub fn is_success(&self) -> bool {
+        self.message_type == BINDING_SUCCESS
+    }
+
     /// Keep-alives (RFC 8445 §11): nothing to answer, nothing to learn.
     pub fn is_indication(&self) -> bool {
         self.message_type == BINDING_INDICATION
@@ -272,7 +284,7 @@ pub fn write_error(
     sign(out, key);
 }
 
-/// What a full agent's check carries; for tests, probes and load generators.
+/// What a check carries.
 #[derive(Clone, Copy, Debug)]
 pub struct Check<'a> {
     pub transaction: TransactionId,

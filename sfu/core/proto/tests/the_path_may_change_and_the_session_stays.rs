@@ -82,7 +82,7 @@ fn ice_restarts_without_a_gap() {
 #[test]
 fn a_silent_client_gets_nothing_more_and_may_come_back() {
     let (mut world, _, bob, mut camera) = call(4);
-    world.clients[bob].is_checking = false;
+    (world.clients[bob].is_checking, world.clients[bob].is_answering) = (false, false);
     play(&mut world, &mut [&mut camera], Duration::from_secs(16));
     assert_eq!(world.states(bob), [Connecting, Connected, Disconnected, Failed]);
     world.run(Duration::from_millis(200));
@@ -96,6 +96,18 @@ fn a_silent_client_gets_nothing_more_and_may_come_back() {
     play(&mut world, &mut [&mut camera], Duration::from_secs(2));
     assert_eq!(world.states(bob), [Connecting, Connected, Disconnected, Failed, Connected]);
     assert!(world.clients[bob].received.len() > before.0 + 40, "media flows again, from a key frame");
+}
+
+/// As Pion before ICE v4 does: while packets pass it sees no need to check.
+#[test]
+fn a_client_that_checks_no_more_but_answers_keeps_its_call() {
+    let (mut world, _, bob, mut camera) = call(4);
+    world.clients[bob].is_checking = false;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(40));
+    assert_eq!(world.states(bob), [Connecting, Connected]);
+    let before = world.clients[bob].received.len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert!(world.clients[bob].received.len() > before + 40, "media flows on");
 }
 
 #[test]

@@ -21,6 +21,9 @@ impl Engine {
 
     fn check(&mut self, now: Instant, path: Path, datagram: &Datagram<'_>) -> Result<(), DropReason> {
         let message = Message::parse(datagram.payload)?;
+        if message.is_success() {
+            return self.answered(now, path, datagram.source, &message);
+        }
         let (ours, _) = message.ufrags()?;
         let ours = std::str::from_utf8(ours).map_err(|_| DropReason::StunUsername)?;
         let Some(&slot) = self.ufrags.get(ours) else { return Err(DropReason::StunUsername) };
@@ -47,6 +50,21 @@ impl Engine {
         if self.transports[slot].state == TransportState::New {
             self.set_state(slot, TransportState::Connecting, "");
         }
+        self.after_ice(now, slot);
+        Ok(())
+    }
+
+    /// The path tells whose answer it is: who may answer has passed a check on it.
+    fn answered(
+        &mut self,
+        now: Instant,
+        path: Path,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(&slot) = self.paths.get(&path) else { return Err(DropReason::StunUnexpected) };
+        self.acting = Some(slot);
+        self.transports[slot].ice.handle_answer(now, to_ice(path, source), message)?;
         self.after_ice(now, slot);
         Ok(())
     }
@@ -136,6 +154,10 @@ impl Engine {
             }
             self.acting = Some(slot);
             transport.ice.handle_timeout(now);
+            if let Some(path) = transport.ice.ask(now, &mut self.scratch) {
+                self.counters.down.stun.add(self.scratch.len());
+                self.arena.push(from_ice(path), &self.scratch);
+            }
             let agent = &transport.ice;
             let paths = &mut self.paths;
             transport.known_paths.retain(|path| {

@@ -26,6 +26,8 @@ struct Peer {
     now: Instant,
     transactions: u64,
     out: Vec<u8>,
+    /// The agent's own checks: when, where, what.
+    asked: Vec<(Instant, Path, Vec<u8>)>,
 }
 
 impl Peer {
@@ -33,7 +35,7 @@ impl Peer {
         let (local, remote) = (credentials("ours"), credentials("theirs"));
         let mut agent = IceAgent::new(IceConfig::default(), local.clone());
         agent.set_remote(remote.clone());
-        Self { agent, local, remote, now: start(), transactions: 0, out: Vec::new() }
+        Self { agent, local, remote, now: start(), transactions: 0, out: Vec::new(), asked: Vec::new() }
     }
 
     fn request(&mut self, priority: u32, use_candidate: bool) -> Vec<u8> {
@@ -63,9 +65,26 @@ impl Peer {
         let end = self.now + time;
         while let Some(at) = self.agent.deadline().filter(|at| *at <= end) {
             self.now = self.now.max(at);
-            self.agent.handle_timeout(self.now);
+            self.time_passes();
         }
         self.now = end;
+    }
+
+    fn time_passes(&mut self) {
+        self.agent.handle_timeout(self.now);
+        let mut question = Vec::new();
+        if let Some(path) = self.agent.ask(self.now, &mut question) {
+            self.asked.push((self.now, path, question));
+        }
+    }
+
+    /// The answer to a check of the agent's, signed with `password`.
+    fn answer(&mut self, from: Path, question: &[u8], password: &str) -> Result<(), DropReason> {
+        let question = Message::parse(question)?;
+        let mut datagram = Vec::new();
+        let key = IntegrityKey::new(password);
+        stun::write_success(&mut datagram, &question.transaction, from.remote, &key);
+        self.agent.handle_answer(self.now, from, &Message::parse(&datagram)?)
     }
 
     fn events(&mut self) -> Vec<IceEvent> {
@@ -258,6 +277,63 @@ fn both_generations_are_valid_until_the_first_new_check() {
 }
 
 #[test]
+fn a_silent_peer_is_asked_and_its_answer_is_consent() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 1, true).unwrap();
+    let begin = peer.now;
+    peer.wait(4 * SECOND);
+    assert!(peer.asked.is_empty(), "whoever checks every few seconds is never asked");
+    for round in 1..=10 {
+        peer.wait(2 * SECOND);
+        let (at, to, question) = peer.asked.pop().unwrap();
+        assert_eq!((to, at), (path(1), begin + 6 * SECOND * round), "after 5 s, and once more a second later");
+        let message = Message::parse(&question).unwrap();
+        assert!(message.is_request() && !message.use_candidate);
+        assert_eq!(message.username, Some(&b"theirsufrag:oursufrag"[..]));
+        assert_eq!(message.role(), Some(Role::Controlled(0)));
+        message.verify_integrity(&IntegrityKey::new(&peer.remote.pwd)).unwrap();
+        peer.answer(path(1), &question, &credentials("theirs").pwd).unwrap();
+        peer.wait(4 * SECOND);
+    }
+    assert_eq!(peer.agent.state(), IceState::Connected);
+    assert_eq!(peer.events().len(), 2, "selected and connected, and nothing since");
+    assert!(peer.agent.accepts(&path(1)), "the path is kept as one that was checked");
+}
+
+#[test]
+fn only_an_answer_to_what_was_asked_is_consent() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 1, true).unwrap();
+    peer.check(path(2), 1, false).unwrap();
+    peer.wait(5 * SECOND);
+    let (_, _, question) = peer.asked.pop().unwrap();
+    let theirs = credentials("theirs").pwd;
+    assert_eq!(peer.answer(path(2), &question, &theirs), Err(DropReason::StunUnexpected), "from elsewhere");
+    assert_eq!(peer.answer(path(1), &question, "a guess"), Err(DropReason::StunBadIntegrity));
+    let unasked = peer.request(1, false);
+    assert_eq!(peer.answer(path(1), &unasked, &theirs), Err(DropReason::StunUnexpected));
+    peer.answer(path(1), &question, &theirs).unwrap();
+    assert_eq!(peer.answer(path(1), &question, &theirs), Err(DropReason::StunUnexpected), "a replay");
+
+    peer.asked.clear();
+    peer.wait(14 * SECOND);
+    assert_eq!(peer.agent.state(), IceState::Disconnected);
+    let transactions: Vec<_> = peer.asked.iter().map(|(_, _, q)| Message::parse(q).unwrap().transaction).collect();
+    assert!((1..transactions.len()).all(|n| !transactions[..n].contains(&transactions[n])), "each is new");
+    let first = peer.asked[0].2.clone();
+    assert_eq!(peer.answer(path(1), &first, &theirs), Err(DropReason::StunUnexpected), "long ago");
+    let last = peer.asked.last().unwrap().2.clone();
+    peer.answer(path(1), &last, &theirs).unwrap();
+    assert_eq!(peer.agent.state(), IceState::Connected);
+
+    peer.wait(16 * SECOND);
+    assert_eq!(peer.agent.state(), IceState::Failed);
+    let asked = peer.asked.len();
+    peer.wait(20 * SECOND);
+    assert_eq!(peer.asked.len(), asked, "nobody is asked whose consent is gone");
+}
+
+#[test]
 fn the_number_of_paths_is_bounded() {
     let mut peer = Peer::new();
     peer.check(path(0), 1, true).unwrap();
@@ -414,7 +490,7 @@ proptest! {
             let end = peer.now + Duration::from_millis(millis);
             while let Some(at) = peer.agent.deadline().filter(|at| *at <= end) {
                 peer.now = peer.now.max(at);
-                peer.agent.handle_timeout(peer.now);
+                peer.time_passes();
                 for event in peer.events() {
                     if let IceEvent::Selected { path, .. } = event {
                         prop_assert!(nominated.contains(&path));
