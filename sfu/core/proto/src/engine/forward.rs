@@ -155,7 +155,8 @@ impl Engine {
                 let packet = &mut self.pending[index];
                 // The last of a run may stay shorter; whatever follows cannot join it anyway.
                 let missing = high - packet.payload.len();
-                if packet.next != end && missing > 0 && !packet.payload.is_empty() {
+                // Behind one encoding of RED lies the next.
+                if packet.next != end && missing > 0 && !packet.payload.is_empty() && !packet.is_repair {
                     // The padding goes where the packet's tag was.
                     let (from, to) = (packet.payload.end, packet.payload.end + missing);
                     if let Some([zeros @ .., count]) = batch[packet.batch].payload.get_mut(from..to) {
