@@ -108,6 +108,12 @@ _COUNTERS = (
     _Plain("callyard_traces", "Traces of subscribers that were begun.", "engine", "traces"),
     _Plain("callyard_traces_cut", "Traces that ended early because of their size.", "engine", "traces_cut"),
     _Plain("callyard_bandwidth_pauses", "Video paused for want of bandwidth.", "engine", "bandwidth_pauses"),
+    _Plain(
+        "callyard_redundancy_withheld",
+        "Times that a subscriber's link had no room for redundant sound.",
+        "engine",
+        "redundancy_withheld",
+    ),
 )
 _GAUGES = (
     _Plain("callyard_worker_resident_bytes", "Resident memory of the worker process.", "process", "resident_bytes"),

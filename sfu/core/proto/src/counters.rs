@@ -197,6 +197,8 @@ pub struct Counters {
     pub overload_us: [u64; Level::ALL.len()],
     /// Downtracks paused for want of bandwidth so far.
     pub bandwidth_pauses: u64,
+    /// Times that a subscriber had no room for what RED says again.
+    pub redundancy_withheld: u64,
 }
 
 /// An array with one place per [`DropReason`].

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::{Breaker, Trip};
-use crate::bwe::{Arrival, BweConfig, Estimator, ProbeCluster, Sent};
+use crate::bwe::{Arrival, BweConfig, Estimator, Limit, ProbeCluster, Sent};
 use crate::rtcp::TwccFeedback;
 use crate::trace::{Judgement, Recorder};
 
@@ -82,6 +82,9 @@ pub struct Downlink {
     lost: u64,
     breaker: Breaker,
     meters: [Meter; 4],
+    /// What RED says again, sent or left out.
+    #[serde(skip)]
+    redundant: Meter,
     #[serde(with = "crate::moment")]
     metered: Option<Instant>,
     #[serde(skip)]
@@ -103,6 +106,7 @@ impl Downlink {
             lost: 0,
             breaker: Breaker::default(),
             meters: [Meter::default(); 4],
+            redundant: Meter::default(),
             metered: None,
             recorder: None,
         }
@@ -258,6 +262,13 @@ impl Downlink {
         self.estimator.as_ref().is_some_and(|e| e.is_climbing())
     }
 
+    /// The estimate stands where it does for want of packets, not of room.
+    pub fn is_untried(&self) -> bool {
+        let limit = self.estimator.as_ref().map(|e| e.limit());
+        self.bound().is_none()
+            && limit.is_none_or(|limit| matches!(limit, Limit::Start | Limit::Growth | Limit::Trust | Limit::Remb))
+    }
+
     /// The number of the next packet; it goes into its header.
     #[inline]
     pub fn next_number(&self) -> u16 {
@@ -284,6 +295,16 @@ impl Downlink {
         if let Some(estimator) = &mut self.estimator {
             estimator.sent(Sent { number, at: now, bytes: bytes as u32, probe, shadowed: false });
         }
+    }
+
+    /// So many bytes of RED say again what was said before, whether they are sent to this subscriber or not.
+    #[inline]
+    pub fn redundant(&mut self, bytes: usize) {
+        self.redundant.bytes += bytes as u64;
+    }
+
+    pub fn redundant_bps(&self) -> u64 {
+        self.redundant.bps as u64
     }
 
     /// Takes transport-wide feedback. Numbers that were never sent are a lie, or too late, and change nothing.
@@ -348,7 +369,7 @@ impl Downlink {
         self.record(|recorder| recorder.tick(now));
         if let Some(before) = self.metered.replace(now) {
             let elapsed = now.saturating_duration_since(before);
-            self.meters.iter_mut().for_each(|meter| meter.tick(elapsed));
+            self.meters.iter_mut().chain([&mut self.redundant]).for_each(|meter| meter.tick(elapsed));
         }
         self.breaker.tick(now, self.sent_bps());
         if self.source == Source::Promised

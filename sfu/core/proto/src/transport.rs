@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::allocator::redundancy::Redundancy;
 use crate::bwe::BweConfig;
 use crate::command::{ChannelSpec, Remote};
 use crate::config::Config;
@@ -96,6 +97,8 @@ pub struct Transport {
     /// Sender of our RTCP towards this peer.
     pub rtcp_ssrc: Ssrc,
     pub allotment: Allotment,
+    /// Whether there is no room for what RED says again.
+    pub redundancy: Redundancy,
     /// Arrivals for transport-wide feedback to the peer.
     pub twcc: TwccRecorder,
     pub rtt: Rtt,
@@ -167,6 +170,7 @@ impl Transport {
             downlink: Downlink::new(bwe),
             pacer: Pacer::default(),
             allotment: Allotment::default(),
+            redundancy: Redundancy::default(),
             twcc: TwccRecorder::new(),
             rtt: Rtt::default(),
             ntp_offset: None,

@@ -26,6 +26,11 @@ struct Call {
 
 impl Call {
     fn new() -> Self {
+        Self::with_encryption(false)
+    }
+
+    /// `encrypted`: end to end, as it was announced.
+    fn with_encryption(encrypted: bool) -> Self {
         let mut world = World::new(1);
         for _ in 0..4 {
             world.add_client(DtlsRole::Server, LinkConfig::default());
@@ -34,6 +39,7 @@ impl Call {
         let microphone = Source::audio(0, 1, 1_000);
         let mut spec = microphone.spec();
         spec.codecs = vec![red(SENT_RED, 111), opus(111)];
+        spec.encrypted = encrypted;
         world.apply(Command::AddUptrack(spec));
         let takes = [vec![red(70, 111), opus(111)], vec![opus(96)], vec![red(63, 109), opus(109)]];
         for ((client, ssrc), codecs) in (1..).zip(SSRCS).zip(takes) {
@@ -137,14 +143,48 @@ fn what_is_lost_on_the_way_up_is_made_good_from_what_is_said_again() {
 }
 
 #[test]
-fn what_is_no_red_is_dropped_and_bombs_of_blocks_cost_little() {
+fn encrypted_end_to_end_it_passes_whole_and_nothing_is_taken_out_of_it() {
+    let mut call = Call::with_encryption(true);
+    let mut sent = Vec::new();
+    for number in 0..10 {
+        // Readable or not, by chance.
+        let mut packet = call.next();
+        if number % 2 > 0 {
+            packet.payload = vec![0x80 | 111, number, 0xff, number];
+        }
+        sent.push(packet.payload.clone());
+        // What one says again of a lost one is not read either.
+        if number != 5 {
+            call.send(packet);
+        }
+    }
+    call.world.run(Duration::from_millis(100));
+    sent.remove(5);
+    assert_eq!(call.heard(1).iter().map(|p| p.payload.clone()).collect::<Vec<_>>(), sent);
+    assert_eq!((call.heard(2).len(), call.heard(3).len()), (0, 0), "they take Opus alone");
+}
+
+#[test]
+fn what_is_no_red_reaches_those_alone_who_take_it_and_bombs_of_blocks_cost_little() {
     let mut call = Call::new();
-    let before = call.world.engine.counters().dropped.total();
-    for payload in [vec![0x80 | 111], vec![0x80 | 111, 0, 0, 9, 111, 1], vec![0x80; 400]] {
-        let packet = Outgoing { payload, ..call.next() };
+    let first = call.next();
+    call.send(first);
+    let unreadable =
+        [vec![0x80 | 111], vec![0x80 | 111, 0, 0, 9, 111, 1], vec![0x80; 400], vec![0x80 | 111, 0, 0, 1, 96, 1, 1]];
+    for payload in &unreadable {
+        let packet = Outgoing { payload: payload.clone(), ..call.next() };
         call.send(packet);
     }
-    assert_eq!(call.world.engine.counters().dropped.total() - before, 3);
+    let last = call.next();
+    call.send(last);
+    call.world.run(Duration::from_millis(100));
+    let whole: Vec<_> = call.heard(1).iter().map(|p| p.payload.clone()).collect();
+    assert_eq!(whole[1..5], unreadable);
+    for client in [2, 3] {
+        let heard: Vec<_> = call.heard(client).iter().map(|p| p.payload.clone()).collect();
+        assert_eq!(heard, [call.made[0].0.clone(), call.made[5].0.clone()], "as if the others had not been");
+        assert_eq!(call.world.clients[client].holes(SSRCS[client - 1]), 0);
+    }
     // Three hundred encodings of nothing, and of one byte each.
     let sent = call.world.sends.len();
     for len in [0, 1] {

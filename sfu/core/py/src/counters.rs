@@ -43,6 +43,7 @@ pub(crate) struct CountersView {
     probes: u64,
     allocations: u64,
     bandwidth_pauses: u64,
+    redundancy_withheld: u64,
     overload_level: u64,
     overload_seconds: BTreeMap<&'static str, f64>,
     breaker_trips: u64,
@@ -120,6 +121,7 @@ impl From<&Counters> for CountersView {
             probes: counters.probes,
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
+            redundancy_withheld: counters.redundancy_withheld,
             overload_level: counters.overload_level,
             overload_seconds: Level::ALL
                 .iter()

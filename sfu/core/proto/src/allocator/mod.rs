@@ -1,11 +1,12 @@
 //! Which layer of every wanted track a subscriber is sent: bitrate in, layers out.
 //!
 //! Pure: no clock, no state; same input, same output. What must be remembered between calls (dwell, back-off after a
-//! failed upgrade) is in [`guard`], what a layer is worth in [`utility`], the search in [`knapsack`]. It does not pace,
-//! probe or select packets. The algorithm as prose: `docs/concepts/allocation.md`.
+//! failed upgrade) is in [`guard`], what a layer is worth in [`utility`], the search in [`knapsack`]; whether sound has room for
+//! RED in [`redundancy`]. It does not pace, probe or select packets. The algorithm as prose: `docs/concepts/allocation.md`.
 
 pub mod guard;
 mod knapsack;
+pub mod redundancy;
 pub mod utility;
 
 use serde::{Deserialize, Serialize};

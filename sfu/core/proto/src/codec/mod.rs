@@ -61,8 +61,8 @@ impl Codec {
             Codec::H264 => h264::parse(payload, marker),
             Codec::H265 => h265::parse(payload, marker),
             Codec::Av1 => av1::parse(payload, marker),
-            Codec::Red => red::primary(payload).map(|_| PacketMeta::sound()),
-            Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::Other => Some(PacketMeta::sound()),
+            // Those who take it get it as it is, readable or not.
+            Codec::Red | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::Other => Some(PacketMeta::sound()),
         }
     }
 }

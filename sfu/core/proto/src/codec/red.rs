@@ -1,6 +1,7 @@
 //! Redundant sound (RFC 2198): the encoding of a moment, and before it those of earlier ones again.
 //!
-//! Bounded, no allocation. Which encodings the blocks have is said in SDP; here they are bytes.
+//! Bounded, no allocation. Which encodings the blocks have is said in SDP; here they are bytes. All have the same: sound that
+//! says so of several is encrypted end to end, or none of ours, and is not read.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ pub struct Block {
     pub range: Range<usize>,
 }
 
-/// The newest encoding, which the packet is about. `None`: lengths that the payload does not have.
+/// The newest encoding, which the packet is about. `None`: lengths that the payload does not have, or several payload types.
 pub fn primary(payload: &[u8]) -> Option<Range<usize>> {
     let (header_len, older) = lengths(payload)?;
     Some(header_len + older..payload.len())
@@ -32,7 +33,14 @@ pub fn older(payload: &[u8]) -> impl Iterator<Item = Block> + Clone + use<'_> {
 /// Of all headers, and of all encodings but the newest.
 fn lengths(payload: &[u8]) -> Option<(usize, usize)> {
     let (mut at, mut older) = (0, 0);
-    while *payload.get(at)? & 0x80 != 0 {
+    loop {
+        let header = *payload.get(at)?;
+        if (header ^ payload[0]) & 0x7f != 0 {
+            return None;
+        }
+        if header & 0x80 == 0 {
+            break;
+        }
         payload.get(at + 3)?;
         older += len_at(payload, at / 4);
         at += 4;
@@ -59,7 +67,8 @@ mod tests {
         assert_eq!(found, [Block { age: 1_920, range: 9..11 }, Block { age: 960, range: 11..14 }]);
         assert_eq!(primary(&payload), Some(14..16));
         assert_eq!((primary(&[111, 7]), older(&[111, 7]).count()), (Some(1..2), 0));
-        for bad in [&[][..], &[0x80], &[0x80, 0, 0], &[0x80, 0, 0, 9], &[0x80, 0, 0, 9, 111, 1]] {
+        let mixed = [0x80 | 111, 0x0f, 0x00, 1, 96, 1, 2];
+        for bad in [&[][..], &[0x80], &[0x80, 0, 0], &[0x80, 0, 0, 9], &[0x80 | 111, 0, 0, 9, 111, 1], &mixed] {
             assert_eq!((primary(bad), older(bad).count()), (None, 0), "{bad:?}");
         }
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use super::ladder::Rung;
 use super::ladder::TOP_TEMPORAL;
 use crate::allocator::guard::{Guard, GuardConfig};
+use crate::allocator::redundancy::Room;
 use crate::allocator::utility::{self, View};
 use crate::allocator::{Candidate, Decision, LayerOption, Reason, allocate};
 use crate::bwe::ProbeCluster;
@@ -59,6 +60,11 @@ pub struct Allotment {
     pub used_bps: u64,
     pub next_bps: u64,
     pub total_bps: u64,
+    /// What the smallest sizes of all wanted video need at their full frame rate, and whether any is paused for want of room.
+    #[serde(default)]
+    pub floor_bps: u64,
+    #[serde(default)]
+    pub is_short: bool,
     pub has_video: bool,
     /// An estimate stood behind it.
     pub is_limited: bool,
@@ -164,6 +170,7 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
     let mut candidates: Vec<Candidate> = tracks.iter().map(|track| candidate(now, means.guard, track)).collect();
     charge_climbs(tracks, &mut candidates);
     let mut budget = estimate.saturating_sub(audio + resent);
+    allotment.floor_bps = tracks.iter().map(|track| smallest_bps(&track.rungs)).sum();
     if allotment.is_start(now, downlink) {
         let floor = |c: &Candidate| c.options.iter().map(|option| option.bitrate_bps).min().unwrap_or(0);
         budget = budget.max(candidates.iter().map(floor).sum());
@@ -180,7 +187,8 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
         }
         settle(now, means.guard, track, decision, spare)
     });
-    let choices = settled.collect();
+    let choices: Vec<Choice> = settled.collect();
+    allotment.is_short = choices.iter().any(|choice| choice.layer.is_none());
     // What has just failed is no aim any more.
     aim(now, &mut allotment, tracks, &candidates, &decisions, used);
     for total in [&mut allotment.used_bps, &mut allotment.next_bps, &mut allotment.total_bps] {
@@ -197,6 +205,18 @@ impl Allotment {
             Some(bps) if bps < self.used_bps => since >= Duration::from_millis(20),
             Some(bps) if self.next_bps > self.used_bps && bps >= self.next_bps => since >= Duration::from_millis(100),
             estimate => estimate.is_some() != self.is_limited,
+        }
+    }
+
+    /// What decides whether sound has room for what RED says again. `withheld_bps`: what is not sent of it.
+    pub fn room(&self, downlink: &Downlink, withheld_bps: u64) -> Room {
+        let has_end = !downlink.is_climbing() && (self.wants_more(downlink) || !downlink.is_untried());
+        Room {
+            estimate_bps: downlink.estimate_bps(),
+            is_end: has_end,
+            sound_bps: downlink.bitrate_bps(Flow::Audio) + withheld_bps,
+            video_bps: self.floor_bps + downlink.bitrate_bps(Flow::Resent),
+            is_short: self.is_short,
         }
     }
 
@@ -429,6 +449,12 @@ fn full_fps(rungs: &[Rung], spatial: Spatial) -> f32 {
     let own = rungs.iter().filter(|rung| rung.layer.spatial == spatial).map(|rung| rung.fps).fold(0.0, f32::max);
     let least = most * FALLS_BEHIND;
     if own >= least { own } else { least * least / own.max(1.0) }
+}
+
+/// Of the smallest size, at its full frame rate.
+fn smallest_bps(rungs: &[Rung]) -> u64 {
+    let size = rungs.iter().map(|rung| rung.layer.spatial).min();
+    rungs.iter().filter(|rung| Some(rung.layer.spatial) == size).map(|rung| rung.bps).max().unwrap_or(0)
 }
 
 /// Whether the layer that was sent could go on.

@@ -25,6 +25,20 @@ pub(super) struct SentAs {
     pub clock_rate: u32,
     /// RED, of which the subscriber gets the newest encoding alone.
     pub unwraps_red: bool,
+    /// RED that he takes whole: as what its newest encoding would be sent.
+    pub lean_pt: Option<Pt>,
+}
+
+impl SentAs {
+    /// How one packet is sent. `is_readable`: its encodings can be told apart; `is_lean`: the subscriber has no room for what
+    /// RED says again. `None`: there is nothing in it that he takes.
+    #[inline]
+    pub fn of_packet(self, is_readable: bool, is_lean: bool) -> Option<Self> {
+        match self.lean_pt {
+            Some(pt) if is_lean && is_readable => Some(Self { pt, unwraps_red: true, lean_pt: None, ..self }),
+            _ => (is_readable || !self.unwraps_red).then_some(self),
+        }
+    }
 }
 
 /// What the subscriber reported last.
@@ -275,11 +289,12 @@ impl Downtrack {
                 };
                 // H.264 and VP9 may be offered several times: the one with the publisher's parameters comes first.
                 let candidates = || self.spec.codecs.iter().filter(same);
-                let sent_as = |down: &CodecSpec, unwraps_red| SentAs {
+                let sent_as = |down: &CodecSpec| SentAs {
                     pt: down.pt,
                     rtx_pt: down.rtx_pt,
                     clock_rate: down.clock_rate,
-                    unwraps_red,
+                    unwraps_red: false,
+                    lean_pt: None,
                 };
                 let exact = candidates().find(|down| same_profile(up.codec, &down.fmtp, &up.spec.fmtp));
                 if up.codec == Codec::Red {
@@ -287,10 +302,12 @@ impl Downtrack {
                     let is_opus = |down: &&CodecSpec| {
                         Codec::from_mime(&down.mime) == Codec::Opus && down.clock_rate == up.spec.clock_rate
                     };
-                    let opus = || self.spec.codecs.iter().find(is_opus).map(|opus| sent_as(opus, true));
-                    return exact.map(|down| sent_as(down, false)).or_else(opus);
+                    // Encrypted end to end, nothing can be taken out of it.
+                    let opus = self.spec.codecs.iter().find(is_opus).filter(|_| !uptrack.encrypted);
+                    let whole = exact.map(|down| SentAs { lean_pt: opus.map(|opus| opus.pt), ..sent_as(down) });
+                    return whole.or(opus.map(|opus| SentAs { unwraps_red: true, ..sent_as(opus) }));
                 }
-                exact.or_else(|| candidates().next()).map(|down| sent_as(down, false))
+                exact.or_else(|| candidates().next()).map(sent_as)
             })
             .collect();
     }

@@ -10,8 +10,8 @@ use super::write::{
     Carried, Desk, Outgoing, descriptor, fill, fill_holes, leave_out, leaves_source, number, remember, write_packet,
 };
 use super::{Datagram, Engine};
+use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
-use crate::codec::{PacketMeta, red};
 use crate::command::{LayerMode, MediaKind};
 use crate::counters::Withheld;
 use crate::downlink::Flow;
@@ -46,6 +46,8 @@ pub(super) struct Pending {
     pub is_for_all: bool,
     /// Of RED, an encoding of a packet that has not come: for those alone who get no RED.
     pub is_repair: bool,
+    /// Where RED's newest encoding begins in the payload; `None`: not RED, or none that can be read.
+    pub newest: Option<usize>,
     /// RTP padding that makes the packet as long as its frame's others.
     pub padding: u8,
     pub received: Instant,
@@ -210,11 +212,13 @@ impl Engine {
                 self.counters.withheld[Withheld::NotLoudest as usize] += 1;
                 continue;
             }
-            let Some(sent_as) = downtrack.now_sent_as(packet.codec) else {
+            let Some(agreed) = downtrack.now_sent_as(packet.codec) else {
                 downtrack.reason = "no_codec";
                 self.counters.withheld[Withheld::NoCodec as usize] += 1;
                 continue;
             };
+            let found = agreed.of_packet(packet.newest.is_some(), transport.redundancy.is_withheld());
+            let sent_as = found.unwrap_or(agreed);
             if packet.is_repair && !sent_as.unwraps_red {
                 continue;
             }
@@ -228,6 +232,8 @@ impl Engine {
             // Bare padding only takes a number; it is left out like a packet of a layer that is not sent.
             let verdict = if packet.payload.is_empty() {
                 Err("padding")
+            } else if found.is_none() {
+                Err("unreadable_red")
             } else {
                 match downtrack.selector.select(selected, is_svc) {
                     Verdict::Forward { switched, marker } => Ok((switched, marker)),
@@ -297,9 +303,13 @@ impl Engine {
                 since_start,
             };
             let mut body = &datagram[packet.payload.clone()];
-            if sent_as.unwraps_red && !packet.is_repair {
-                // It was read when it came.
-                body = red::primary(body).map_or(body, |newest| &body[newest]);
+            if let Some(newest) = packet.newest.filter(|_| !packet.is_repair) {
+                if agreed.lean_pt.is_some() {
+                    transport.downlink.redundant(newest);
+                }
+                if sent_as.unwraps_red {
+                    body = body.get(newest..).unwrap_or_default();
+                }
             }
             let Some(protection) = &transport.protection else { return };
             let written = write_packet(

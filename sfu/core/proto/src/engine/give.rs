@@ -91,6 +91,19 @@ impl Engine {
             }
             self.estimate_changed(now, slot);
         }
+        self.weigh_redundancy(now, slot);
+    }
+
+    /// Sound goes on with what RED says again, or without.
+    fn weigh_redundancy(&mut self, now: Instant, slot: usize) {
+        let Some(transport) = self.transports.get_mut(slot) else { return };
+        let redundant_bps = transport.downlink.redundant_bps();
+        if redundant_bps == 0 {
+            return;
+        }
+        let withheld_bps = if transport.redundancy.is_withheld() { redundant_bps } else { 0 };
+        let room = transport.allotment.room(&transport.downlink, withheld_bps);
+        self.counters.redundancy_withheld += u64::from(transport.redundancy.weigh(now, &room));
     }
 
     /// Sends a cluster if it is time to learn whether the link carries more.

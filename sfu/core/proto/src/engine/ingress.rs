@@ -11,7 +11,7 @@ use super::up::{PtUse, Uptrack};
 use super::write::Carried;
 use super::{Datagram, Engine, work};
 use crate::codec::dd::{Descriptor, Structure};
-use crate::codec::{Codec, PacketMeta, red};
+use crate::codec::{PacketMeta, red};
 use crate::command::MediaKind;
 use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
@@ -210,6 +210,7 @@ impl Engine {
             Audience::Farewell { bytes } => payload.end = payload.start + bytes,
             Audience::Nobody => return Ok(()),
         }
+        let newest = self.uptracks[slot].newest_of_red(codec_index, &datagram.payload[payload.clone()]);
         let pending = Pending {
             batch: index,
             next: None,
@@ -224,10 +225,11 @@ impl Engine {
             carried,
             is_for_all: audience != Audience::Favoured,
             is_repair: false,
+            newest,
             padding: 0,
             received: datagram.received,
         };
-        if self.uptracks[slot].codecs[codec_index].codec == Codec::Red {
+        if newest.is_some() {
             self.repair(slot, &pending, datagram);
         }
         self.push_pending(slot, pending);

@@ -17,7 +17,7 @@ use crate::downlink::Flow;
 use crate::downtrack::Layer;
 use crate::ids::{Pt, Spatial, Ssrc, Temporal};
 use crate::pacer::{BEAT, Waiting};
-use crate::rtp::HeaderFields;
+use crate::rtp::{HeaderFields, RtpHeader};
 use crate::srtp::Payload;
 
 /// Padding of one packet: a multiple of an AES block and in the count's one byte (RFC 3550 §5.1).
@@ -84,6 +84,12 @@ impl Engine {
         };
         let packet = uptrack.encodings.get(unit.encoding).and_then(|e| e.history.get(unit.seq));
         let sent_as = downtrack.sent_as(unit.codec);
+        let newest = packet.filter(|_| downtrack.kind == MediaKind::Audio).and_then(|(packet, _)| {
+            // What is in the history was parsed when it came.
+            RtpHeader::parse(packet).ok().and_then(|header| uptrack.newest_of_red(unit.codec, header.payload()))
+        });
+        let sent_as =
+            sent_as.and_then(|sent_as| sent_as.of_packet(newest.is_some(), transport.redundancy.is_withheld()));
         let (Some((packet, _)), Some(sent_as), true) = (packet, sent_as, waiting.bytes > 0) else {
             if let (Some(seq), Some(sent_as)) = (leave_out(downtrack, unit), sent_as) {
                 let since_start = now.saturating_duration_since(self.start);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::audible::Gate;
 use super::commands::{Refusal, refuse};
-use crate::codec::Codec;
 use crate::codec::dd::Structure;
+use crate::codec::{Codec, red};
 use crate::command::{CodecSpec, Content, LayerMode, LayerSpec, MediaKind, UptrackSpec};
 use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
@@ -159,6 +159,15 @@ impl Demand {
 }
 
 impl Uptrack {
+    /// Where the newest encoding begins in a payload of this codec; `None`: it is not RED, or none that can be read.
+    #[inline]
+    pub fn newest_of_red(&self, codec: usize, payload: &[u8]) -> Option<usize> {
+        if self.codecs[codec].codec != Codec::Red || self.encrypted {
+            return None;
+        }
+        red::primary(payload).map(|newest| newest.start)
+    }
+
     pub fn new(spec: UptrackSpec, transport: usize, room: RoomId, config: &Config) -> Result<Self, Refusal> {
         if spec.codecs.is_empty() || spec.codecs.len() > MAX_CODECS {
             return refuse("bad_codecs", format!("An uptrack needs 1 to {MAX_CODECS} codecs."));

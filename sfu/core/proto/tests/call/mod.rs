@@ -5,17 +5,20 @@ use std::time::{Duration, Instant};
 
 use callyard_peer::World;
 use callyard_peer::client::{Outgoing, Received};
-use callyard_peer::media::{MID_ID, Source, subscribe};
+use callyard_peer::media::{MID_ID, Source, downtrack_spec, opus, subscribe};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::twcc::TwccReporter;
-use callyard_proto::command::{Command, Content, DtlsRole, Want};
+use callyard_proto::command::{CodecSpec, Command, Content, DtlsRole, Want};
 use callyard_proto::event::{DowntrackStats, Event, TransportStats};
-use callyard_proto::ids::DowntrackId;
+use callyard_proto::ids::{DowntrackId, Pt};
 
 pub const VIEWER: usize = 1;
 /// Of the viewer's first camera; the next ones follow in tens.
 pub const CAMERA: u32 = 5_000;
 pub const VOICE: u32 = 4_000;
+/// Payload types of the voice where it is sent as RED, as the viewer knows them.
+pub const RED: u8 = 70;
+pub const OPUS: u8 = 111;
 
 /// 720p, 360p and 180p at 30 frames a second in three temporal layers, VP8, as Chromium sends them.
 const BITRATES: [u32; 3] = [165_000, 530_000, 1_800_000];
@@ -132,6 +135,8 @@ pub struct Call {
     pub world: World,
     pub cameras: Vec<Camera>,
     voice: Source,
+    /// Of a voice that is sent as RED, what was said last.
+    said: Option<Vec<u8>>,
     next_frame: Instant,
     next_voice: Instant,
 }
@@ -154,7 +159,46 @@ impl Call {
             let id = 11 + index as u64;
             subscribe(&mut world, VIEWER, &camera.source, id, CAMERA + 10 * index as u32, Want::default());
         }
-        Self { cameras, voice, next_frame: now, next_voice: now, world }
+        Self { cameras, voice, said: None, next_frame: now, next_voice: now, world }
+    }
+
+    /// The voice is sent as RED, each packet with the encoding before its own, and the viewer takes it so.
+    pub fn with_redundant_voice(seed: u64, link: LinkConfig, cameras: Vec<Camera>) -> Self {
+        let mut call = Self::new(seed, link, cameras);
+        call.world.apply(Command::RemoveUptrack { uptrack: call.voice.uptrack });
+        let codec = |pt, inside| CodecSpec {
+            pt: Pt(pt),
+            mime: "audio/red".to_owned(),
+            fmtp: format!("{inside}/{inside}"),
+            ..opus(inside)
+        };
+        let mut spec = call.voice.spec();
+        spec.codecs = vec![codec(63, OPUS), opus(OPUS)];
+        call.world.apply(Command::AddUptrack(spec));
+        let mut spec = downtrack_spec(VIEWER, &call.voice, 91, VOICE, Want::default());
+        spec.codecs = vec![codec(RED, OPUS), CodecSpec { feedback: vec!["nack".to_owned()], ..opus(OPUS) }];
+        call.world.apply(Command::AddDowntrack(spec));
+        call.said = Some(Vec::new());
+        call
+    }
+
+    fn speak(&mut self) {
+        for mut packet in self.voice.next_packets(0) {
+            if let Some(said) = &mut self.said {
+                let newest = std::mem::take(&mut packet.payload);
+                if !said.is_empty() {
+                    let [high, low] = (960u16 << 2).to_be_bytes();
+                    packet.payload = vec![0x80 | OPUS, high, low, said.len() as u8];
+                }
+                packet.pt = 63;
+                packet.payload.push(OPUS);
+                packet.payload.append(said);
+                packet.payload.extend_from_slice(&newest);
+                *said = newest;
+            }
+            self.world.clients[0].send_rtp(packet);
+        }
+        self.world.flush();
     }
 
     /// What the link towards the viewer carries from now on.
@@ -172,7 +216,7 @@ impl Call {
                 self.next_frame += FRAME;
             }
             if self.next_voice <= self.world.now {
-                self.voice.send(&mut self.world);
+                self.speak();
                 self.next_voice += Duration::from_millis(20);
             }
             let pause = self.next_frame.min(self.next_voice).min(end).saturating_duration_since(self.world.now);
