@@ -477,12 +477,15 @@ def _received_simulcast(offered: Media, rids: Sequence[str]) -> sdp.Simulcast | 
 
 
 def _preferred(lines: Sequence[Codec], hints: Publishing) -> tuple[Codec, ...]:
-    """Put the wanted codec first, with its RTX; leave RED out if it is not wanted; ask for stereo and DTX."""
-    name = hints.mime.partition("/")[2].lower() if hints.mime is not None else None
+    """Put the wanted codec first, with its RTX; leave RED out if it is not wanted; ask for stereo and DTX.
+
+    Sound for which no codec is named is wanted as RED: what is lost is in the next packet again.
+    """
+    named = hints.mime.partition("/")[2].lower() if hints.mime is not None else None
     kept = [line for line in lines if hints.red or line.name.lower() != "red"]
-    if name == "red":
-        name = "red" if any(line.name.lower() == "red" for line in kept) else "opus"
-    first = {str(line.pt) for line in kept if line.name.lower() == name}
+    if named == "red" and all(line.name.lower() != "red" for line in kept):
+        named = "opus"
+    first = {str(line.pt) for line in kept if line.name.lower() == (named or "red")}
 
     def comes_later(line: Codec) -> bool:
         repairs = line.fmtp.removeprefix("apt=") if line.name.lower() == "rtx" else ""

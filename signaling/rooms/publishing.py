@@ -246,7 +246,8 @@ def _said(participant: Participant, sections: Collection[ReceivedSection]) -> Ma
             mime=track.cids.get(cid, next(iter(track.cids.values()))) or None,
             stereo=track.request.stereo,
             dtx=not track.request.disable_dtx,
-            red=not track.request.disable_red,
+            # Encrypted end to end, RED cannot be read here, and who takes Opus alone would hear nothing.
+            red=not track.request.disable_red and track.request.encryption == models.Encryption.NONE,
         )
         for mid, (cid, track) in _owners(participant, sections).items()
     }

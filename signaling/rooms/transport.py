@@ -51,7 +51,7 @@ class Publishing:
     """What `add_track` says about a section the client will send on; matched by the section's cid (msid track id)."""
 
     mime: str | None = None
-    """This codec goes first in the answer (`video/VP8`); the client then sends it."""
+    """This codec goes first in the answer (`video/VP8`); the client then sends it. None: RED for sound, if `red`."""
     stereo: bool = False
     dtx: bool = False
     red: bool = True

@@ -83,7 +83,7 @@ async def test_each_codec_arrives_in_its_layers(
 
 
 @MODES
-async def test_redundant_sound_reaches_those_who_take_it_and_as_opus_those_who_do_not(
+async def test_sound_is_redundant_unless_refused_and_reaches_those_who_do_not_take_it_as_opus(
     tabs: Tabs, server: Endpoint, room: str, single: bool
 ) -> None:
     alice, bob = await tabs.join("alice", single=single), await tabs.join("bob", single=single)
@@ -92,14 +92,17 @@ async def test_redundant_sound_reaches_those_who_take_it_and_as_opus_those_who_d
     listener = Caller(plain, ToneTrack(880.0), PictureTrack(Colour(90, 200, 80)))
     try:
         await plain.join()
-        await alice.call("preferringRed")
-        await alice.call("publishTone", 440, {"source": MICROPHONE, "red": True})
+        await alice.call("publishTone", 440, {"source": MICROPHONE})
         await bob.hears("alice", 440)
         # What the worker has received, not what was announced: statistics of Chromium name the codec inside.
         assert await bob.call("mimeType", "alice", MICROPHONE) == "audio/red"
         await listener.hears(ToneTrack(440.0))
         (section,) = (one for one in plain.subscriber.sections if one.kind == "audio" and one.received_ssrcs)
         assert plain.subscriber.receptions[section.received_ssrcs[0]].lost == 0
+        await alice.call("unpublish", MICROPHONE)
+        await alice.call("publishTone", 660, {"source": MICROPHONE, "red": False})
+        await listener.hears(ToneTrack(660.0))
+        assert await bob.call("mimeType", "alice", MICROPHONE) == "audio/opus"
     finally:
         await plain.leave()
 

@@ -120,20 +120,6 @@
       }
       return true;
     },
-    // As a client that would rather send RED, from the next offer on.
-    preferringRed() {
-      const { codecs } = RTCRtpSender.getCapabilities('audio');
-      const isRed = ({ mimeType }) => mimeType === 'audio/red';
-      const ordered = [...codecs.filter(isRed), ...codecs.filter((codec) => !isRed(codec))];
-      const original = RTCPeerConnection.prototype.createOffer;
-      RTCPeerConnection.prototype.createOffer = function (...given) {
-        for (const transceiver of this.getTransceivers()) {
-          if (transceiver.sender.track?.kind === 'audio') transceiver.setCodecPreferences(ordered);
-        }
-        return original.apply(this, given);
-      };
-      return true;
-    },
     leave: () => room.disconnect(),
     events: () => told.map(([name]) => name),
     told: (name, count) => told.filter(([event]) => event === name).length >= count,

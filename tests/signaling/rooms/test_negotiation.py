@@ -190,6 +190,44 @@ def test_stereo_dtx_and_no_red_are_asked_for_as_said() -> None:
     assert "audio/red" not in [codec.mime for codec in answer.received[0].codecs]
 
 
+@pytest.mark.parametrize(
+    ("publishing", "first"),
+    [
+        (Publishing(), "red"),
+        (Publishing(mime="audio/red"), "red"),
+        (Publishing(mime="audio/opus"), "opus"),
+        (Publishing(red=False), "opus"),
+        (Publishing(mime="audio/red", red=False), "opus"),
+        (Publishing(mime="audio/PCMU"), "PCMU"),
+    ],
+)
+def test_sound_is_asked_for_as_red_unless_another_codec_is_named_or_red_is_not_wanted(
+    publishing: Publishing, first: str
+) -> None:
+    offer = captured("chromium_publisher_simulcast_vp8")
+    cid = by_mid(offer)["0"].msids[0].track
+    assert cid is not None
+    answer = client_offered().answer(offer, (), said(cid, publishing))
+    answered = [codec.name for codec in by_mid(answer.sdp)["0"].codecs]
+    others = [name for name in ("opus", "red", "PCMU", "PCMA") if name != first and (publishing.red or name != "red")]
+    assert answered == [first, *others]
+    assert [codec.mime.partition("/")[2] for codec in answer.received[0].codecs] == answered
+
+
+def test_without_red_sound_keeps_the_clients_order() -> None:
+    offer = captured("chromium_publisher_simulcast_vp8")
+    section = by_mid(offer)["0"]
+    cid = section.msids[0].track
+    assert cid is not None
+    without = tuple(codec for codec in reversed(section.codecs) if codec.name != "red")
+    session = sdp.parse(offer)
+    media = (msgspec.structs.replace(session.media[0], codecs=without), *session.media[1:])
+    answer = client_offered().answer(
+        sdp.write(msgspec.structs.replace(session, media=media)), (), said(cid, Publishing())
+    )
+    assert [codec.name for codec in by_mid(answer.sdp)["0"].codecs] == ["PCMA", "PCMU", "opus"]
+
+
 def test_only_allowed_codecs_are_accepted() -> None:
     answer = client_offered(mimes=("video/VP8",)).answer(captured("chromium_publisher_all_codecs"))
     assert {codec.mime for codec in answer.received[0].codecs} == {"video/VP8"}

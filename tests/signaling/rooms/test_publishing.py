@@ -192,7 +192,7 @@ def test_firefox_may_call_a_track_otherwise_in_its_offer(world: World) -> None:
     ]
     assert [codec.cid for codec in tracks[0].info.codecs] == ["{offer-cam}"]
     assert len(world.worker.uptracks) == 3
-    assert {track.mime_type for track in bob.people[alice.sid].tracks} == {"video/VP8", "audio/opus"}
+    assert {track.mime_type for track in bob.people[alice.sid].tracks} == {"video/VP8", "audio/red"}
     alice.offer()
     world.settle()
     assert len(world.worker.uptracks) == 3, "nothing ends or begins by the next offer"
@@ -214,6 +214,22 @@ def test_what_was_said_of_a_track_holds_in_its_first_answer_whatever_firefox_cal
     assert "red" not in [line.name for line in music.codecs]
     assert "usedtx=1" in opus[1].fmtp.split(";")
     assert "stereo=1" not in opus[1].fmtp.split(";")
+
+
+@pytest.mark.parametrize(
+    ("said", "mime"),
+    [
+        ({}, "audio/red"),
+        ({"disable_red": True}, "audio/opus"),
+        ({"encryption": models.Encryption.GCM}, "audio/opus"),
+        ({"simulcast_codecs": [rtc.SimulcastCodec(codec="opus", cid="mic")]}, "audio/opus"),
+    ],
+)
+def test_sound_comes_as_red_where_that_can_be_read_and_nothing_else_was_said(
+    world: World, said: dict[str, Any], mime: str
+) -> None:
+    track = world.join("alice").publish_audio(**said)
+    assert (track.mime_type, track.disable_red) == (mime, said.get("disable_red", False))
 
 
 def test_a_parked_section_that_is_withdrawn_is_not_used(world: World) -> None:
