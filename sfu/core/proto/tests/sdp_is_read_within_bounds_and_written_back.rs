@@ -134,6 +134,16 @@ fn what_cannot_be_served_is_refused_with_its_code() {
 fn the_largest_allowed_description_is_still_read() {
     let sections: String = (0..512).map(|mid| format!("m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:{mid}\n")).collect();
     assert_eq!(parse(around(&sections).as_bytes()).expect("within bounds").media.len(), 512);
+    let head = around("");
+    let lines = 5_000 - head.lines().count();
+    assert!(parse(around(&"a=x\n".repeat(lines)).as_bytes()).is_ok());
+    assert_eq!(parse(around(&"a=x\n".repeat(lines + 1)).as_bytes()).map_err(|e| e.code()), Err("too_many_lines"));
+    let room = 256 * 1024 - head.len() - "a=\r\n".len();
+    assert!(parse(around(&format!("a={}\n", "x".repeat(room))).as_bytes()).is_ok());
+    assert_eq!(
+        parse(around(&format!("a={}\n", "x".repeat(room + 1))).as_bytes()).map_err(|e| e.code()),
+        Err("too_long")
+    );
 }
 
 #[test]

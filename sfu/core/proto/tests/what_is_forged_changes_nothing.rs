@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::media::{Source, play, subscribe};
+use callyard_peer::media::{Source, downtrack_spec, play, subscribe};
 use callyard_peer::netem::LinkConfig;
-use callyard_proto::command::{Command, DtlsRole, Fault, Fingerprint, Want};
+use callyard_proto::command::{Command, DtlsRole, ExtensionSpec, Fault, Fingerprint, Want};
 use callyard_proto::config::Config;
 use callyard_proto::event::{Event, TransportState};
 use proptest::prelude::*;
@@ -166,6 +166,50 @@ fn fault_injection_is_refused_unless_switched_on() {
     world.apply(Command::InjectFault { transport: World::transport(1), fault: Fault::Panic });
     let refusals = world.take_events();
     assert!(matches!(&refusals[..], [Event::Rejected { code, .. }] if code == "fault_injection_off"), "{refusals:?}");
+}
+
+/// S-26
+#[test]
+fn a_publisher_holds_pictures_back_for_no_longer_than_players_wait() {
+    let delay = ExtensionSpec { id: 9, uri: "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay".into() };
+    let mut world = World::new(1);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    let mut published = camera.spec();
+    published.extensions.push(delay.clone());
+    world.apply(Command::AddUptrack(published));
+    let mut wanted = downtrack_spec(1, &camera, 11, 5_000, Want::default());
+    wanted.extensions.push(delay);
+    world.apply(Command::AddDowntrack(wanted));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    world.run(Duration::from_millis(200));
+    let bytes = |min: u32, max: u32| (min << 12 | max).to_be_bytes()[1..].to_vec();
+    // In steps of 10 ms; a minimum beyond the maximum says nothing.
+    for (said, passed) in [
+        (bytes(0, 40), Some(bytes(0, 40))),
+        (bytes(1_000, 1_000), Some(bytes(1_000, 1_000))),
+        (bytes(0, 4_095), Some(bytes(0, 1_000))),
+        (bytes(4_000, 4_095), Some(bytes(1_000, 1_000))),
+        (bytes(50, 40), None),
+        (vec![0xff], None),
+    ] {
+        let seen = world.clients[1].received.len();
+        for mut packet in camera.next_packets(0) {
+            packet.extensions.push((9, said.clone()));
+            world.clients[0].send_rtp(packet);
+        }
+        world.flush();
+        world.run(Duration::from_millis(200));
+        let mut came = world.clients[1].received[seen..].iter().filter(|packet| packet.ssrc == 5_000).peekable();
+        assert!(came.peek().is_some());
+        for packet in came {
+            let said = packet.extensions.iter().find(|(id, _)| *id == 9).map(|(_, data)| data.clone());
+            assert_eq!(said, passed);
+        }
+    }
 }
 
 /// S-24

@@ -3,7 +3,7 @@
 //! Nothing but STUN is taken from a path that has not passed an authenticated check.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::audible::Audience;
 use super::forward::Pending;
@@ -17,12 +17,15 @@ use crate::demux::{Kind, classify};
 use crate::drop_reason::DropReason;
 use crate::ids::{SeqNo, Ssrc};
 use crate::registers::uptrack::Arrived;
-use crate::rtp::{self, AudioLevel, RtpHeader, TransportSeq, read_sdes_text};
+use crate::rtp::{self, AudioLevel, PlayoutDelay, RtpHeader, TransportSeq, read_sdes_text};
 use crate::transmit::Path;
 use crate::transport::StreamUse;
 
 /// Packets that one of RED makes good at most: senders say again two at most, and each costs every subscriber a copy.
 const MAX_REPAIRS: usize = 2;
+
+/// Players of WebRTC wait no longer; the format would let a publisher freeze pictures for 40 s.
+const LONGEST_PLAYOUT_DELAY: Duration = Duration::from_secs(10);
 
 /// Where a packet belongs, RTX unwrapped.
 struct Arrival {
@@ -384,7 +387,7 @@ pub(super) fn carried(header: &RtpHeader<'_>, datagram: &[u8], ids: &crate::exte
         } else if id == ids.video_orientation {
             out.video_orientation = data.first().copied();
         } else if id == ids.playout_delay {
-            out.playout_delay = data.try_into().ok();
+            out.playout_delay = PlayoutDelay::read(data).map(|delay| delay.within(LONGEST_PLAYOUT_DELAY).write());
         } else if id == ids.abs_capture_time && (data.len() == 8 || data.len() == 16) {
             out.capture_time.0[..data.len()].copy_from_slice(data);
             out.capture_time.1 = data.len() as u8;

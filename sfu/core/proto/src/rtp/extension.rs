@@ -79,6 +79,11 @@ impl PlayoutDelay {
         (min <= max).then_some(Self { min, max })
     }
 
+    /// At most `limit`: what a publisher says holds back what its subscribers see and, in step with it, hear.
+    pub fn within(self, limit: Duration) -> Self {
+        Self { min: self.min.min(limit), max: self.max.min(limit) }
+    }
+
     /// Values beyond the format's 40.95 s are written as that.
     pub fn write(self) -> [u8; 3] {
         let steps = |d: Duration| (d.as_millis() / 10).min(0xfff) as u32;
