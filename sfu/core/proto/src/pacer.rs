@@ -17,6 +17,9 @@ pub const BEAT: Duration = Duration::from_millis(5);
 /// What may leave at once on top of the rate: an ordinary frame, so that it stays one segmented send.
 const BURST: Duration = Duration::from_millis(25);
 const BURST_MIN_BYTES: f64 = 4_000.0;
+/// Where the link is what limits: a frame that waits here would else wait there, and look like congestion.
+const BURST_NARROW: Duration = Duration::from_millis(10);
+const BURST_NARROW_MIN_BYTES: f64 = 2_500.0;
 /// Retransmissions that waited this long come too late.
 const RESEND_LIFE: Duration = Duration::from_millis(400);
 const MAX_RESENDS: usize = 256;
@@ -72,6 +75,8 @@ struct Probing {
 pub struct Pacer {
     /// `None`: nothing is known that would limit.
     rate_bps: Option<u64>,
+    /// More is wanted than the link carries.
+    is_narrow: bool,
     /// Only sound leaves meanwhile.
     hold: Option<Range<Instant>>,
     credit_bytes: f64,
@@ -89,10 +94,10 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Sets the rate; `None`: everything passes.
-    pub fn set_rate(&mut self, now: Instant, rate_bps: Option<u64>) {
+    /// Sets the rate; `None`: everything passes. `is_narrow`: more is wanted than the link carries.
+    pub fn set_rate(&mut self, now: Instant, rate_bps: Option<u64>, is_narrow: bool) {
         self.credit(now);
-        self.rate_bps = rate_bps;
+        (self.rate_bps, self.is_narrow) = (rate_bps, is_narrow);
     }
 
     /// Sets the time within which nothing but sound may leave, whatever the rate.
@@ -315,7 +320,9 @@ impl Pacer {
 
     fn burst(&self) -> f64 {
         let rate = self.rate_bps.unwrap_or(0) as f64;
-        (rate / 8.0 * BURST.as_secs_f64()).max(BURST_MIN_BYTES)
+        let (time, least) =
+            if self.is_narrow { (BURST_NARROW, BURST_NARROW_MIN_BYTES) } else { (BURST, BURST_MIN_BYTES) };
+        (rate / 8.0 * time.as_secs_f64()).max(least)
     }
 
     #[inline]
@@ -369,7 +376,7 @@ mod tests {
 
     fn limited(now: Instant, rate_bps: u64) -> Pacer {
         let mut pacer = Pacer::default();
-        pacer.set_rate(now, Some(rate_bps));
+        pacer.set_rate(now, Some(rate_bps), false);
         pacer
     }
 
@@ -405,6 +412,21 @@ mod tests {
         assert_eq!(released, (0..50).collect::<Vec<_>>());
         let took = now - began;
         assert!((Duration::from_millis(480)..Duration::from_millis(600)).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn a_large_picture_is_spread_where_the_link_is_narrow() {
+        let at_once = |is_narrow| {
+            let (now, mut pacer) = (origin(), Pacer::default());
+            pacer.set_rate(now, Some(2_000_000), is_narrow);
+            let admitted = (0..30).take_while(|packet| {
+                let admits = pacer.admits(now, *packet > 0);
+                pacer.spend(1_000);
+                admits
+            });
+            admitted.count()
+        };
+        assert_eq!((at_once(false), at_once(true)), (13, 5), "two bursts");
     }
 
     #[test]

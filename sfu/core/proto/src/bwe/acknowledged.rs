@@ -11,11 +11,17 @@ const WINDOW: Duration = Duration::from_millis(500);
 const RECENT: Duration = Duration::from_millis(200);
 /// Less than this says nothing about a rate.
 const MIN_SPAN: Duration = Duration::from_millis(150);
+/// A packet that has waited so long has come from a link that was busy; one that has not, from one that may have stood idle.
+const WAITED: Duration = Duration::from_millis(10);
+/// A busy link is measured as soon as a few packets have come.
+const MIN_BUSY: Duration = Duration::from_millis(50);
 
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct AcknowledgedBitrate {
     arrivals: VecDeque<(Duration, u32)>,
     bytes: u64,
+    /// Since when every packet has waited for others.
+    busy_since: Option<Duration>,
 }
 
 impl AcknowledgedBitrate {
@@ -23,7 +29,9 @@ impl AcknowledgedBitrate {
         Self::default()
     }
 
-    pub(super) fn add(&mut self, received: Duration, bytes: u32) {
+    /// `waited`: in the link's queue.
+    pub(super) fn add(&mut self, received: Duration, bytes: u32, waited: Duration) {
+        self.busy_since = (waited >= WAITED).then(|| self.busy_since.unwrap_or(received));
         let newest = self.arrivals.back().map_or(received, |(at, _)| (*at).max(received));
         self.arrivals.push_back((received, bytes));
         self.bytes += u64::from(bytes);
@@ -37,28 +45,38 @@ impl AcknowledgedBitrate {
 
     pub(super) fn bitrate_bps(&self) -> Option<u64> {
         let (first, last) = (self.arrivals.front()?, self.arrivals.back()?);
-        rate(last.0.saturating_sub(first.0), self.bytes - u64::from(first.1))
+        rate(last.0.saturating_sub(first.0), self.bytes - u64::from(first.1), MIN_SPAN)
     }
 
     /// Over the last moments only.
     pub(super) fn recent_bps(&self) -> Option<u64> {
+        self.since(self.recent()?, MIN_SPAN)
+    }
+
+    /// Over those of the last moments in which the link was busy without a break: what it carries, whatever was sent.
+    pub(super) fn busy_bps(&self) -> Option<u64> {
+        self.since(self.busy_since?.max(self.recent()?), MIN_BUSY)
+    }
+
+    fn recent(&self) -> Option<Duration> {
+        Some(self.arrivals.back()?.0.saturating_sub(RECENT))
+    }
+
+    fn since(&self, from: Duration, min_span: Duration) -> Option<u64> {
         let newest = self.arrivals.back()?.0;
         let (mut bytes, mut first) = (0, None);
-        for (at, len) in self.arrivals.iter().rev() {
-            if newest.saturating_sub(*at) > RECENT {
-                break;
-            }
+        for (at, len) in self.arrivals.iter().rev().take_while(|(at, _)| *at >= from) {
             bytes += u64::from(*len);
             first = Some((*at, *len));
         }
         let (at, len) = first?;
-        rate(newest.saturating_sub(at), bytes - u64::from(len))
+        rate(newest.saturating_sub(at), bytes - u64::from(len), min_span)
     }
 }
 
 /// The first packet opens the interval: its bytes arrived before it and are not among `bytes`.
-fn rate(span: Duration, bytes: u64) -> Option<u64> {
-    (span >= MIN_SPAN).then(|| (bytes as f64 * 8.0 / span.as_secs_f64()) as u64)
+fn rate(span: Duration, bytes: u64, min_span: Duration) -> Option<u64> {
+    (span >= min_span).then(|| (bytes as f64 * 8.0 / span.as_secs_f64()) as u64)
 }
 
 #[cfg(test)]
@@ -70,16 +88,32 @@ mod tests {
         let mut acknowledged = AcknowledgedBitrate::new();
         assert_eq!(acknowledged.bitrate_bps(), None);
         for index in 0..100u64 {
-            acknowledged.add(Duration::from_millis(index * 10), 1250);
+            acknowledged.add(Duration::from_millis(index * 10), 1250, Duration::ZERO);
         }
         assert_eq!(acknowledged.bitrate_bps(), Some(1_000_000));
         for index in 0..60u64 {
-            acknowledged.add(Duration::from_millis(1000 + index * 10), 625);
+            acknowledged.add(Duration::from_millis(1000 + index * 10), 625, Duration::ZERO);
             if index == 25 {
                 assert!(acknowledged.bitrate_bps() > Some(700_000));
                 assert_eq!(acknowledged.recent_bps(), Some(500_000));
             }
         }
         assert_eq!(acknowledged.bitrate_bps(), Some(500_000));
+    }
+
+    /// A large frame meets an idle link of 2 Mbit/s: what has come through before it says nothing of what that carries.
+    #[test]
+    fn a_link_is_measured_while_it_is_busy() {
+        let mut acknowledged = AcknowledgedBitrate::new();
+        (0..20u64).for_each(|index| acknowledged.add(Duration::from_millis(index * 20), 500, Duration::ZERO));
+        assert_eq!(acknowledged.busy_bps(), None, "it never was");
+        for index in 0..15u64 {
+            acknowledged.add(Duration::from_millis(400 + index * 4), 1_000, WAITED);
+            assert_eq!(acknowledged.busy_bps().is_some(), index >= 13, "{index}");
+        }
+        assert_eq!(acknowledged.busy_bps(), Some(2_000_000));
+        assert!(acknowledged.recent_bps() < Some(1_000_000));
+        acknowledged.add(Duration::from_millis(480), 500, Duration::ZERO);
+        assert_eq!(acknowledged.busy_bps(), None, "it is empty again");
     }
 }

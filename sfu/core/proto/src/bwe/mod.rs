@@ -290,12 +290,12 @@ impl Estimator {
                 Some(Answer::Received(sent)) => {
                     let Some(received) = arrival.received else { continue };
                     newest = newest.max(Some(sent.number));
-                    self.acknowledged.add(received, sent.bytes);
                     if sent.shadowed {
                         self.delay.pass_over(sent.at, received);
                     } else {
                         self.delay.add(sent.at, received);
                     }
+                    self.acknowledged.add(received, sent.bytes, self.delay.newest_delay());
                     if self.is_news(&sent) {
                         self.loss.received(now, sent.bytes);
                     }
@@ -438,7 +438,10 @@ impl Estimator {
         }
         if usage == Usage::Over {
             // What came through before the link narrowed says nothing about what it carries now.
-            proven = proven.min(self.acknowledged.recent_bps().or(proven));
+            let recent = proven.min(self.acknowledged.recent_bps().or(proven));
+            let busy = self.acknowledged.busy_bps();
+            // A short queue may be a large frame's, which has found the link idle; a long one is to be got rid of quickly.
+            proven = if self.standing_queue() < SURGE_QUEUE { busy.or(recent) } else { recent.min(busy.or(recent)) };
         }
         let before = self.rate.bitrate_bps();
         if usage == Usage::Normal && self.end_bps.is_some_and(|end| before >= end && acknowledged < Some(end)) {

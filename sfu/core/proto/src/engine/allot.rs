@@ -68,6 +68,9 @@ pub struct Allotment {
     pub has_video: bool,
     /// An estimate stood behind it.
     pub is_limited: bool,
+    /// Not everything is at its best.
+    #[serde(default)]
+    pub is_below_best: bool,
 }
 
 /// What is known when layers are chosen, besides the link.
@@ -176,6 +179,7 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
         budget = budget.max(candidates.iter().map(floor).sum());
     }
     let decisions = allocate(budget, &candidates);
+    allotment.is_below_best = decisions.iter().any(|decision| decision.reason != Reason::Best);
     let used: u64 = chosen_bps(tracks, &decisions).sum();
     blame_the_last(tracks, &decisions);
     let spare = budget.saturating_sub(used);

@@ -75,7 +75,7 @@ impl Engine {
             if let Some(recorder) = transport.downlink.recorder() {
                 recorder.pace(now, rate);
             }
-            transport.pacer.set_rate(now, rate);
+            transport.pacer.set_rate(now, rate, transport.allotment.is_below_best);
             transport.pacer.set_hold(transport.downlink.hold());
         }
     }
