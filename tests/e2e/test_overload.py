@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
 Start = Callable[..., Awaitable[ServerProcess]]
 OVERLOAD = 1.5
 """What is to be done, as a multiple of what the worker gets."""
+HOPELESS = 6.0
+"""So much that giving pictures up is not enough."""
 CROWD = ("--publishers", "5", "--subscribers", "60", "--join-rate", "30")
 WITHOUT_DTX = {"dtx": False}
 
@@ -106,20 +108,27 @@ async def test_overload_costs_pictures_then_joins_and_never_sound(
             share = await busy_share(server, worker)
             with bounded(worker, share / OVERLOAD):
                 before = await sound(bob)
-                reached = await seconds_until(server, lambda level: level == 5, 15)
+                reached = await seconds_until(server, lambda level: level >= 2, 15)
                 raw.participant.publisher.link.round_trips.clear()
-                answers, lag = [], 0.0
+                lag = 0.0
                 for _ in range(20):
-                    status, sentence, seconds = await refused(server, room)
-                    if status == 503:
-                        assert "overloaded" in sentence
-                        answers.append(seconds)
                     began = time.monotonic()
                     await asyncio.sleep(0.5)
                     lag = max(lag, time.monotonic() - began - 0.5)
                 await hear_tone(track, 440)
                 after = await sound(bob)
                 checks = sorted(raw.participant.publisher.link.round_trips)
+            # How far giving pictures up reaches depends on what of the load they are, and so on the machine.
+            with bounded(worker, share / HOPELESS):
+                await seconds_until(server, lambda level: level == 5, 15)
+                answers = []
+                for _ in range(20):
+                    status, sentence, seconds = await refused(server, room)
+                    if status == 503:
+                        assert "overloaded" in sentence
+                        answers.append(seconds)
+                    await asyncio.sleep(0.1)
+            with bounded(worker, share / OVERLOAD):
                 leaves()
                 back = await seconds_until(server, lambda level: level == 0, 30)
                 carol = await party.join("carol")
