@@ -102,6 +102,7 @@ async def test_sound_is_redundant_unless_refused_and_reaches_those_who_do_not_ta
         await alice.call("unpublish", MICROPHONE)
         await alice.call("publishTone", 660, {"source": MICROPHONE, "red": False})
         await listener.hears(ToneTrack(660.0))
+        await bob.hears("alice", 660)
         assert await bob.call("mimeType", "alice", MICROPHONE) == "audio/opus"
     finally:
         await plain.leave()

@@ -249,9 +249,10 @@
       if (!track) return false;
       audioContext ??= new AudioContext();
       await audioContext.resume();
+      // Chromium lets a remote stream flow only into an element; a track of one who publishes again may have the same.
+      element(track);
       let analyser = analysers.get(track.mediaStreamTrack);
       if (!analyser) {
-        element(track); // Chromium lets a remote stream flow only into an element.
         analyser = audioContext.createAnalyser();
         analyser.fftSize = 8192;
         audioContext.createMediaStreamSource(new MediaStream([track.mediaStreamTrack])).connect(analyser);
