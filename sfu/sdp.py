@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import msgspec
 
 from sfu import _core
 from sfu.border import CodecSpec, ExtensionSpec, Fingerprint, SsrcSpec
 
-_In = TypeVar("_In")
+_In = TypeVarTuple("_In")
 _Out = TypeVar("_Out")
 
 
@@ -216,10 +216,21 @@ class Agreed(Part, frozen=True, kw_only=True):
     ssrcs: tuple[SsrcSpec, ...]
 
 
-def parse(text: bytes | str) -> Session:
+class Limits(NamedTuple):
+    """How large a description may be."""
+
+    bytes: int = 256 * 1024
+    lines: int = 5_000
+    sections: int = 512
+
+
+USUAL_LIMITS = Limits()
+
+
+def parse(text: bytes | str, limits: Limits = USUAL_LIMITS) -> Session:
     """Read a description from the network; raises `SdpError`. Attributes we do not know are skipped."""
     raw = text.encode() if isinstance(text, str) else text
-    return _session.decode(_guarded(_core.sdp_parse, raw))
+    return _session.decode(_guarded(_core.sdp_parse, raw, *limits))
 
 
 def write(session: Session) -> str:
@@ -249,10 +260,10 @@ _agreed = msgspec.msgpack.Decoder(Agreed)
 _codecs = msgspec.msgpack.Decoder(tuple[CodecSpec, ...])
 
 
-def _guarded(function: Callable[[_In], _Out], argument: _In) -> _Out:
+def _guarded(function: Callable[[*_In], _Out], *arguments: *_In) -> _Out:
     """Call the core; its `ValueError(code, sentence)` becomes an `SdpError`."""
     try:
-        return function(argument)
+        return function(*arguments)
     except ValueError as refusal:
         code, message = refusal.args
         raise SdpError(code, message) from None

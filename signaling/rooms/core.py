@@ -13,6 +13,7 @@ from typing import TypeAlias
 from livekit.protocol import models, rtc
 from livekit.protocol.webhook import WebhookEvent
 
+from sfu import sdp
 from sfu.border import NO_OVERLOAD, AnyCommand, Fingerprint, IceCredentials, Overload
 from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
 from signaling.rooms.grants import Grants
@@ -104,6 +105,13 @@ class RoomCore:
     is_over: bool = False
 
     # --- out ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def description_limits(self) -> sdp.Limits:
+        settings = self.settings
+        return sdp.Limits(
+            settings.description_max_bytes, settings.description_lines_max, settings.description_sections_max
+        )
 
     def send(self, participant: Participant, message: rtc.SignalResponse) -> None:
         """To one client; nothing if its signal connection is gone, as a resume tells it everything anew."""

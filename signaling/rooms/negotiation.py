@@ -83,12 +83,13 @@ class ClientOffered:
         offer_sdp: bytes | str,
         wanted: Sequence[Wanted] = (),
         publishing: Callable[[Sequence[ReceivedSection]], Mapping[str, Publishing]] = lambda _: {},
+        limits: sdp.Limits = sdp.USUAL_LIMITS,
     ) -> Answer:
         """Answer an offer and place `wanted` on the sections it has free; raises `SdpError`, then nothing has changed.
 
         `publishing`: of the sections on which the client sends, by mid, what it said about their tracks.
         """
-        offer = sdp.parse(offer_sdp)
+        offer = sdp.parse(offer_sdp, limits)
         bundled = _bundled(offer)
         remote = _remote_of(offer, bundled)
         restart = self.state.remote is not None and self.state.remote.ice != remote.ice
@@ -283,7 +284,9 @@ class ServerOffered:
             ice_restart=restart,
         )
 
-    def accept(self, answer_sdp: bytes | str, offer_id: int = 0) -> Accepted | None:
+    def accept(
+        self, answer_sdp: bytes | str, offer_id: int = 0, limits: sdp.Limits = sdp.USUAL_LIMITS
+    ) -> Accepted | None:
         """Take the answer to the outstanding offer; None if it answers another. Id 0: from a client without ids.
 
         Raises `SdpError` if it cannot be used; the offer then stays outstanding.
@@ -291,7 +294,7 @@ class ServerOffered:
         if self.state.outstanding is None or offer_id not in (0, self.state.outstanding[0]):
             return None
         offered = self.state.outstanding[1]
-        answer = sdp.parse(answer_sdp)
+        answer = sdp.parse(answer_sdp, limits)
         answered = {media.mid: media for media in answer.media if media.mid is not None}
         if set(answered) != set(offered):
             raise sdp.SdpError("answer_mismatch", "the answer's sections are not those of the offer")

@@ -45,8 +45,6 @@ _UNCLEAN = (
     Reason.UNKNOWN_REASON,
 )
 """Whoever left for one of these may well come back."""
-_REPLACED_SECONDS = 1.0
-"""Two clients of one identity may throw each other out once in this time."""
 _HELD_SECONDS = 1.0
 """The Go SDK (2.18) reads on before it has applied the offer of its own join, and an answer that it reads by then is
 lost to it. It has the offer once it says anything, which is its first candidate and follows at once."""
@@ -127,7 +125,7 @@ def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
     present = room.by_identity.get(grants.identity)
     if present is not None:
         at = present.replaced_at
-        if at is not None and present.session is not None and now.seconds - at < _REPLACED_SECONDS:
+        if at is not None and present.session is not None and now.seconds - at < room.settings.replaced_again_seconds:
             raise Unavailable("This identity has just joined from elsewhere; try again in a moment.")
         return
     if not room.overload.takes_joins:

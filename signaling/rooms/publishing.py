@@ -204,7 +204,9 @@ def offer(room: RoomCore, participant: Participant, description: rtc.SessionDesc
     """Answer the client's offer on its publisher connection."""
     wanted = subscribing.wanted(room, participant) if participant.is_single else ()
     try:
-        answer = participant.publishing.answer(description.sdp, wanted, partial(_said, participant))
+        answer = participant.publishing.answer(
+            description.sdp, wanted, partial(_said, participant), room.description_limits
+        )
     except SdpError as error:
         room.drop(f"sdp_{error.code}")
         subscribing.hopeless(room, participant, f"The offer cannot be used: {error.message}.")

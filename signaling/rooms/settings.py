@@ -91,6 +91,31 @@ class RoomSettings(BaseModel):
     attributes_max_bytes: int = Field(
         65_536, ge=1_024, le=524_288, description="Size of all attributes of a participant together, keys included."
     )
+    description_max_bytes: int = Field(
+        262_144,
+        ge=16_384,
+        le=4_194_304,
+        description="Size of a description (SDP) that a client may send; the largest seen, of a hundred sections, are "
+        "under 200 kB. Raise it, with `http.websocket_message_max_bytes`, for clients that take more than that many "
+        "tracks on one connection.",
+    )
+    description_lines_max: int = Field(
+        5_000, ge=500, le=100_000, description="Lines of a description. Raise it with `description_max_bytes`."
+    )
+    description_sections_max: int = Field(
+        512,
+        ge=16,
+        le=10_000,
+        description="Media sections of a description, those that are free included. Raise it with "
+        "`description_max_bytes`.",
+    )
+    replaced_again_seconds: float = Field(
+        1.0,
+        ge=0.1,
+        le=60,
+        description="Two clients of one identity may throw each other out once in this time. Raise it where people "
+        "leave the same call open on two devices that both come back by themselves.",
+    )
     signal_absence_seconds: float = Field(
         120.0,
         ge=5,

@@ -294,7 +294,7 @@ def answer(room: RoomCore, subscriber: Participant, description: rtc.SessionDesc
         room.drop("answer_in_single_mode")
         return
     try:
-        accepted = negotiation.accept(description.sdp, description.id)
+        accepted = negotiation.accept(description.sdp, description.id, room.description_limits)
     except SdpError as error:
         room.drop(f"sdp_{error.code}")
         hopeless(room, subscriber, f"The answer cannot be used: {error.message}.")

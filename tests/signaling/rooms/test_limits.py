@@ -15,6 +15,11 @@ from signaling.rooms.settings import RoomSettings
 from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, World
 
 RESPONSES = rtc.RequestResponse.Reason
+UNITS = {
+    "description_max_bytes": "bytes",
+    "description_lines_max": "lines",
+    "description_sections_max": "media sections",
+}
 LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
 
 
@@ -154,6 +159,38 @@ def test_an_overloaded_worker_takes_no_new_video_and_keeps_what_there_is() -> No
     world.room.core.overload = border.NO_OVERLOAD
     bob.announce("screen", VIDEO, SCREEN)
     assert len(bob.record.tracks) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [
+        ("description_max_bytes", lambda text: len(text.encode())),
+        ("description_lines_max", lambda text: text.count("\n")),
+        ("description_sections_max", lambda text: text.count("\nm=")),
+    ],
+)
+def test_a_description_may_be_as_large_as_the_settings_say(setting: str, size: Callable[[str], int]) -> None:
+    """S-45"""
+
+    def with_sections(settings: RoomSettings) -> tuple[World, Client]:
+        world = World(settings=settings)
+        alice = world.join("alice")
+        alice.add_sections("audio", 4)
+        return world, alice
+
+    needed = size(with_sections(RoomSettings())[1].description().sdp)
+    for limit in (needed, needed - 1):
+        # What tests describe is smaller than the least that an operator can set.
+        world, alice = with_sections(RoomSettings().model_copy(update={setting: limit}))
+        bob = world.join("bob")
+        alice.forget()
+        alice.offer()
+        world.settle()
+        assert len(alice.heard("answer")) == (limit == needed)
+        if limit < needed:
+            assert alice.heard("request_response")[-1].message.endswith(f"{limit} {UNITS[setting]}.")
+            assert alice.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+        assert not bob.heard("leave")
 
 
 # --- each limit of RoomSettings by its default: just so much, and one more -------------------------------------------

@@ -3,13 +3,14 @@
 //! A refused description is a `ValueError(code, sentence)`; `sfu/sdp.py` turns it into its own exception.
 
 use callyard_proto::command::CodecSpec;
-use callyard_proto::sdp::{self, Media, SdpError, Session};
+use callyard_proto::sdp::{self, Limits, Media, SdpError, Session};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+/// `size` in bytes, `lines`, `sections`: the most there may be.
 #[pyfunction]
-pub fn sdp_parse(text: &[u8]) -> PyResult<Vec<u8>> {
-    encode(&sdp::parse(text).map_err(refused)?)
+pub fn sdp_parse(text: &[u8], size: usize, lines: usize, sections: usize) -> PyResult<Vec<u8>> {
+    encode(&sdp::parse_within(text, &Limits { bytes: size, lines, sections }).map_err(refused)?)
 }
 
 #[pyfunction]

@@ -2,17 +2,15 @@
 
 use thiserror::Error;
 
-use super::parse::{MAX_BYTES, MAX_LINES, MAX_MEDIA};
-
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SdpError {
-    #[error("the description is longer than {MAX_BYTES} bytes")]
-    TooLong,
-    #[error("the description has more than {MAX_LINES} lines")]
-    TooManyLines,
-    #[error("the description has more than {MAX_MEDIA} media sections")]
-    TooManySections,
+    #[error("the description is longer than {max} bytes")]
+    TooLong { max: usize },
+    #[error("the description has more than {max} lines")]
+    TooManyLines { max: usize },
+    #[error("the description has more than {max} media sections")]
+    TooManySections { max: usize },
     #[error("line {line} has more {what} than allowed")]
     TooMany { line: usize, what: &'static str },
     #[error("the description is not UTF-8")]
@@ -39,9 +37,9 @@ impl SdpError {
     /// Never changes once released.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooLong => "too_long",
-            Self::TooManyLines => "too_many_lines",
-            Self::TooManySections => "too_many_sections",
+            Self::TooLong { .. } => "too_long",
+            Self::TooManyLines { .. } => "too_many_lines",
+            Self::TooManySections { .. } => "too_many_sections",
             Self::TooMany { .. } => "too_many",
             Self::NotUtf8 => "not_utf8",
             Self::ControlCharacter { .. } => "control_character",

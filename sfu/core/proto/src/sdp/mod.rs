@@ -14,7 +14,7 @@ mod write;
 
 pub use agree::{Agreed, agree, matching};
 pub use error::SdpError;
-pub use parse::{MAX_BYTES, MAX_LINES, MAX_MEDIA, parse};
+pub use parse::{Limits, parse, parse_within};
 pub use supported::supported;
 pub use types::*;
 pub use write::write;

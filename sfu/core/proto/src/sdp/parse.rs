@@ -11,10 +11,20 @@ use super::error::SdpError;
 use super::types::*;
 use crate::command::Fingerprint;
 
-/// The largest offers seen (a hundred sections of Chromium) are under 200 kB.
-pub const MAX_BYTES: usize = 256 * 1024;
-pub const MAX_LINES: usize = 5_000;
-pub const MAX_MEDIA: usize = 512;
+/// How large a description may be; each is a setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest offers seen (a hundred sections of Chromium) are under 200 kB.
+    pub bytes: usize,
+    pub lines: usize,
+    pub sections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 256 * 1024, lines: 5_000, sections: 512 }
+    }
+}
 
 const MAX_FINGERPRINTS: usize = 16;
 const MAX_CANDIDATES: usize = 256;
@@ -26,17 +36,22 @@ const MAX_FEEDBACK: usize = 32;
 const MAX_OPTIONS: usize = 16;
 const MAX_MSIDS: usize = 16;
 
-/// Reads one description, whoever sent it.
+/// Reads one description of the usual size, whoever sent it.
 pub fn parse(bytes: &[u8]) -> Result<Session, SdpError> {
-    if bytes.len() > MAX_BYTES {
-        return Err(SdpError::TooLong);
+    parse_within(bytes, &Limits::default())
+}
+
+/// The same of any size.
+pub fn parse_within(bytes: &[u8], limits: &Limits) -> Result<Session, SdpError> {
+    if bytes.len() > limits.bytes {
+        return Err(SdpError::TooLong { max: limits.bytes });
     }
     let text = str::from_utf8(bytes).map_err(|_| SdpError::NotUtf8)?;
-    let mut reader = Reader::default();
+    let mut reader = Reader { max_sections: limits.sections, ..Reader::default() };
     for (index, raw) in text.split('\n').enumerate() {
         let line = index + 1;
-        if line > MAX_LINES + 1 {
-            return Err(SdpError::TooManyLines);
+        if line > limits.lines + 1 {
+            return Err(SdpError::TooManyLines { max: limits.lines });
         }
         let content = raw.strip_suffix('\r').unwrap_or(raw);
         if content.bytes().any(|byte| byte == 0 || byte == b'\r') {
@@ -56,6 +71,7 @@ pub fn parse(bytes: &[u8]) -> Result<Session, SdpError> {
 
 #[derive(Default)]
 struct Reader {
+    max_sections: usize,
     session: Session,
     has_version: bool,
     has_origin: bool,
@@ -88,8 +104,8 @@ impl Reader {
             "s" if self.section.is_none() => self.session.name = value.to_owned(),
             "m" => {
                 self.close_section();
-                if self.session.media.len() == MAX_MEDIA {
-                    return Err(SdpError::TooManySections);
+                if self.session.media.len() == self.max_sections {
+                    return Err(SdpError::TooManySections { max: self.max_sections });
                 }
                 self.section = Some(Section::open(line, value, self.direction)?);
             }
@@ -117,8 +133,8 @@ impl Reader {
                 let mut words = value.split_ascii_whitespace();
                 let semantics = words.next().ok_or(SdpError::Malformed { line, what: "group" })?.to_owned();
                 let mids: Vec<String> = words.map(str::to_owned).collect();
-                if mids.len() > MAX_MEDIA {
-                    return Err(SdpError::TooMany { line, what: "mids" });
+                if mids.len() > self.max_sections {
+                    return Err(SdpError::TooManySections { max: self.max_sections });
                 }
                 push(&mut session.groups, Group { semantics, mids }, MAX_GROUPS, line, "groups")?;
             }
