@@ -358,6 +358,24 @@ def close(yuv: tuple[int, int, int], rgb: tuple[int, int, int]) -> bool:
     return all(abs(a - b) < 45 for a, b in zip(found, rgb, strict=True))
 
 
+@pytest.mark.parametrize("codec", ["vp9", "av1"])
+async def test_one_viewer_goes_down_while_another_stays(tabs: Tabs, codec: str) -> None:
+    """The client's own mode is L3T3_KEY: between key frames nothing of the lower layers goes to who has the largest."""
+    alice, bob, carol = [await tabs.join(name) for name in ("alice", "bob", "carol")]
+    options = {"source": CAMERA, "videoCodec": codec, "scalabilityMode": "L3T3_KEY", "backupCodec": False}
+    await alice.call("publishPicture", "red", "green", 1280, 720, 15, options)
+    for tab in (bob, carol):
+        await tab.until("widthIs", "alice", CAMERA, 1280, seconds=30)
+    for _ in range(2):
+        for quality, width in (("LOW", 320), ("HIGH", 1280)):
+            # Past the last key frame.
+            await asyncio.sleep(1)
+            await carol.call("wantQuality", "alice", CAMERA, quality)
+            await carol.until("widthIs", "alice", CAMERA, width)
+            await carol.shows("alice", CAMERA, "red", "green")
+            assert await bob.call("width", "alice", CAMERA) == 1280
+
+
 @MODES
 @pytest.mark.parametrize("codec", ["vp8", "h264", "vp9"])  # the client cannot encrypt AV1
 async def test_pages_that_encrypt_end_to_end_understand_only_each_other(tabs: Tabs, single: bool, codec: str) -> None:

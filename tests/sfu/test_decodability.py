@@ -301,6 +301,7 @@ def reference(
 # --- the property ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(600)  # the first builds the program that forwards
 @pytest.mark.parametrize("trouble", [None, "narrow"], ids=["free", "narrow"])
 @pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
 def test_whatever_is_forwarded_is_decoded_to_the_same_pictures(path: Path, trouble: str | None, tmp_path: Path) -> None:

@@ -348,6 +348,32 @@ pub(crate) mod tests {
         writer.bytes()
     }
 
+    /// A frame of L2T1_KEY: between key frames each spatial layer refers to itself alone; targets (0,0) (1,0), a chain each.
+    pub(crate) fn l2t1_key(spatial: u8, frame_number: u16, key: bool) -> Descriptor {
+        let mut writer = Writer::default();
+        let template = 2 * u32::from(spatial) + u32::from(key);
+        writer.put(1, 1).put(1, 1).put(6, template).put(16, frame_number.into());
+        writer.put(5, 0b10000).put(6, 0).put(5, 1);
+        for next in [0, 2, 0, 3] {
+            writer.put(2, next);
+        }
+        for indications in [[2, 0], [2, 2], [0, 2], [0, 2]] {
+            writer.put(2, indications[0]).put(2, indications[1]);
+        }
+        for back in [&[2][..], &[], &[2], &[1]] {
+            back.iter().for_each(|back| _ = writer.put(1, 1).put(4, back - 1));
+            writer.put(1, 0);
+        }
+        writer.put(2, 0b11).put(1, 0).put(1, 1); // ns(3) = 2 chains
+        for fdiffs in [[2, 1], [0, 0], [1, 2], [1, 1]] {
+            writer.put(4, fdiffs[0]).put(4, fdiffs[1]);
+        }
+        writer.put(1, 0);
+        let mut descriptor = Descriptor::parse(&writer.bytes(), None).unwrap();
+        descriptor.structure = descriptor.structure.filter(|_| key && spatial == 0);
+        descriptor
+    }
+
     #[test]
     fn a_structure_is_read_and_serves_the_packets_after_it() {
         let key = Descriptor::parse(&l2t2(true, false, 0, 100, true), None).unwrap();

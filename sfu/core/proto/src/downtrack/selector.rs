@@ -104,6 +104,9 @@ struct Svc {
     fates: [Option<(u16, bool)>; FRAME_MEMORY],
     /// One bit a chain: every frame of it since its beginning was forwarded.
     whole_chains: u32,
+    /// The target's chain is broken: where lower layers are left out between key frames (L3T3_KEY), one cannot even go down.
+    is_stuck: bool,
+    is_newly_stuck: bool,
 }
 
 impl Selector {
@@ -127,6 +130,9 @@ impl Selector {
     pub fn set_target(&mut self, target: Option<Layer>) {
         if target.is_none() {
             self.restart();
+        }
+        if let Some(svc) = &mut self.svc {
+            svc.is_stuck = false; // until the next frame has shown it
         }
         self.target = target;
         self.interim = None;
@@ -162,10 +168,17 @@ impl Selector {
     pub fn waits_for_keyframe(&self, is_svc: bool) -> Option<Spatial> {
         let target = self.target.filter(|_| self.kind == MediaKind::Video)?;
         if is_svc {
-            let reached = self.encoding.is_some() && self.spatial >= target.spatial;
+            let is_stuck = self.svc.as_ref().is_some_and(|svc| svc.is_stuck);
+            let reached = self.encoding.is_some() && self.spatial >= target.spatial && !is_stuck;
             return (!reached).then_some(Spatial(0));
         }
         (self.encoding != Some(target.spatial)).then_some(target.spatial)
+    }
+
+    /// True once as soon as it has turned out that a key frame is needed after all.
+    #[inline]
+    pub fn take_stuck(&mut self) -> bool {
+        self.svc.as_mut().is_some_and(|svc| std::mem::take(&mut svc.is_newly_stuck))
     }
 
     /// A frame that was to be forwarded has been left out after all, as has whatever else of its stream lies above `below`.
@@ -310,7 +323,13 @@ impl Selector {
             }
             switched = self.encoding != Some(packet.encoding) || self.svc.is_none();
             self.encoding = Some(packet.encoding);
-            self.svc = Some(Box::new(Svc { decode_target: best, fates: [None; FRAME_MEMORY], whole_chains: 0 }));
+            self.svc = Some(Box::new(Svc {
+                decode_target: best,
+                fates: [None; FRAME_MEMORY],
+                whole_chains: 0,
+                is_stuck: false,
+                is_newly_stuck: false,
+            }));
         }
         let Some(svc) = &mut self.svc else { return Verdict::Drop(Reason::WaitingForKeyframe) };
         let mut is_decodable = !svc.has_fate(descriptor.frame_number, false);
@@ -321,6 +340,9 @@ impl Selector {
             if svc.decode_target != best && (begins || is_switch && svc.chain_is_whole(structure, best)) {
                 svc.decode_target = best;
             }
+            let was_stuck = svc.is_stuck;
+            svc.is_stuck = svc.decode_target != best && !svc.chain_is_whole(structure, best);
+            svc.is_newly_stuck |= svc.is_stuck && !was_stuck;
         }
         if svc.decode_target >= structure.targets.len() {
             svc.decode_target = best; // a new structure with fewer targets
@@ -374,7 +396,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec::dd::tests::{l2t2, l2t2_referring};
+    use crate::codec::dd::tests::{l2t1_key, l2t2, l2t2_referring};
 
     const FORWARD: Verdict = Verdict::Forward { switched: false, marker: false };
     const SWITCHED: Verdict = Verdict::Forward { switched: true, marker: false };
@@ -514,6 +536,42 @@ mod tests {
         assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
         assert_eq!(send(&mut selector, 0, 112, true), FORWARD);
         assert_eq!(send(&mut selector, 2, 113, false), Verdict::Forward { switched: false, marker: true });
+    }
+
+    /// L2T1_KEY: between key frames each spatial layer refers to itself alone, and of the lower one nothing is forwarded.
+    #[test]
+    fn down_needs_a_key_frame_where_the_lower_layer_was_left_out() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(1, 0));
+        let structure = l2t1_key(0, 100, true).structure.unwrap();
+        let picture = PacketMeta::sound();
+        let send = |selector: &mut Selector, spatial: u8, number: u16, key: bool| {
+            let descriptor = l2t1_key(spatial, number, key);
+            let descriptor = Some((&descriptor, &structure));
+            let packet = Packet { encoding: Spatial(0), meta: &picture, marker: false, descriptor };
+            matches!(selector.select(packet, true), Verdict::Forward { .. })
+        };
+        assert_eq!([send(&mut selector, 0, 100, true), send(&mut selector, 1, 101, true)], [true, true]);
+        for number in [102, 104] {
+            assert_eq!(
+                [send(&mut selector, 0, number, false), send(&mut selector, 1, number + 1, false)],
+                [false, true]
+            );
+        }
+        assert_eq!(selector.waits_for_keyframe(true), None);
+
+        selector.set_target(layer(0, 0));
+        assert_eq!([send(&mut selector, 0, 106, false), send(&mut selector, 1, 107, false)], [false, true]);
+        assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)), "or it would never go down");
+        assert_eq!([selector.take_stuck(), selector.take_stuck()], [true, false]);
+        assert_eq!([send(&mut selector, 0, 108, true), send(&mut selector, 1, 109, true)], [true, false]);
+        assert_eq!((selector.waits_for_keyframe(true), selector.current()), (None, layer(0, 0)));
+        // Who takes the wish back waits for nothing.
+        selector.set_target(layer(1, 0));
+        send(&mut selector, 0, 110, false);
+        assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
+        selector.set_target(layer(0, 0));
+        assert_eq!(selector.waits_for_keyframe(true), None);
     }
 
     #[test]

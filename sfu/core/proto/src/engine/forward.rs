@@ -335,12 +335,16 @@ impl Engine {
                 MediaKind::Video => self.counters.down.video.add(len),
             }
         }
+        let is_stuck = is_svc && downtrack.selector.take_stuck();
         let transport_slot = downtrack.transport;
         if !transport.pacer.is_idle() && !transport.pacer.is_listed {
             self.list_paced(now, transport_slot);
         }
         if has_switched {
             self.tell_switch(slot);
+        }
+        if is_stuck {
+            self.needs_keyframe(slot);
         }
         if is_overdue {
             self.empty_queue(now, slot);
