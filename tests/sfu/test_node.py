@@ -94,6 +94,11 @@ async def running(settings: NodeSettings) -> AsyncIterator[Watched]:
         await watched.node.stop(0)
 
 
+def test_there_is_a_worker_for_each_core_unless_said_otherwise(run_directory: Path) -> None:
+    assert Watched(settings_in(run_directory, workers=None)).node.count == len(os.sched_getaffinity(0))
+    assert Watched(settings_in(run_directory, workers=3)).node.count == 3
+
+
 async def test_each_worker_has_its_own_process_port_and_certificate(run_directory: Path) -> None:
     """F-33"""
     async with running(settings_in(run_directory)) as watched:

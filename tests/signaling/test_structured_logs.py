@@ -143,6 +143,19 @@ def test_workers_are_told_the_style_of_the_same_stream() -> None:
     assert not style_of_workers(LogSettings(format=LogFormat.CONSOLE), io.StringIO()).json
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_colour_and_anything_else_lines_of_json() -> None:
+    for stream, is_coloured in ((Terminal(), True), (io.StringIO(), False)):
+        configure(LogSettings(), stream)
+        structlog.get_logger().warning("loud", room="demo")
+        assert ("\x1b[" in stream.getvalue()) == is_coloured
+        assert stream.getvalue().startswith("{") != is_coloured
+
+
 def test_level_and_addresses_are_settings() -> None:
     stream = io.StringIO()
     configure(LogSettings(level=LogLevel.WARNING, addresses=True), stream)

@@ -203,7 +203,7 @@ class Limit(NamedTuple):
     default: int
     ask: Callable[[Client, int], None]
     is_size: bool = False
-    others: dict[str, int] = {}  # noqa: RUF012 - a tuple's default, which nobody changes
+    settings: RoomSettings = RoomSettings()
 
 
 def announces(client: Client, number: int) -> None:
@@ -223,7 +223,7 @@ def changes(**said: Callable[[int], Any]) -> Callable[[Client, int], None]:
 
 
 LIMITS = [
-    Limit("tracks_max", 64, announces, others={"pending_tracks_max": 1000}),
+    Limit("tracks_max", 64, announces, settings=RoomSettings(pending_tracks_max=1000)),
     Limit("pending_tracks_max", 20, announces),
     Limit("data_tracks_max", 64, publishes_data),
     Limit("name_max_bytes", 256, changes(name=lambda size: "é" * (size // 2) + "x" * (size % 2)), is_size=True),
@@ -236,7 +236,7 @@ LIMITS = [
 def test_just_so_much_is_taken_and_one_more_refused_with_a_sentence(limit: Limit) -> None:
     """S-30, S-44, S-49"""
     assert RoomSettings.model_fields[limit.setting].default == limit.default
-    world = World(RoomSettings(**limit.others))
+    world = World(limit.settings)
     alice, bob = world.join("alice", can_update_own_metadata=True), world.join("bob")
     for number in [limit.default] if limit.is_size else range(1, limit.default + 1):
         limit.ask(alice, number)

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use callyard_proto::command::{
-    CodecSpec, Command, Content, DowntrackSpec, ExtensionSpec, LayerMode, LayerSpec, MediaKind, SsrcSpec, UptrackSpec,
-    Want,
+    CodecSpec, Command, Content, DowntrackSpec, DtlsRole, ExtensionSpec, LayerMode, LayerSpec, MediaKind, SsrcSpec,
+    UptrackSpec, Want,
 };
+use callyard_proto::config::Config;
 use callyard_proto::ids::{DowntrackId, Pt, Spatial, Ssrc, UptrackId};
 
 use crate::World;
 use crate::client::{Outgoing, Rtx};
+use crate::netem::LinkConfig;
 
 pub const MID_ID: u8 = 4;
 pub const RID_ID: u8 = 10;
@@ -237,6 +239,23 @@ pub fn content(payload: &[u8]) -> (u8, u32, u8) {
 
 pub fn is_key(payload: &[u8]) -> bool {
     payload[0] & 0x10 != 0 && payload[6] & 1 == 0
+}
+
+/// A call of a second: client 0 has a camera, which `viewers` others watch as downtracks 11, 12, … under SSRCs 5 000, 6 000, …
+pub fn watched(config: Config, viewers: usize) -> (World, Source) {
+    let mut world = World::with_config(1, config);
+    for _ in 0..=viewers {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    camera.publish(&mut world);
+    for viewer in 1..=viewers {
+        let (downtrack, ssrc) = (10 + viewer as u64, 4_000 + 1_000 * viewer as u32);
+        subscribe(&mut world, viewer, &camera, downtrack, ssrc, Want::default());
+    }
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    (world, camera)
 }
 
 /// Subscribes `client` to a source; packets come with `ssrc`, their RTX one above.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callyard_peer::client::Received;
-use callyard_peer::media::{Source, content, is_key, picture_id, play, quality, subscribe};
+use callyard_peer::media::{Source, content, is_key, picture_id, play, quality, subscribe, watched};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::{ROOM, World};
 use callyard_proto::command::{Command, DtlsRole, Want};
@@ -224,15 +224,8 @@ fn key_frame_requests_are_throttled_however_many_ask() {
 /// S-20
 #[test]
 fn a_fir_that_is_sent_again_asks_for_nothing_new() {
-    let mut world = World::new(6);
-    for _ in 0..2 {
-        world.add_client(DtlsRole::Server, LinkConfig::default());
-    }
-    world.connect();
-    let mut camera = Source::video(0, 1, 1_000);
-    camera.publish(&mut world);
-    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
-    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    let (mut world, mut camera) = watched(Config::default(), 1);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
     for (number, asks) in [(7, 1), (7, 0), (7, 0), (8, 1), (8, 0), (7, 1), (255, 1), (0, 1)] {
         let before = world.engine.counters().feedback_out.pli;
         world.clients[1].send_rtcp(&callyard_peer::rtcp::fir(5_000, number));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::media::{Source, play, subscribe};
+use callyard_peer::media::{Source, play, subscribe, watched};
 use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{ChannelSpec, Command, DtlsRole, Want};
 use callyard_proto::config::Config;
@@ -13,15 +13,7 @@ const VIEWER: u32 = 5_000;
 
 /// A camera and one who watches it.
 fn call(config: Config) -> (World, Source) {
-    let mut world = World::with_config(1, config);
-    for _ in 0..2 {
-        world.add_client(DtlsRole::Server, LinkConfig::default());
-    }
-    world.connect();
-    let mut camera = Source::video(0, 1, 1_000);
-    camera.publish(&mut world);
-    subscribe(&mut world, 1, &camera, 11, VIEWER, Want::default());
-    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    let (mut world, camera) = watched(config, 1);
     world.take_events();
     (world, camera)
 }

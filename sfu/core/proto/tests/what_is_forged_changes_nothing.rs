@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::media::{Source, downtrack_spec, play, subscribe};
+use callyard_peer::media::{Source, downtrack_spec, play, watched};
 use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{Command, DtlsRole, ExtensionSpec, Fault, Fingerprint, Want};
 use callyard_proto::config::Config;
@@ -14,17 +14,7 @@ use proptest::prelude::*;
 const STRANGER: &str = "203.0.113.66:6666";
 
 fn call(config: Config) -> (World, Source) {
-    let mut world = World::with_config(1, config);
-    for _ in 0..3 {
-        world.add_client(DtlsRole::Server, LinkConfig::default());
-    }
-    world.connect();
-    let mut camera = Source::video(0, 1, 1_000);
-    camera.publish(&mut world);
-    subscribe(&mut world, 1, &camera, 11, 5_000, Want::default());
-    subscribe(&mut world, 2, &camera, 12, 6_000, Want::default());
-    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
-    (world, camera)
+    watched(config, 2)
 }
 
 /// S-03
