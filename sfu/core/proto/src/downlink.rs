@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::breaker::{Breaker, Trip};
 use crate::bwe::{Arrival, BweConfig, Estimator, Limit, ProbeCluster, Sent};
+use crate::remb_sum::{self, Told};
 use crate::rtcp::TwccFeedback;
 use crate::trace::{Judgement, Recorder};
 
@@ -85,6 +86,11 @@ pub struct Downlink {
     /// What RED says again, sent or left out.
     #[serde(skip)]
     redundant: Meter,
+    /// The last REMB; sound is beside it.
+    #[serde(default, with = "crate::moment")]
+    remb_at: Option<Instant>,
+    #[serde(default)]
+    is_beside_sound: bool,
     #[serde(with = "crate::moment")]
     metered: Option<Instant>,
     #[serde(skip)]
@@ -107,6 +113,8 @@ impl Downlink {
             breaker: Breaker::default(),
             meters: [Meter::default(); 4],
             redundant: Meter::default(),
+            remb_at: None,
+            is_beside_sound: false,
             metered: None,
             recorder: None,
         }
@@ -151,7 +159,13 @@ impl Downlink {
     /// Bits a second that may be sent in all, headers included; `None`: nothing is known that would limit it.
     pub fn estimate_bps(&self) -> Option<u64> {
         let estimate = self.estimator.as_ref().filter(|_| self.is_estimated()).map(|e| e.estimate_bps());
+        let estimate = estimate.map(|bps| bps.saturating_add(self.beside_bps()));
         [estimate, self.bound().map(|(bps, _)| bps), self.most_bps].into_iter().flatten().min()
+    }
+
+    /// Bits a second that flow beside what the estimator speaks of: sound changes while no REMB comes.
+    fn beside_bps(&self) -> u64 {
+        if self.source == Source::Remb && self.is_beside_sound { self.bitrate_bps(Flow::Audio) } else { 0 }
     }
 
     fn is_estimated(&self) -> bool {
@@ -348,9 +362,10 @@ impl Downlink {
         self.tell(now);
     }
 
-    pub fn remb(&mut self, now: Instant, bitrate_bps: u64) {
-        self.record(|recorder| recorder.remb(now, bitrate_bps));
-        self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(now, bitrate_bps);
+    pub fn remb(&mut self, now: Instant, told: Told) {
+        self.record(|recorder| recorder.remb(now, told));
+        (self.remb_at, self.is_beside_sound) = (Some(now), told.is_beside_sound);
+        self.estimator.get_or_insert_with(|| Box::new(Estimator::new(self.config))).remb(now, told.bitrate_bps);
         if self.source != Source::Feedback {
             self.source = Source::Remb;
         }
@@ -391,6 +406,9 @@ impl Downlink {
         if self.estimate_bps()? >= self.most_bps.unwrap_or(u64::MAX) {
             return None;
         }
+        let beside_bps = self.beside_bps();
+        let (next_bps, total_bps) = (next_bps.saturating_sub(beside_bps), total_bps.saturating_sub(beside_bps));
+        let sent_bps = self.sent_bps().saturating_sub(beside_bps) as f64;
         let estimator = self.estimator.as_mut()?;
         estimator.want(now, next_bps, total_bps);
         let cluster = estimator.poll_probe(now)?;
@@ -398,9 +416,11 @@ impl Downlink {
             return Some(cluster);
         }
         // Media itself must be the probe: up to the next step at once, or it could never be taken. A REMB well above what is
-        // sent is no mere echo of it: whoever says that has measured it, or was told.
-        let sent_bps: f64 = self.meters.iter().map(|meter| meter.bps).sum();
-        if estimator.remb_alone().is_some_and(|remb| remb as f64 > ECHO * sent_bps + ECHO_FLOOR_BPS) {
+        // sent is no mere echo of it: whoever says that has measured it, or was told. One that is not repeated, as nothing is
+        // sent that it could be about, says nothing any more.
+        let is_fresh = self.remb_at.is_some_and(|at| now.saturating_duration_since(at) < remb_sum::LIFETIME);
+        let is_measured = |remb| remb as f64 > ECHO * sent_bps + ECHO_FLOOR_BPS;
+        if is_fresh && estimator.remb_alone().is_some_and(is_measured) {
             return None;
         }
         // Sound that grows meanwhile must not take what is on trial.
@@ -455,6 +475,10 @@ mod tests {
         downlink.feedback(now, &feedback);
     }
 
+    fn of_all(bitrate_bps: u64) -> Told {
+        Told { bitrate_bps, is_beside_sound: false }
+    }
+
     #[test]
     fn nothing_limits_who_promised_nothing() {
         let mut downlink = Downlink::new(BweConfig::default());
@@ -505,7 +529,7 @@ mod tests {
         let mut downlink = Downlink::new(BweConfig::default());
         downlink.send_at_most(Some(100_000));
         assert_eq!(downlink.estimate_bps(), Some(100_000));
-        downlink.remb(now(), 700_000);
+        downlink.remb(now(), of_all(700_000));
         assert_eq!(downlink.estimate_bps(), Some(100_000));
         assert_eq!(downlink.want(now(), 900_000, 900_000, true), None, "nothing to be learned");
         downlink.send_at_most(Some(900_000));
@@ -517,7 +541,7 @@ mod tests {
     #[test]
     fn remb_serves_those_who_report_nothing_else() {
         let mut downlink = Downlink::new(BweConfig::default());
-        downlink.remb(now(), 700_000);
+        downlink.remb(now(), of_all(700_000));
         assert_eq!((downlink.estimate_bps(), downlink.limit()), (Some(700_000), Some("remb")));
     }
 
@@ -533,7 +557,7 @@ mod tests {
         let (audio, video, mut remb, mut flows, mut flowed) = (30e3, 300e3, first_remb, false, 0.0);
         for half in 0..120u32 {
             let at = start + Duration::from_millis(500) * half;
-            downlink.remb(at, remb as u64);
+            downlink.remb(at, of_all(remb as u64));
             downlink.tick(at, Duration::from_secs(2));
             downlink.sent(at, Flow::Audio, (audio / 16.0) as usize, false, None);
             if flows {
@@ -561,5 +585,45 @@ mod tests {
     #[test]
     fn a_remb_well_above_what_is_sent_is_obeyed() {
         assert_eq!(seconds_of_video(5e6, 200e3), 0.0);
+    }
+
+    /// Half a second of sound, and of pictures where they are sent; by the clock as the engine does it.
+    fn half_a_second(downlink: &mut Downlink, at: Instant, sound_bps: usize, video_bps: usize) {
+        downlink.sent(at, Flow::Audio, sound_bps / 16 - WIRE_OVERHEAD_BYTES, false, None);
+        downlink.sent(at, Flow::Video, video_bps / 16, false, None);
+        downlink.tick(at + Duration::from_millis(500), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn sound_is_added_as_it_is_now_to_what_is_told_of_pictures_alone() {
+        let (mut downlink, start) = (Downlink::new(BweConfig::default()), now());
+        let mut at = start;
+        let mut after = |sound_bps, downlink: &mut Downlink| {
+            for _ in 0..20 {
+                half_a_second(downlink, at, sound_bps, 300_000);
+                at += Duration::from_millis(500);
+            }
+            downlink.estimate_bps().unwrap()
+        };
+        downlink.remb(start, Told { bitrate_bps: 500_000, is_beside_sound: true });
+        assert!((570_000..=580_000).contains(&after(80_000, &mut downlink)));
+        assert!((530_000..=533_000).contains(&after(32_000, &mut downlink)), "though nothing was told meanwhile");
+        downlink.remb(at, of_all(500_000));
+        assert_eq!(downlink.estimate_bps(), Some(500_000));
+    }
+
+    /// aiortc after a stall: little came at last, its pictures were paused for that, and without them it tells nothing more.
+    #[test]
+    fn what_is_not_repeated_as_nothing_comes_keeps_nobody_waiting() {
+        let (mut downlink, start) = (Downlink::new(BweConfig::default()), now());
+        downlink.remb(start, Told { bitrate_bps: 60_000, is_beside_sound: true });
+        let (mut at, next_bps) = (start, 300_000);
+        while downlink.estimate_bps().unwrap() < next_bps {
+            half_a_second(&mut downlink, at, 80_000, 0);
+            at += Duration::from_millis(500);
+            assert_eq!(downlink.want(at, next_bps, next_bps, false), None);
+            assert!(at < start + Duration::from_secs(5), "still at {:?}", downlink.estimate_bps());
+        }
+        assert!(at >= start + remb_sum::LIFETIME, "what was just measured is obeyed");
     }
 }

@@ -28,7 +28,7 @@ pub mod moment;
 pub mod overload;
 pub mod pacer;
 mod registers;
-mod remb_sum;
+pub mod remb_sum;
 pub mod rtcp;
 pub mod rtp;
 pub mod rtt;

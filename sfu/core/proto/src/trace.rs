@@ -16,6 +16,7 @@ use crate::downlink::{Downlink, Flow};
 use crate::engine::allot::{Allotment, Outcome, Situation};
 use crate::ids::{DowntrackId, Spatial};
 use crate::moment::{self, nanos};
+use crate::remb_sum::Told;
 
 /// Of the format; raised where an older reader would misunderstand.
 pub const VERSION: u32 = 1;
@@ -55,6 +56,8 @@ pub enum Line {
     Remb {
         at_ns: i64,
         bps: u64,
+        #[serde(default)]
+        is_beside_sound: bool,
     },
     RoundTrip {
         at_ns: i64,
@@ -389,8 +392,9 @@ impl Recorder {
         self.push(now, |at_ns| Line::Feedback { at_ns, arrivals: arrivals.iter().map(plain).collect() });
     }
 
-    pub(crate) fn remb(&mut self, now: Instant, bps: u64) {
-        self.push(now, |at_ns| Line::Remb { at_ns, bps });
+    pub(crate) fn remb(&mut self, now: Instant, told: Told) {
+        let Told { bitrate_bps: bps, is_beside_sound } = told;
+        self.push(now, |at_ns| Line::Remb { at_ns, bps, is_beside_sound });
     }
 
     pub(crate) fn round_trip(&mut self, rtt: Duration) {
@@ -516,7 +520,7 @@ mod tests {
         let mut recorder = recorder(start, 1 << 20);
         recorder.sent(at(1), Flow::Audio, 100, true, None);
         recorder.sent(at(3), Flow::Video, 1_200, true, Some(4));
-        recorder.remb(at(5), 300_000);
+        recorder.remb(at(5), Told { bitrate_bps: 300_000, is_beside_sound: true });
         recorder.sent(at(6), Flow::Padding, 240, false, None);
         let written = lines(&recorder.take(at(7)), start);
         let [Line::Header { version: VERSION, .. }, Line::State { .. }, Line::Sent { at_ns, packets }, remb, last] =
@@ -527,7 +531,7 @@ mod tests {
         assert_eq!(*at_ns, 1_000_000);
         let second = (2_000_000, 1_200, Flow::Video, true, Some(4));
         assert_eq!(packets[..], [(0, 100, Flow::Audio, true, None), second]);
-        assert_eq!(*remb, Line::Remb { at_ns: 5_000_000, bps: 300_000 });
+        assert_eq!(*remb, Line::Remb { at_ns: 5_000_000, bps: 300_000, is_beside_sound: true });
         assert!(matches!(last, Line::Sent { at_ns: 6_000_000, .. }));
         assert!(recorder.take(at(8)).is_empty(), "once");
     }

@@ -202,17 +202,19 @@ fn remb_is_kept_to_where_there_is_nothing_better() {
 fn rembs_of_several_receivers_add_up() {
     let mut call = Call::new(8, LinkConfig::default(), vec![Camera::new(1, 1_000), Camera::new(2, 2_000)]);
     call.world.clients[VIEWER].feedback = None;
-    let report = |call: &mut Call, bps: u64| {
+    let estimate = |call: &mut Call, of_receivers: [&[u32]; 2]| {
         for _ in 0..20 {
-            for camera in 0..2 {
-                call.world.clients[VIEWER].send_rtcp(&remb(&[CAMERA + 10 * camera], bps));
+            for ssrcs in of_receivers {
+                call.world.clients[VIEWER].send_rtcp(&remb(ssrcs, 1_000_000));
             }
             call.run(SECOND);
         }
+        call.stats().0.estimate_bps
     };
-    report(&mut call, 1_000_000);
-    let (transport, _) = call.stats();
-    assert!((1_900_000..=2_000_000).contains(&transport.estimate_bps), "{transport:?}");
+    let of_pictures = estimate(&mut call, [&[CAMERA], &[CAMERA + 10]]);
+    assert!((2_030_000..2_100_000).contains(&of_pictures), "{of_pictures}: sound comes beside them");
+    let of_all = estimate(&mut call, [&[CAMERA, VOICE], &[CAMERA + 10]]);
+    assert!((1_900_000..=2_000_000).contains(&of_all), "{of_all}");
 }
 
 /// The viewer's camera again, under a section without a retransmission stream.

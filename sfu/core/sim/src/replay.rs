@@ -18,6 +18,7 @@ use callyard_proto::downtrack::Layer;
 use callyard_proto::engine::allot::{Allotment, Means, Outcome, Situation, choose};
 use callyard_proto::ids::{DowntrackId, UptrackId};
 use callyard_proto::moment::instant;
+use callyard_proto::remb_sum::Told;
 use callyard_proto::trace::{self, Bounds, Cause, End, Line, Recorder, Settings, VERSION};
 
 /// A trace as it was and as it is now.
@@ -158,8 +159,8 @@ impl Core {
                 self.downlink.answered(now, &arrivals.iter().map(arrival).collect::<Vec<_>>());
                 self.estimate_changed(now, rest);
             }
-            Line::Remb { bps, .. } => {
-                self.downlink.remb(now, *bps);
+            &Line::Remb { bps: bitrate_bps, is_beside_sound, .. } => {
+                self.downlink.remb(now, Told { bitrate_bps, is_beside_sound });
                 self.estimate_changed(now, rest);
             }
             Line::RoundTrip { rtt_ns, .. } => self.downlink.round_trip(Duration::from_nanos(*rtt_ns)),

@@ -483,6 +483,7 @@ fn chosen_bps(tracks: &[Track], decisions: &[Decision]) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remb_sum::Told;
 
     fn now() -> Instant {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
@@ -563,7 +564,7 @@ mod tests {
         let mut downlink = Downlink::new(crate::bwe::BweConfig::default());
         let (mut before, mut at) = (Allotment::default(), start);
         let mut chosen = |at, bps, situation: &mut Situation, before: &mut Allotment| {
-            downlink.remb(at, bps);
+            downlink.remb(at, Told { bitrate_bps: bps, is_beside_sound: false });
             let outcome = choose(at, &Means { downlink: &downlink, before: *before, guard: &config }, situation);
             *before = outcome.allotment;
             situation.tracks[0].target = outcome.choices[0].layer;

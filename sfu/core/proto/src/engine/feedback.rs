@@ -86,8 +86,9 @@ impl Engine {
                 if self.config.congestion_control {
                     let Transport { rembs, downlink, sent_streams, .. } = &mut self.transports[slot];
                     let ssrcs = remb.ssrcs().map(|ssrc| ssrc.0);
-                    let whole = rembs.take(now, remb.bitrate_bps, ssrcs, |ssrc| sent_streams.contains_key(&ssrc));
-                    downlink.remb(now, whole);
+                    let sent = |ssrc| Some(self.downtracks.get(sent_streams.get(&ssrc)?.downtrack)?.kind);
+                    let told = rembs.take(now, remb.bitrate_bps, ssrcs, sent);
+                    downlink.remb(now, told);
                     self.estimate_changed(now, slot);
                 }
             }
