@@ -28,7 +28,7 @@ use delay::{DelaySignal, Usage};
 use history::{Answer, SendHistory};
 use loss::LossControl;
 use probe::{Prober, Sight};
-use rate_control::RateControl;
+use rate_control::{DECREASE, RateControl};
 use trial::Trial;
 
 /// Settings of the estimator.
@@ -170,6 +170,8 @@ const FULL_QUEUE: Duration = Duration::from_millis(100);
 const SURGES: u32 = 3;
 const RISE: Duration = Duration::from_millis(8);
 const SURGE_QUEUE: Duration = Duration::from_millis(80);
+/// A link that has carried less than this share of what it can stood idle in between: its queue is a burst's, and goes by itself.
+const FILLED: f64 = 0.95;
 /// Answers that have been late for so long are no jitter.
 const LATE: Duration = Duration::from_millis(50);
 /// A failed probe of twice the link's rate and 30 ms has left the link's queue by then.
@@ -436,19 +438,16 @@ impl Estimator {
             // Nothing to be got rid of yet, or something before more may be sent.
             usage = Usage::Under;
         }
+        let mut decrease = DECREASE;
         if usage == Usage::Over {
-            // What came through before the link narrowed says nothing about what it carries now.
-            let recent = proven.min(self.acknowledged.recent_bps().or(proven));
-            let busy = self.acknowledged.busy_bps();
-            // A short queue may be a large frame's, which has found the link idle; a long one is to be got rid of quickly.
-            proven = if self.standing_queue() < SURGE_QUEUE { busy.or(recent) } else { recent.min(busy.or(recent)) };
+            (proven, decrease) = self.overused(proven, acknowledged);
         }
         let before = self.rate.bitrate_bps();
         if usage == Usage::Normal && self.end_bps.is_some_and(|end| before >= end && acknowledged < Some(end)) {
             // A probe has met the link's end; growing on would be a guess against better knowledge.
             usage = Usage::Under;
         }
-        let rate = self.rate.update(now, usage, proven, self.rtt);
+        let rate = self.rate.update(now, usage, proven, self.rtt, decrease);
         if rate < before {
             limit = Limit::Delay;
             self.lowered = Some(now);
@@ -471,6 +470,19 @@ impl Estimator {
             limit = Limit::Remb;
         }
         self.set(result, limit);
+    }
+
+    /// Bits a second that an overused link carries, and the share of them to fall to.
+    fn overused(&self, proven: Option<u64>, acknowledged: Option<u64>) -> (Option<u64>, f64) {
+        // What came through before the link narrowed says nothing about what it carries now.
+        let recent = proven.min(self.acknowledged.recent_bps().or(proven));
+        let Some(busy) = self.acknowledged.busy_bps() else { return (recent, DECREASE) };
+        if self.standing_queue() >= SURGE_QUEUE {
+            return (recent.min(Some(busy)), DECREASE); // to be got rid of quickly
+        }
+        // It may be a large frame's, which has found the link idle.
+        let is_filled = acknowledged.is_none_or(|mean| mean as f64 >= FILLED * busy as f64);
+        (Some(busy), if is_filled { DECREASE } else { FILLED })
     }
 
     /// What was lost before the rate fell was paid for by its fall.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::delay::Usage;
 
 /// After overuse: this share of what is acknowledged.
-const DECREASE: f64 = 0.85;
+pub(super) const DECREASE: f64 = 0.85;
 /// Multiplicative growth per second while far from any known limit.
 const GROWTH_PER_SECOND: f64 = 1.08;
 /// Never grow beyond this multiple of what is acknowledged: an estimate must be backed by traffic or by a probe.
@@ -46,17 +46,25 @@ impl RateControl {
         self.bitrate_bps = bitrate_bps as f64;
     }
 
-    pub(super) fn update(&mut self, now: Instant, usage: Usage, acknowledged_bps: Option<u64>, rtt: Duration) -> u64 {
+    /// `decrease`: after overuse, this share of what is acknowledged.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        usage: Usage,
+        acknowledged_bps: Option<u64>,
+        rtt: Duration,
+        decrease: f64,
+    ) -> u64 {
         let elapsed = self.last_update.replace(now).map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
         match usage {
-            Usage::Over => self.decrease(now, acknowledged_bps, rtt),
+            Usage::Over => self.decrease(now, acknowledged_bps, rtt, decrease),
             Usage::Under => {} // the queue is emptying: let it
             Usage::Normal => self.increase(elapsed.min(1.0), acknowledged_bps, rtt),
         }
         self.bitrate_bps()
     }
 
-    fn decrease(&mut self, now: Instant, acknowledged_bps: Option<u64>, rtt: Duration) {
+    fn decrease(&mut self, now: Instant, acknowledged_bps: Option<u64>, rtt: Duration, share: f64) {
         let Some(acknowledged) = acknowledged_bps else { return };
         // One reaction a round trip: the effect of the last one must be seen first, unless it was far from enough.
         let acknowledged = acknowledged as f64;
@@ -66,7 +74,7 @@ impl RateControl {
         if recent && self.bitrate_bps < acknowledged * 1.3 {
             return;
         }
-        let target = DECREASE * acknowledged;
+        let target = share * acknowledged;
         self.remember(acknowledged / 1000.0);
         if target < self.bitrate_bps {
             self.bitrate_bps = target;

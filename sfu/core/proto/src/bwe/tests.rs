@@ -165,6 +165,27 @@ fn it_follows_a_step_down_at_once_and_up_within_seconds() {
     assert!(run.estimate_mbps() > 2.3, "{}", run.estimate_mbps());
 }
 
+/// Cameras, and a screen whose frames are large and seldom: each meets a queue of its own making.
+#[test]
+fn a_burst_on_a_link_that_stands_idle_in_between_costs_little() {
+    let mut run = Run::new(Link::new(2e6), 1.35e6);
+    run.wanted_bps = 1_900_000;
+    run.run(Duration::from_secs(10));
+    let (mut least, mut falls, mut before) = (f64::MAX, 0, run.estimate_mbps());
+    for step in 0..8_000 {
+        // 1.35 Mbit/s, and for a quarter of each second 2.55.
+        if step % 200 < 50 && step % 8 < 5 {
+            run.send(run.now, 1_200, None);
+        }
+        run.run(MS * 5);
+        let now = run.estimate_mbps();
+        falls += usize::from(now < before);
+        (least, before) = (now.min(least), now);
+    }
+    assert!(falls > 0, "its queue was seen");
+    assert!(least > 1.85, "{least}");
+}
+
 /// As mobile links are while they change their cell.
 #[test]
 fn a_link_that_was_narrow_for_a_moment_is_soon_believed_wide_again() {
