@@ -89,6 +89,8 @@ fn no_number_is_used_twice_under_a_key() {
 
 fn long_packet(seq: u16, len: usize) -> Outgoing {
     let mut payload = vec![0x10, 0x00, 0, 0, 0x9d, 0x01, 0x2a, 16, 0, 16, 0];
+    // A key frame first: what was lost before one is not sent again.
+    payload[1] = u8::from(seq > 0);
     payload.resize(len, 0x55);
     let extensions = vec![(callyard_peer::media::MID_ID, b"1".to_vec())];
     let timestamp = 3_000 * u32::from(seq);

@@ -40,6 +40,8 @@ const NARROWED: f64 = 0.65;
 const HELD: Duration = Duration::from_secs(2);
 /// Before anything is measured, nobody is kept waiting for the estimate: the first pictures are sent.
 const START: Duration = Duration::from_millis(1_200);
+/// They are key frames, several times as large as what their streams' rates allow for.
+const START_PACE: f64 = 2.0;
 /// One voice, until it is measured.
 const VOICE_BPS: u64 = 40_000;
 /// Retransmissions are reserved for up to this share of the estimate.
@@ -252,9 +254,9 @@ impl Allotment {
 
     /// Bits a second at which video may leave; `None`: as it comes.
     pub fn pace_bps(&self, now: Instant, downlink: &Downlink, factor: f64) -> Option<u64> {
-        // What is given on trust, so that there are pictures, leaves as quickly as it comes.
-        let trusted = if self.is_start(now, downlink) { self.used_bps } else { 0 };
-        downlink.estimate_bps().map(|bps| (bps.max(trusted) as f64 * factor) as u64)
+        // What is given on trust, so that there are pictures, leaves about as quickly as it comes.
+        let trusted = if self.is_start(now, downlink) { self.used_bps as f64 * START_PACE } else { 0.0 };
+        downlink.estimate_bps().map(|bps| ((bps as f64).max(trusted) * factor) as u64)
     }
 
     /// First pictures flow that the estimate does not cover.
