@@ -1,7 +1,7 @@
 # mediasoup's worker from the source in its npm package, where the package's own download and build cannot be: other
 # libraries take the place of those that its build would fetch. `docs/guides/benchmarks.md` says which, and how to call it.
 #
-#   make -j -f worker.mk SOURCE=…/node_modules/mediasoup/worker OUT=… OPENSSL=… SRTP=… URING=…
+#   make -j2 -f worker.mk SOURCE=…/node_modules/mediasoup/worker OUT=… OPENSSL=… SRTP=… URING=…
 #
 # OPENSSL, SRTP and URING are built source trees of OpenSSL, libsrtp and liburing.
 
@@ -23,7 +23,8 @@ $(OUT)/%.o: $(SOURCE)/% | $(OUT)/FBS
 	@mkdir -p $(dir $@)
 	$(CXX) $(OPTIMISED) $(DEFINES) $(INCLUDES) -c -o $@ $<
 
-# Its schemas; the npm package speaks the same to it.
+# Its schemas; the npm package speaks the same to it. Moved at the end, so that what failed is not there.
 $(OUT)/FBS:
-	@mkdir -p $@
-	flatc --cpp --cpp-field-case-style lower --reflect-names --scoped-enums --filename-suffix '' -o $@ $(SOURCE)/fbs/*.fbs
+	flatc --cpp --cpp-field-case-style lower --reflect-names --scoped-enums --filename-suffix '' -o $@.part/ \
+	    $(SOURCE)/fbs/*.fbs
+	mv $@.part $@
