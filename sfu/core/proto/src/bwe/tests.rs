@@ -216,6 +216,30 @@ fn is_full_at(prober: &mut Prober, now: Instant, cluster: ProbeCluster, bps: f64
     prober.result(now).is_some_and(|result| result.is_full)
 }
 
+/// A first packet that came late makes a wide link look full.
+#[test]
+fn the_end_of_a_link_that_is_still_climbed_is_looked_at_twice() {
+    let start = Run::new(Link::new(1e6), 1e6).origin;
+    let sight = Sight { is_clean: true, is_drained: true };
+    // What the second cluster is delivered at, and the aims of the third, at once and half a second later.
+    for (second_bps, then) in [(3e6, [Some(600_000), None]), (0.8e6, [None, None])] {
+        let mut prober = Prober::new();
+        let aim = |prober: &mut Prober, at_ms: u32| {
+            prober.want(start + MS * at_ms, 3_000_000, 3_000_000, 300_000, sight);
+            prober.poll(start + MS * at_ms)
+        };
+        let first = aim(&mut prober, 0).unwrap();
+        assert_eq!(first.bitrate_bps, 1_200_000);
+        assert!(!is_full_at(&mut prober, start + MS * 100, first, 0.8e6), "nobody is told yet");
+        assert!(prober.is_climbing());
+        let second = aim(&mut prober, 100).unwrap();
+        assert!((990_000..1_010_000).contains(&second.bitrate_bps), "{second:?}");
+        assert_eq!(is_full_at(&mut prober, start + MS * 200, second, second_bps), second_bps < 1e6);
+        assert_eq!(prober.is_climbing(), second_bps > 1e6);
+        assert_eq!([200, 700].map(|ms| aim(&mut prober, ms).map(|cluster| cluster.bitrate_bps)), then);
+    }
+}
+
 #[test]
 fn what_was_there_before_a_steep_fall_is_sought_ever_less_often() {
     let start = Run::new(Link::new(1e6), 1e6).origin;
