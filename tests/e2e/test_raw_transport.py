@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from signaling.probe.participant import JoinOptions, Participant
 from signaling.probe.peer import Peer, PeerOptions
 from signaling.probe.signal import SignalClient, single_query
 from tests.e2e.harness import metrics
+from tests.e2e.harness.media import BLUE, GREEN
+from tests.e2e.harness.nodes import Nodes
 from tests.e2e.harness.server import Endpoint, ServerProcess
 from tests.e2e.raw_call import DISCONNECTED, eventually, raw_call, still_a_call
 
@@ -395,3 +398,27 @@ async def test_a_receiver_that_claims_no_bandwidth_hurts_only_itself(server: End
             assert bob.video_lost()[0] == 0
         finally:
             await liar.leave()
+
+
+async def test_a_client_that_stood_still_is_soon_sent_pictures_again(server: Endpoint, room: str, node: Nodes) -> None:
+    """aiortc estimates pictures alone, and says nothing more of them where none come."""
+    sender = await node("sender", single=True)
+    await sender.event("connected")
+    await sender.do("tone", hertz=660)
+    await sender.do("picture", left=GREEN, right=BLUE, width=640, height=360)
+    viewer = Participant(server.ws_url, server.token(room, "viewer"))
+
+    def frames() -> int:
+        return viewer.video.frames if viewer.video is not None else 0
+
+    try:
+        await viewer.join()
+        await viewer.until(lambda: frames() > 30, Step.FIRST_FRAME, "No picture")
+        # All of this process, and not the sender's.
+        time.sleep(4)  # noqa: ASYNC251
+        # What has waited is read, and answered.
+        await asyncio.sleep(3)
+        before = frames()
+        await eventually(lambda: frames() > before + 30, 12, f"{frames() - before} pictures")
+    finally:
+        await viewer.leave()
