@@ -118,7 +118,9 @@ async def test_overload_costs_pictures_then_joins_and_never_sound(
                 await hear_tone(track, 440)
                 after = await sound(bob)
                 checks = sorted(raw.participant.publisher.link.round_trips)
-            # How far giving pictures up reaches depends on what of the load they are, and so on the machine.
+            # How far giving pictures up reaches depends on what of the load they are, and so on the machine:
+            # all are there again when it comes.
+            await seconds_until(server, lambda level: level == 0, 30)
             with bounded(worker, share / HOPELESS):
                 await seconds_until(server, lambda level: level == 5, 15)
                 answers = []
