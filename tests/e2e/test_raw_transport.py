@@ -414,8 +414,7 @@ async def test_a_client_that_stood_still_is_soon_sent_pictures_again(server: End
     try:
         await viewer.join()
         await viewer.until(lambda: frames() > 30, Step.FIRST_FRAME, "No picture")
-        # All of this process, and not the sender's.
-        time.sleep(4)  # noqa: ASYNC251
+        time.sleep(4)  # noqa: ASYNC251 - all of this process is to stand still, and not the sender's
         # What has waited is read, and answered.
         await asyncio.sleep(3)
         before = frames()

@@ -170,7 +170,8 @@ const FULL_QUEUE: Duration = Duration::from_millis(100);
 const SURGES: u32 = 3;
 const RISE: Duration = Duration::from_millis(8);
 const SURGE_QUEUE: Duration = Duration::from_millis(80);
-/// A link that has carried less than this share of what it can stood idle in between: its queue is a burst's, and goes by itself.
+/// A link that has carried less than this share of what it can stood idle in between: its queue is a burst's, and goes by
+/// itself while no more than this share is sent.
 const FILLED: f64 = 0.95;
 /// Answers that have been late for so long are no jitter.
 const LATE: Duration = Duration::from_millis(50);

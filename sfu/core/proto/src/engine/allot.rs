@@ -589,6 +589,19 @@ mod tests {
     }
 
     #[test]
+    fn first_pictures_leave_at_twice_their_rate_until_the_link_is_measured() {
+        let start = now();
+        let mut downlink = Downlink::new(crate::bwe::BweConfig::default());
+        let first = Allotment { began: Some(start), used_bps: 800_000, ..Allotment::default() };
+        assert_eq!(first.pace_bps(start, &downlink, 1.1), None, "nothing limits");
+        downlink.promise_feedback();
+        assert_eq!(first.pace_bps(start, &downlink, 1.1), Some(1_760_000));
+        assert_eq!(first.pace_bps(start + START, &downlink, 1.1), Some(330_000), "for so long on trust");
+        let small = Allotment { used_bps: 100_000, ..first };
+        assert_eq!(small.pace_bps(start, &downlink, 1.1), Some(330_000), "what the estimate covers needs no trust");
+    }
+
+    #[test]
     fn what_would_still_fit_is_left_by_choice() {
         let rungs = [rung(0, 100, 15.0), rung(1, 400, 20.0)];
         let before = Some(rungs[1].layer);
