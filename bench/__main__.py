@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from bench import machine, pages, report, results
 from bench.measure import Harness, Limit, Run
 from bench.peers.base import Peer, PeerError, UnsupportedError
-from bench.peers.callyard import Callyard
+from bench.peers.callyard import Callyard, Unestimated
 from bench.peers.floor import Floor
 from bench.peers.janus import Janus
 from bench.peers.over_livekit import CallyardServer, LiveKit
@@ -30,7 +30,9 @@ from sfu.worker import Certificate
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-PEERS = ("callyard", "server", "livekit", "pion", "janus", "mediasoup", "floor")
+PEERS = ("callyard", "server", "livekit", "pion", "janus", "mediasoup", "floor", "unestimated")
+PAIR = ("callyard", "unestimated")
+"""What the group `estimation` compares; the second is measured nowhere else."""
 _RAMP = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
 """Of a core, by what one room was found to cost."""
 _HALF = (0.5,)
@@ -86,7 +88,7 @@ class Session:
         self._limits: list[Limit] = []
         self._failures: list[Gap] = []
         self._skipped: list[Gap] = []
-        self._peers = self._make_peers()
+        self._peers = dict(self._make_peers())
 
     @property
     def results(self) -> Results:
@@ -106,7 +108,7 @@ class Session:
         for _ in range(arguments.runs or (5 if arguments.full else 3)):
             # Alternating, so that whatever else the machine does meets all of them.
             self._limits.append(await self._harness.limit(scenario, min(arguments.seconds / 2, _MAX_LIMIT_SECONDS)))
-            for make in self._peers:
+            for make in self._peers_of(scenario):
                 peer = make()
                 if peer.name in given_up:
                     continue
@@ -116,7 +118,7 @@ class Session:
                     given_up.add(peer.name)
         if scenario.is_ramped and not arguments.no_ramp:
             for share in _RAMP if arguments.full else _HALF:
-                for make in self._peers:
+                for make in self._peers_of(scenario):
                     await self._climb(make(), scenario, share)
 
     async def _climb(self, peer: Peer, scenario: Scenario, share: float) -> None:
@@ -146,16 +148,21 @@ class Session:
         )
         return done
 
-    def _make_peers(self) -> list[Callable[[], Peer]]:
+    def _peers_of(self, scenario: Scenario) -> list[Callable[[], Peer]]:
+        is_pair = scenario.group == "estimation"
+        return [make for key, make in self._peers.items() if (key in PAIR if is_pair else key != PAIR[1])]
+
+    def _make_peers(self) -> Iterator[tuple[str, Callable[[], Peer]]]:
         """The servers that were asked for and can be had here; the others are told with their reasons."""
         arguments = self._arguments
-        wanted = arguments.peer or (list(PEERS) if arguments.full else ["callyard"])
+        wanted = arguments.peer or (PEERS if arguments.full else PAIR)
         fingerprint = self._certificate.fingerprint
-        made: list[Callable[[], Peer]] = []
         if "callyard" in wanted:
-            made.append(lambda: Callyard(arguments.udp_port, fingerprint))
+            yield "callyard", lambda: Callyard(arguments.udp_port, fingerprint)
+        if "unestimated" in wanted:
+            yield "unestimated", lambda: Unestimated(arguments.udp_port, fingerprint)
         if "server" in wanted:
-            made.append(lambda: CallyardServer(fingerprint))
+            yield "server", lambda: CallyardServer(fingerprint)
         version = arguments.mediasoup
         built: dict[str, tuple[str, Callable[[], Callable[[], Peer]]]] = {
             "livekit": (LiveKit.name, lambda: partial(LiveKit, fingerprint, LiveKit.build(RESULTS))),
@@ -170,16 +177,17 @@ class Session:
             if key not in wanted:
                 continue
             try:
-                made.append(make())
+                made = make()
             except PeerError as error:
                 self._skipped.append(Gap("", name, str(error)))
                 console.print(f"[yellow]{self._skipped[-1]}[/yellow]")
+            else:
+                yield key, made
         if "floor" in wanted:
-            made.append(lambda: Floor(fingerprint))
+            yield "floor", lambda: Floor(fingerprint)
         if arguments.whip is not None:
             given = (arguments.whip_name, arguments.whip_pid, arguments.whip, arguments.whep)
-            made.append(lambda: RunningWhipWhep(fingerprint, *given))
-        return made
+            yield "whip", lambda: RunningWhipWhep(fingerprint, *given)
 
 
 def rooms_for(share: float, scenario: Scenario, runs: list[Run]) -> int:

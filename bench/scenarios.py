@@ -172,6 +172,19 @@ def _lossy(percent: int) -> Scenario:
     )
 
 
+def _with_and_without(scenario: Scenario) -> Scenario:
+    """For the same server with a part of its work and without."""
+    return replace(
+        scenario,
+        name=f"{scenario.name}-both",
+        title=f"{scenario.title}, with and without",
+        group="estimation",
+        is_ramped=False,
+        target_us=None,
+        peers_us={},
+    )
+
+
 def _taking_runs(scenario: Scenario) -> Scenario:
     return replace(
         scenario,
@@ -187,6 +200,7 @@ def _taking_runs(scenario: Scenario) -> Scenario:
 
 FULL = (
     *STANDARD,
+    *map(_with_and_without, STANDARD),
     *map(_taking_runs, STANDARD),
     Scenario(
         "video-1-200",

@@ -14,7 +14,7 @@ from bench.scenarios import Scenario
 from sfu import border, load
 from sfu.border import CodecSpec, DtlsRole, ExtensionSpec, IceCredentials, Kind, LayerMode, LayerSpec, SsrcSpec, Want
 from sfu.node import Node, WorkerHandle
-from sfu.settings import NodeSettings
+from sfu.settings import EngineSettings, NodeSettings
 from signaling.load.plan import Track
 
 _EXTENSIONS = load.ExtensionIds(mid=4, rid=10, repaired_rid=11, transport_seq=3, abs_send_time=2, audio_level=1)
@@ -35,10 +35,11 @@ class Callyard(Peer):
     name = "Callyard"
     can_choose = can_pace = can_churn = True
 
-    def __init__(self, udp_port: int, fingerprint: border.Fingerprint, tick_microseconds: int | None = None) -> None:
+    engine = EngineSettings()
+
+    def __init__(self, udp_port: int, fingerprint: border.Fingerprint) -> None:
         self._udp_port = udp_port
         self._fingerprint = fingerprint
-        self._tick = {} if tick_microseconds is None else {"tick_microseconds": tick_microseconds}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._node: Node | None = None
         self._lost = False
@@ -69,7 +70,7 @@ class Callyard(Peer):
             node_ip=(IPv4Address("127.0.0.1"),),
             udp_port=self._udp_port,
             run_directory=Path(self._directory.name),
-            **self._tick,
+            engine=self.engine,
         )
         self._node = Node(settings, on_event=lambda _, event: self._event(event), on_lost=lambda _: self._on_lost())
         await self._node.start()
@@ -256,6 +257,13 @@ class Callyard(Peer):
     def _check(self) -> None:
         if self._rejected is not None:
             raise PeerError(self._rejected)
+
+
+class Unestimated(Callyard):
+    """The same worker that takes every link for wide enough: nothing is estimated, paced or probed."""
+
+    name = "Callyard, nothing estimated"
+    engine = EngineSettings(congestion_control=False)
 
 
 def _codec(codec: load.Codec) -> CodecSpec:

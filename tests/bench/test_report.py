@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bench import report
 from bench.results import Figure, Gap
 from tests.bench.made import results, run
@@ -64,6 +66,17 @@ def test_flatness_is_told_by_the_worst_of_a_group() -> None:
     )
     assert (flat.passed, steep.passed) == (True, False)
     assert flat.found == "1.00 – 1.10 µs, 5% off the median"
+
+
+def test_what_estimation_costs_is_told_beside_the_same_server_without_it() -> None:
+    pair = [
+        run("Callyard", 2.2, scenario="audio-10-20-both"),
+        run(report.UNESTIMATED, 2.0, scenario="audio-10-20-both"),
+    ]
+    (check,) = report.checks(results(*pair))
+    assert (check.found, check.passed) == ("2.00 → 2.20 µs, +10%", True)
+    (dear,) = report.checks(results(msgspec.structs.replace(pair[0], cpu_us_per_packet=2.4), pair[1]))
+    assert (dear.found, dear.passed) == ("2.00 → 2.40 µs, +20%", False)
 
 
 def test_first_pictures_have_their_table_and_their_target() -> None:
