@@ -5,6 +5,7 @@ Each check gives a verdict and a sentence with the cure. It opens sockets for a 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import resource
@@ -13,11 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from sfu.settings import NodeSettings
 from signaling.errors import SettingsError
 from signaling.http_server import listen
 from signaling.settings import DEV_SECRET, SECRET_MIN_CHARACTERS, Settings
@@ -48,6 +51,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     settings = loaded.settings
     yield from _keys(settings)
     yield _tcp_port(settings)
+    yield _media_ports(settings.node)
     yield _state_dir(settings.state_dir)
     yield _open_files()
     yield _receive_buffer()
@@ -92,6 +96,36 @@ def _tcp_port(settings: Settings) -> Finding:
     except SettingsError as error:
         return Finding("http port", Verdict.FAILURE, error.message)
     return Finding("http port", Verdict.OK, f"{settings.bind} port {settings.port} is free.")
+
+
+def _media_ports(node: NodeSettings) -> Finding:
+    if not node.udp_port:
+        return Finding("media ports", Verdict.OK, "Any free ones are taken.")
+    count = node.workers or len(os.sched_getaffinity(0))
+    ports = range(node.udp_port, node.udp_port + count)
+    kinds = [socket.SOCK_DGRAM, socket.SOCK_STREAM] if node.tcp else [socket.SOCK_DGRAM]
+    taken = [str(port) for port in ports if any(_is_taken(node.bind, port, kind) for kind in kinds)]
+    if taken:
+        sentence = f"{', '.join(taken)} taken by another program: workers use later ones, which a firewall may stop."
+        return Finding("media ports", Verdict.WARNING, sentence)
+    over = "UDP and TCP" if node.tcp else "UDP"
+    last = f" to {ports[-1]}" if count > 1 else ""
+    return Finding("media ports", Verdict.OK, f"{over} {ports[0]}{last} free on {node.bind}.")
+
+
+def _is_taken(address: IPv4Address | IPv6Address, port: int, kind: socket.SocketKind) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, kind) as trial:
+            if kind is socket.SOCK_STREAM:
+                # What was closed lately lingers and keeps nobody out.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            trial.bind((str(address), port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _state_dir(directory: Path) -> Finding:

@@ -66,6 +66,16 @@ def test_doctor_fails_when_the_port_is_taken(taken_port: int) -> None:
     assert "failure  http port: Cannot listen" in result.stdout
 
 
+def test_doctor_names_the_media_port_that_is_taken() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::", 0))
+        port = other.getsockname()[1]
+        found = run("doctor", "--dev", "--port", "0", "--udp-port", str(port), "--workers", "1").stdout
+    assert f"warning  media ports: {port} taken by another program" in found
+    free = run("doctor", "--dev", "--port", "0", "--udp-port", str(port), "--workers", "1").stdout
+    assert f"ok  media ports: UDP and TCP {port} free on ::." in free
+
+
 def test_doctor_warns_of_development_keys() -> None:
     result = run("doctor", "--dev", "--port", "0")
     assert "warning  keys: `devkey` has the published development secret" in result.stdout
