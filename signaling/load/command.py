@@ -122,7 +122,8 @@ def load_test(
         from rich.console import Console
 
         Console().print(outcomes.table(outcome))
-    raise typer.Exit(1 if outcome.progress.failed else 0)
+    took_part = not outcome.progress.failed and outcome.progress.with_media >= plan.expects_media
+    raise typer.Exit(0 if took_part else 1)
 
 
 async def _until_told(test: Coroutine[Any, Any, Outcome]) -> Outcome:

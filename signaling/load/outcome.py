@@ -41,6 +41,7 @@ def table(outcome: Outcome) -> Table:
     shown = Table(show_header=False, box=None)
     first_media = outcome.joining.first_media_time
     shown.add_row("participants", f"{progress.participants}; {progress.joined} joins, {progress.failed} failures")
+    shown.add_row("media", f"reached {progress.with_media} subscribers")
     shown.add_row(
         "join",
         f"signal p50 {1_000 * quantile(progress.join_seconds, 0.5):.0f} ms, "
