@@ -65,7 +65,7 @@ core: ## Build the media core for this checkout, unoptimised and quickly.
 test: setup $(STAMPS)/test $(STAMPS)/lint ## Set up what the tests need and run all of them.
 	@tools/run_tests
 
-lint: $(STAMPS)/lint ## Style, types, walls, licences.
+lint: $(STAMPS)/test $(STAMPS)/lint ## Style, types, walls, licences.
 	@tools/run_lint
 
 format: $(STAMPS)/lint ## Rewrite sources in the agreed style.
@@ -94,7 +94,7 @@ docs: setup ## Regenerate what is written from the settings.
 lock: $(STAMPS)/lint ## Resolve requirements/*.txt anew within pyproject.toml's bounds.
 	@tools/lock_requirements
 
-clean: ## Remove everything that was built or installed.
-	@rm -rf $(VENV) sfu/core/target sfu/core/fuzz/target $(CORE) dist var node_modules tests/e2e/node_modules
+clean: ## Remove everything that was built or installed; what the server has stored (var) stays.
+	@rm -rf $(VENV) sfu/core/target sfu/core/fuzz/target $(CORE) dist node_modules tests/e2e/node_modules
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
