@@ -202,8 +202,9 @@ What makes this more than a multiplication, and what does not:
 
 * **Forwarding** shares nothing between rooms, workers or nodes, so it multiplies. A room is as large as one core
   carries: an audience larger than the table's needs to be spread over several rooms by whoever publishes into them.
-* **Which node has a room** is not decided by this version: one signaling process has the rooms of its own node. Whoever
-  runs several sends the people of a room to one of them (by a hash of its name, or from the application's own records).
+* **Which node has a room**: of a call the database says, whichever server is asked
+  ([lifecycle](concepts/lifecycle.md)). A plain room is on the node that is asked for it: whoever runs several sends its
+  people to one of them (by a hash of its name, or from the application's own records).
 * **Calls** may be kept in one PostgreSQL for many nodes; what grows with joins are its writes. Their benchmark:
   `python -m bench.calls`.
 * **Losing a node** loses its rooms' connections: clients come back at once, {per_node} people in the largest case, at

@@ -408,6 +408,7 @@ class EngineSettings(BaseModel):
         Field(
             ge=0,
             le=16,
+            json_schema_extra={"unit": "bytes"},
             description="Padding a packet may get so that a frame leaves as one segmented send. 0 switches "
             "padding off.",
         ),

@@ -257,8 +257,9 @@ class Settings(Section):
     public_url: str = Field(
         "",
         max_length=2048,
-        description="How browsers reach this server (`https://calls.example.org`), for the links it prints. Empty: "
-        "from bind address and port.",
+        description="How clients and browsers reach this server (`https://calls.example.org`): the address that joins "
+        "of calls hand out, the name that the console answers to, and the links that are printed. Set it behind a "
+        "proxy. Empty: from bind address and port.",
     )
     key: str = Field(
         "", max_length=256, description="API key that tokens name as `iss`. Required unless `keys` or `dev` is set."

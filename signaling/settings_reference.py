@@ -25,6 +25,7 @@ SAMPLE = ROOT / "config.sample.yaml"
 
 _UNITS = {
     "seconds": "seconds",
+    "days": "days",
     "ms": "milliseconds",
     "microseconds": "microseconds",
     "bytes": "bytes",

@@ -16,8 +16,8 @@ from signaling.load.external_dtls import ExternalDtls
 
 _CONNECT_TIMEOUT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
-_CLIENTS_STAY = "its clients stay here"
 """How often it is looked whether a handshake's flight is to be sent again."""
+_CLIENTS_STAY = "its clients stay here"
 _GENTLY_PER_SECOND = 100
 """Where it is not joins that are measured, hundreds at once would only measure the clients' core."""
 
