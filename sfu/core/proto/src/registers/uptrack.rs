@@ -129,10 +129,24 @@ const MAX_NACKS: u8 = 10;
 const FIRST_NACK_AFTER: Duration = Duration::from_millis(10);
 
 /// Numbers still missing and when each was last asked for (RFC 4585 §6.2.1).
+///
+/// Kept as runs, so that a gap costs the same whatever its length, and never more than the last [`MAX_MISSING`] numbers,
+/// also of a stream whose publisher is never asked for anything.
 #[derive(Debug, Default)]
 pub struct NackRegister {
     highest: Option<u64>,
-    missing: BTreeMap<u64, (Instant, u8)>,
+    /// By their first numbers.
+    missing: BTreeMap<u64, Run>,
+    /// Something was too old to be asked for again since the last [`Self::take`].
+    gave_up: bool,
+}
+
+/// Numbers in a row of which all is the same.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    last: u64,
+    at: Instant,
+    tries: u8,
 }
 
 /// What a packet is to the register.
@@ -158,13 +172,43 @@ impl NackRegister {
         if seq.0 > highest {
             if seq.0 - highest > MAX_MISSING {
                 self.missing.clear();
-            } else {
-                self.missing.extend((highest + 1..seq.0).map(|n| (n, (now, 0))));
+                self.gave_up = false;
+            } else if seq.0 - highest > 1 {
+                self.missing.insert(highest + 1, Run { last: seq.0 - 1, at: now, tries: 0 });
             }
             self.highest = Some(seq.0);
+            self.forget_before(seq.0.saturating_sub(MAX_MISSING));
             return Arrived::New;
         }
-        if self.missing.remove(&seq.0).is_some() { Arrived::Recovered } else { Arrived::Useless }
+        if self.remove(seq.0) { Arrived::Recovered } else { Arrived::Useless }
+    }
+
+    fn forget_before(&mut self, oldest: u64) {
+        while let Some(run) = self.missing.first_entry()
+            && *run.key() < oldest
+        {
+            let run = run.remove();
+            self.gave_up = true;
+            if run.last >= oldest {
+                self.missing.insert(oldest, run);
+            }
+        }
+    }
+
+    /// Whether it was missing.
+    fn remove(&mut self, seq: u64) -> bool {
+        let Some((&first, &run)) = self.missing.range(..=seq).next_back().filter(|(_, run)| seq <= run.last) else {
+            return false;
+        };
+        if first == seq {
+            self.missing.remove(&first);
+        } else {
+            self.missing.insert(first, Run { last: seq - 1, ..run });
+        }
+        if seq < run.last {
+            self.missing.insert(seq + 1, run);
+        }
+        true
     }
 
     /// The highest number that has come.
@@ -173,25 +217,24 @@ impl NackRegister {
     }
 
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty()
+        self.missing.is_empty() && !self.gave_up
     }
 
     /// Numbers to ask for now, oldest first; none sooner than `rtt` after the last time. True if one was given up.
     pub fn take(&mut self, now: Instant, rtt: Duration, out: &mut Vec<u16>) -> bool {
-        let Some(highest) = self.highest else { return false };
-        let mut gave_up = false;
-        self.missing.retain(|seq, (at, tries)| {
-            let pause = if *tries == 0 { FIRST_NACK_AFTER } else { rtt.max(Duration::from_millis(20)) };
-            if now.saturating_duration_since(*at) < pause {
+        let mut gave_up = std::mem::take(&mut self.gave_up);
+        self.missing.retain(|first, run| {
+            let pause = if run.tries == 0 { FIRST_NACK_AFTER } else { rtt.max(Duration::from_millis(20)) };
+            if now.saturating_duration_since(run.at) < pause {
                 return true;
             }
-            if *tries >= MAX_NACKS || highest - seq > MAX_MISSING {
+            if run.tries >= MAX_NACKS {
                 gave_up = true;
                 return false;
             }
-            *at = now;
-            *tries += 1;
-            out.push(*seq as u16);
+            run.at = now;
+            run.tries += 1;
+            out.extend((*first..=run.last).map(|seq| seq as u16));
             true
         });
         gave_up
@@ -452,6 +495,7 @@ impl TwccRecorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_is_missing_is_asked_for_by_the_round_trip_and_then_given_up() {
@@ -482,6 +526,90 @@ mod tests {
         assert_eq!(take(&mut nacks, 650), (vec![], false));
         assert!(nacks.is_complete());
         assert_eq!(nacks.on_packet(at(700), SeqNo(65_538)), Arrived::Useless, "too late");
+    }
+
+    /// One by one, as a register without runs would have it.
+    #[derive(Default)]
+    struct Plain {
+        highest: Option<u64>,
+        missing: BTreeMap<u64, (Instant, u8)>,
+    }
+
+    impl Plain {
+        fn on_packet(&mut self, now: Instant, seq: u64) -> Arrived {
+            let highest = self.highest.unwrap_or(seq - 1);
+            if seq <= highest {
+                return if self.missing.remove(&seq).is_some() { Arrived::Recovered } else { Arrived::Useless };
+            }
+            if seq - highest > MAX_MISSING {
+                self.missing.clear();
+            } else {
+                self.missing.extend((highest + 1..seq).map(|seq| (seq, (now, 0))));
+            }
+            self.missing.retain(|missing, _| seq - missing <= MAX_MISSING);
+            self.highest = Some(seq);
+            Arrived::New
+        }
+
+        fn take(&mut self, now: Instant, rtt: Duration, out: &mut Vec<u16>) {
+            self.missing.retain(|seq, (at, tries)| {
+                let pause = if *tries == 0 { FIRST_NACK_AFTER } else { rtt.max(Duration::from_millis(20)) };
+                let is_due = now.saturating_duration_since(*at) >= pause;
+                if is_due && *tries < MAX_NACKS {
+                    (*at, *tries) = (now, *tries + 1);
+                    out.push(*seq as u16);
+                    return true;
+                }
+                !is_due
+            });
+        }
+    }
+
+    proptest! {
+        /// What is missing and asked for is the same as number by number, whatever comes in whatever order.
+        #[test]
+        fn runs_are_the_numbers_they_stand_for(
+            steps in proptest::collection::vec((-1_200i64..1_200, 0u64..40, any::<bool>()), 1..300),
+        ) {
+            #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+            let mut now = Instant::now();
+            let rtt = Duration::from_millis(30);
+            let (mut runs, mut plain) = (NackRegister::new(), Plain::default());
+            let mut seq = 100_000;
+            for (step, pause, asks) in steps {
+                now += Duration::from_millis(pause);
+                // Mostly a little ahead, sometimes far ahead or behind.
+                let near = if step % 3 == 0 { step } else { step % 7 };
+                let came = (seq as i64 + near).max(1) as u64;
+                seq = seq.max(came);
+                prop_assert_eq!(runs.on_packet(now, SeqNo(came)), plain.on_packet(now, came));
+                if asks {
+                    let (mut asked, mut expected) = (Vec::new(), Vec::new());
+                    runs.take(now, rtt, &mut asked);
+                    plain.take(now, rtt, &mut expected);
+                    prop_assert_eq!(asked, expected);
+                    prop_assert_eq!(runs.is_complete(), plain.missing.is_empty());
+                }
+            }
+        }
+    }
+
+    /// S-23: a microphone is never asked for anything, and its losses are remembered all the same.
+    #[test]
+    fn what_is_never_asked_for_does_not_grow() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let now = Instant::now();
+        for step in [2, 3, 999, 1_000] {
+            let mut nacks = NackRegister::new();
+            for packet in 0..100_000u64 {
+                nacks.on_packet(now, SeqNo(70_000 + packet * step));
+            }
+            assert!(
+                nacks.missing.len() as u64 <= MAX_MISSING / step + 1,
+                "{} runs, every {step}th came",
+                nacks.missing.len()
+            );
+        }
     }
 
     #[test]
