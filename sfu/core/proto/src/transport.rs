@@ -340,6 +340,7 @@ impl Transport {
                 }
                 DtlsOutput::Connected(keys) => {
                     self.protection = Some(Box::new(protect(&keys, work.config.max_ssrcs)?));
+                    self.hold_claimed();
                     let role = self.remote.as_ref().map(|r| r.role);
                     if let Some(role) = role {
                         let mut sctp = Sctp::new(work.config, role);
@@ -361,6 +362,14 @@ impl Transport {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Lets no other ssrc take the place of one that belongs to an uptrack.
+    pub fn hold_claimed(&mut self) {
+        let Some(protection) = &mut self.protection else { return };
+        for (&ssrc, _) in self.streams.iter().filter(|(_, usage)| **usage != StreamUse::Unclaimed) {
+            protection.inbound.hold(Ssrc(ssrc));
         }
     }
 

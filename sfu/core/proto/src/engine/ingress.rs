@@ -279,6 +279,11 @@ impl Engine {
             return StreamUse::Unclaimed;
         }
         transport.streams.insert(header.ssrc.0, usage);
+        if usage != StreamUse::Unclaimed
+            && let Some(protection) = &mut transport.protection
+        {
+            protection.inbound.hold(header.ssrc);
+        }
         match usage {
             StreamUse::Media { uptrack, encoding } => {
                 let clock_rate = self.uptracks[uptrack].codecs[0].spec.clock_rate;
@@ -289,6 +294,9 @@ impl Engine {
                 {
                     // The publisher began anew under another ssrc: registers of the old numbering mean nothing now.
                     transport.streams.insert(before.0, StreamUse::Unclaimed);
+                    if let Some(protection) = &mut transport.protection {
+                        protection.inbound.release(before);
+                    }
                     encoding.restart(clock_rate);
                     for downtrack in downtracks {
                         self.forget_waiting(downtrack);
@@ -351,6 +359,7 @@ impl Engine {
                 }
             }
         }
+        transport.hold_claimed();
     }
 }
 

@@ -212,7 +212,7 @@ impl Engine {
             });
             if let Some(protection) = &mut transport.protection {
                 for ssrc in ended {
-                    protection.inbound.forget(crate::ids::Ssrc(ssrc));
+                    protection.inbound.release(crate::ids::Ssrc(ssrc));
                 }
             }
         }

@@ -43,7 +43,8 @@ impl InboundSrtp {
     }
 
     pub(super) fn from_ciphers(profile: Profile, rtp: Cipher, rtcp: Cipher, max_ssrcs: usize) -> Self {
-        Self { profile, rtp, rtcp, rtp_streams: Streams::new(max_ssrcs), rtcp_streams: Streams::new(max_ssrcs) }
+        let rtcp_streams = Streams::new(max_ssrcs * RTCP_SSRCS_PER_RTP_SSRC);
+        Self { profile, rtp, rtcp, rtp_streams: Streams::new(max_ssrcs), rtcp_streams }
     }
 
     pub fn profile(&self) -> Profile {
@@ -95,15 +96,21 @@ impl InboundSrtp {
         Ok(len)
     }
 
-    /// Forget an SSRC, so that its place in the bounded table is free again.
+    /// Keep this SSRC's place in the bounded table until it is released. Any other may have to give way to a new one, the
+    /// one that was silent for longest first.
     ///
-    /// Its replay window goes with it: call it only when packets of this SSRC are no longer routed anywhere.
-    pub fn forget(&mut self, ssrc: Ssrc) {
-        self.rtp_streams.forget(ssrc.0);
-        self.rtcp_streams.forget(ssrc.0);
+    /// Hold no more than the table has room for.
+    pub fn hold(&mut self, ssrc: Ssrc) {
+        self.rtp_streams.hold(ssrc.0);
     }
 
-    /// How many SSRCs have sent authenticated RTP.
+    /// The end of [`Self::hold`]. Roll-over count and replay window stay while there is room: the key is the same, and so may
+    /// the SSRC be when it is used again.
+    pub fn release(&mut self, ssrc: Ssrc) {
+        self.rtp_streams.release(ssrc.0);
+    }
+
+    /// How many SSRCs are held or have sent authenticated RTP, those that gave way aside.
     pub fn tracked_ssrcs(&self) -> usize {
         self.rtp_streams.ssrcs.len()
     }
@@ -123,41 +130,76 @@ fn estimate_index(highest: u64, seq: u16) -> Option<u64> {
     Some(roc << 16 | u64::from(seq))
 }
 
-/// Replay windows by SSRC. At most some tens of entries: a scan over packed numbers beats hashing.
+/// Receivers may report under an SSRC of their own for each stream, and ask for repairs under another.
+const RTCP_SSRCS_PER_RTP_SSRC: usize = 4;
+
+/// Replay windows by SSRC. At most some hundred entries: a scan over packed numbers beats hashing.
 struct Streams {
     max: usize,
     ssrcs: Vec<u32>,
     windows: Vec<ReplayWindow>,
+    /// Beside each window.
+    uses: Vec<Use>,
+    commits: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Use {
+    is_held: bool,
+    /// How many packets had come when its last one did.
+    last: u64,
 }
 
 impl Streams {
     fn new(max: usize) -> Self {
-        Self { max, ssrcs: Vec::new(), windows: Vec::new() }
+        Self { max, ssrcs: Vec::new(), windows: Vec::new(), uses: Vec::new(), commits: 0 }
     }
 
-    /// The SSRC's slot; `Ok(None)` if it is new and there is room.
+    fn place(&self, ssrc: u32) -> Option<usize> {
+        self.ssrcs.iter().position(|&s| s == ssrc)
+    }
+
+    /// The SSRC's slot; `Ok(None)` if it is new and there is room, or one that may give way.
     #[inline]
     fn find(&self, ssrc: u32) -> Result<Option<usize>, DropReason> {
-        match self.ssrcs.iter().position(|&s| s == ssrc) {
-            None if self.ssrcs.len() >= self.max => Err(DropReason::SrtpTooManySsrcs),
+        match self.place(ssrc) {
+            None if self.ssrcs.len() >= self.max && self.uses.iter().all(|one| one.is_held) => {
+                Err(DropReason::SrtpTooManySsrcs)
+            }
             slot => Ok(slot),
         }
     }
 
     #[inline]
     fn commit(&mut self, slot: Option<usize>, ssrc: u32, index: u64) {
-        let slot = slot.unwrap_or_else(|| {
-            self.ssrcs.push(ssrc);
-            self.windows.push(ReplayWindow::default());
-            self.ssrcs.len() - 1
-        });
+        let Some(slot) = slot.or_else(|| self.enter(ssrc)) else { return };
+        self.commits += 1;
+        self.uses[slot].last = self.commits;
         self.windows[slot].commit(index);
     }
 
-    fn forget(&mut self, ssrc: u32) {
-        if let Some(i) = self.ssrcs.iter().position(|&s| s == ssrc) {
-            self.ssrcs.swap_remove(i);
-            self.windows.swap_remove(i);
+    /// A place for a new SSRC, if need be that of the one that was silent for longest; `None` where all are held.
+    fn enter(&mut self, ssrc: u32) -> Option<usize> {
+        if self.ssrcs.len() < self.max {
+            self.ssrcs.push(ssrc);
+            self.windows.push(ReplayWindow::default());
+            self.uses.push(Use::default());
+            return Some(self.ssrcs.len() - 1);
+        }
+        let silent = (0..self.uses.len()).filter(|&i| !self.uses[i].is_held).min_by_key(|&i| self.uses[i].last)?;
+        (self.ssrcs[silent], self.windows[silent], self.uses[silent]) = (ssrc, ReplayWindow::default(), Use::default());
+        Some(silent)
+    }
+
+    fn hold(&mut self, ssrc: u32) {
+        if let Some(slot) = self.place(ssrc).or_else(|| self.enter(ssrc)) {
+            self.uses[slot].is_held = true;
+        }
+    }
+
+    fn release(&mut self, ssrc: u32) {
+        if let Some(slot) = self.place(ssrc) {
+            self.uses[slot].is_held = false;
         }
     }
 }

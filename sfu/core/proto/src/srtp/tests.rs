@@ -153,17 +153,54 @@ fn every_single_bit_is_protected_and_a_forgery_changes_nothing() {
 #[test]
 fn the_table_of_ssrcs_is_bounded() {
     let (outbound, mut inbound) = pair(Profile::AeadAes128Gcm, 3);
-    let mut receive = |ssrc, seq| {
+    let receive = |inbound: &mut InboundSrtp, ssrc, seq| {
         let mut packet = outbound.protect_rtp(&rtp(seq, ssrc, b"x"), SeqNo(seq)).unwrap();
         (inbound.unprotect_rtp(&mut packet).map(|u| u.seq), inbound.tracked_ssrcs())
     };
     for ssrc in 0..3 {
-        assert_eq!(receive(ssrc, 1), (Ok(SeqNo(1)), ssrc as usize + 1));
+        assert_eq!(receive(&mut inbound, ssrc, 1), (Ok(SeqNo(1)), ssrc as usize + 1));
+        inbound.hold(Ssrc(ssrc));
     }
-    assert_eq!(receive(3, 1), (Err(DropReason::SrtpTooManySsrcs), 3));
-    assert_eq!(receive(2, 2), (Ok(SeqNo(2)), 3));
-    inbound.forget(Ssrc(0));
-    assert_eq!(inbound.tracked_ssrcs(), 2);
+    assert_eq!(receive(&mut inbound, 3, 1), (Err(DropReason::SrtpTooManySsrcs), 3));
+    assert_eq!(receive(&mut inbound, 2, 2), (Ok(SeqNo(2)), 3));
+    inbound.release(Ssrc(1));
+    assert_eq!(receive(&mut inbound, 3, 1), (Ok(SeqNo(1)), 3), "the one that was released gave way");
+    assert_eq!(receive(&mut inbound, 1, 2), (Ok(SeqNo(2)), 3), "and begins anew");
+}
+
+/// A track that is revoked and granted again goes on under its ssrc, and nobody tells us how often it rolled over.
+#[test]
+fn a_released_ssrc_keeps_its_roll_over_count_and_its_replay_window_while_there_is_room() {
+    let (outbound, mut inbound) = pair(Profile::AeadAes128Gcm, 3);
+    let sealed = |index: u64| outbound.protect_rtp(&rtp(index, 7, b"x"), SeqNo(index)).unwrap();
+    inbound.hold(Ssrc(7));
+    for index in (0..=0x2_0000).step_by(0x4000) {
+        assert_eq!(inbound.unprotect_rtp(&mut sealed(index)).map(|u| u.seq), Ok(SeqNo(index)));
+    }
+    inbound.release(Ssrc(7));
+    assert_eq!(inbound.unprotect_rtp(&mut sealed(0x2_0001)).map(|u| u.seq), Ok(SeqNo(0x2_0001)), "a straggler");
+    assert_eq!(inbound.tracked_ssrcs(), 1);
+    inbound.hold(Ssrc(7));
+    assert_eq!(inbound.unprotect_rtp(&mut sealed(0x2_0002)).map(|u| u.seq), Ok(SeqNo(0x2_0002)));
+    assert_eq!(inbound.unprotect_rtp(&mut sealed(0x2_0001)), Err(DropReason::SrtpReplay));
+}
+
+/// Pion reports on each stream under another ssrc, and asks for repairs under the stream's own.
+#[test]
+fn feedback_is_taken_however_many_ssrcs_a_subscriber_has_used() {
+    for profile in Profile::ALL {
+        let (mut outbound, mut inbound) = pair(profile, 2);
+        for ssrc in 0..100_u32 {
+            let mut report = hex(RTCP);
+            report[4..8].copy_from_slice(&ssrc.to_be_bytes());
+            let len = report.len();
+            report.resize(len + MAX_TRAILER_LEN, 0);
+            let total = outbound.protect_rtcp(&mut report, len).unwrap();
+            report.truncate(total);
+            assert_eq!(inbound.unprotect_rtcp(&mut report.clone()), Ok(len), "{profile:?} {ssrc}");
+            assert_eq!(inbound.unprotect_rtcp(&mut report), Err(DropReason::SrtpReplay));
+        }
+    }
 }
 
 #[test]
