@@ -74,6 +74,8 @@ drop_reasons! {
     RtpVersion => "rtp_version",
     /// RTP padding count of zero or longer than the payload.
     RtpPadding => "rtp_padding",
+    /// RTP longer than any path carries unfragmented: it would be kept, and sent to everybody, at that length.
+    RtpTooLong => "rtp_too_long",
     /// RTX without an original sequence number (RFC 4588 §4).
     RtxTooShort => "rtx_too_short",
     /// SRTP or SRTCP too short for its tag.

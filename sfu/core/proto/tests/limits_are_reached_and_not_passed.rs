@@ -7,6 +7,7 @@ use callyard_peer::media::{Source, play, subscribe, watched};
 use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{ChannelSpec, Command, DtlsRole, Want};
 use callyard_proto::config::Config;
+use callyard_proto::drop_reason::DropReason;
 use callyard_proto::event::Event;
 
 const VIEWER: u32 = 5_000;
@@ -84,4 +85,23 @@ fn a_client_has_so_many_data_channels_and_no_more() {
     let opened = world.take_events().into_iter().filter(|e| matches!(e, Event::DataChannelOpen { .. })).count();
     assert_eq!(opened, 4);
     goes_on(&mut world, &mut camera);
+}
+
+/// F-08: what the network had to cut up on its way here is not kept at that length, nor sent to everybody.
+#[test]
+fn a_packet_is_no_longer_than_a_path_carries() {
+    let (mut world, mut camera) = call(Config::default());
+    let long = |camera: &mut Source, bytes: usize| {
+        let mut packet = camera.next_packets(0).remove(0);
+        packet.payload.resize(bytes, 0xaa);
+        packet
+    };
+    let (fits, too_long) = (long(&mut camera, 1_900), long(&mut camera, 30_000));
+    world.clients[0].send_rtp(too_long);
+    world.clients[0].send_rtp(fits);
+    world.flush();
+    world.run(Duration::from_millis(200));
+    assert_eq!(world.engine.counters().dropped.get(DropReason::RtpTooLong), 1);
+    let longest = world.clients[1].of(VIEWER).map(|packet| packet.payload.len()).max();
+    assert_eq!(longest, Some(1_900));
 }

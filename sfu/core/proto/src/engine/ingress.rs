@@ -24,6 +24,9 @@ use crate::transport::StreamUse;
 /// Packets that one of RED makes good at most: senders say again two at most, and each costs every subscriber a copy.
 const MAX_REPAIRS: usize = 2;
 
+/// No path carries more unfragmented, and TCP takes no more either.
+const MAX_RTP_BYTES: usize = crate::framing::DEFAULT_MAX_FRAME_LEN;
+
 /// Players of WebRTC wait no longer; the format would let a publisher freeze pictures for 40 s.
 const LONGEST_PLAYOUT_DELAY: Duration = Duration::from_secs(10);
 
@@ -83,6 +86,9 @@ impl Engine {
         index: usize,
         datagram: &mut Datagram<'_>,
     ) -> Result<(), DropReason> {
+        if datagram.payload.len() > MAX_RTP_BYTES {
+            return Err(DropReason::RtpTooLong);
+        }
         let transport = &mut self.transports[slot];
         let Some(protection) = &mut transport.protection else { return Err(DropReason::UnvalidatedPath) };
         let clear = protection.inbound.unprotect_rtp(datagram.payload)?;
