@@ -387,3 +387,66 @@ fn figures_snapshot_and_quality_say_what_is() {
     assert_eq!((downtracks[0].current_spatial, downtracks[0].target_spatial), (Some(Spatial(1)), Some(Spatial(1))));
     assert!(downtracks[0].packets > 600);
 }
+
+/// An encoder that has no room for its upper layer makes a key frame of each of the others whenever one is asked for.
+#[test]
+fn a_layer_that_has_stopped_is_not_asked_for_key_frames_again_and_again() {
+    let (mut world, mut camera) = call(8, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    camera.streams[2].is_sent = false;
+    let before = world.engine.counters().feedback_out.pli;
+    world.clients[1].send_rtcp(&callyard_peer::rtcp::pli(5_000));
+    world.flush();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(8));
+    let asked = world.engine.counters().feedback_out.pli - before;
+    // Once for who asked, and once more for the lower layer that he gets instead.
+    assert!((1..=3).contains(&asked), "{asked} times in 8 s");
+    // It is asked for again as soon as there is somebody to answer.
+    camera.streams[2].is_sent = true;
+    camera.streams[2].wants_key = false;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    let packets = world.clients[1].in_order(5_000);
+    assert_eq!(content(&packets.last().expect("it flows").payload).0, 2);
+}
+
+/// A publisher whose right to publish is taken and given back, again and again, under new ssrcs and under old ones.
+#[test]
+fn tracks_that_come_and_go_never_use_up_the_room_for_streams() {
+    let (mut world, mut camera) = call(9, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(0));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    for round in 0..80u64 {
+        let mut other = Source::video(0, 100 + round, 20_000 + 10 * round as u32);
+        other.publish(&mut world);
+        subscribe(&mut world, 1, &other, 200 + round, 900_000 + 10 * round as u32, Want::default());
+        play(&mut world, &mut [&mut camera, &mut other], Duration::from_millis(100));
+        world.apply(Command::RemoveUptrack { uptrack: other.uptrack });
+        // What is still under way belongs to nobody.
+        play(&mut world, &mut [&mut camera, &mut other], Duration::from_millis(70));
+        assert!(world.clients[1].of(900_000 + 10 * round as u32).count() > 1, "round {round}");
+    }
+    let before = world.clients[1].in_order(5_000).len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    assert!(world.clients[1].in_order(5_000).len() > before + 20);
+}
+
+/// The place of a removed uptrack is given to the next, which has fewer encodings.
+#[test]
+fn what_was_missing_of_an_uptrack_goes_with_it() {
+    let (mut world, mut camera) = call(10, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    // One packet of the top layer never leaves, and cannot be had again.
+    let lost = camera.streams[2].seq;
+    camera.streams[2].seq = lost.wrapping_add(1);
+    camera.send(&mut world);
+    world.run(Duration::from_millis(60));
+    world.apply(Command::RemoveUptrack { uptrack: camera.uptrack });
+    let mut microphone = Source::audio(0, 2, 60_000);
+    microphone.publish(&mut world);
+    subscribe(&mut world, 1, &microphone, 12, 61_000, Want::default());
+    play(&mut world, &mut [&mut microphone], Duration::from_secs(1));
+    assert_eq!(world.engine.counters().panics, 0);
+    assert!(world.clients[1].in_order(61_000).len() > 40);
+}

@@ -197,6 +197,9 @@ impl Engine {
             self.remove_downtrack(now, downtrack);
         }
         self.leave_loudest(slot);
+        // The next uptrack may be given this place, and have fewer encodings.
+        self.incomplete.retain(|(uptrack, _)| *uptrack != slot);
+        self.first_pictures.retain(|(uptrack, _)| *uptrack != slot);
         let uptrack = self.uptracks.remove(slot);
         self.uptrack_slots.remove(&uptrack.id);
         self.counters.uptracks = self.uptracks.len() as u64;

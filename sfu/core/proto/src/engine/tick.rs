@@ -203,7 +203,10 @@ impl Engine {
     fn tick_uptrack(&mut self, now: Instant, slot: usize) {
         let encodings = self.uptracks.get(slot).map_or(0, |uptrack| uptrack.encodings.len());
         for index in 0..encodings {
-            if self.uptracks[slot].encodings[index].keyframes.poll(now) {
+            let uptrack = &mut self.uptracks[slot];
+            // What does not flow has no key frame to give, and others of the simulcast would each give one at every request.
+            let flows = encodings == 1 || uptrack.layers.is_live(now, index);
+            if flows && uptrack.encodings[index].keyframes.poll(now) {
                 self.send_keyframe_request(slot, index);
             }
         }
@@ -263,7 +266,7 @@ impl Engine {
         let Some(transport) = self.transports.get(uptrack.transport) else { return false };
         let rtt = transport.rtt.smoothed().unwrap_or(DEFAULT_RTT);
         let (ours, transport) = (transport.rtcp_ssrc, uptrack.transport);
-        let encoding = &mut uptrack.encodings[index];
+        let Some(encoding) = uptrack.encodings.get_mut(index) else { return false };
         let Some(ssrc) = encoding.ssrc else { return false };
         self.seqs.clear();
         let gave_up = encoding.nacks.take(now, rtt, &mut self.seqs);
