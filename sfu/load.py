@@ -125,11 +125,6 @@ class Publish(Command, frozen=True, kw_only=True, tag="publish"):
     phase_us: int = 0
 
 
-class SetStream(Command, frozen=True, kw_only=True, tag="set_stream"):
-    stream: int
-    active: bool
-
-
 class SetEncodings(Command, frozen=True, kw_only=True, tag="set_encodings"):
     """Which encodings are sent, lowest first; one that is resumed begins with a key frame."""
 
@@ -172,10 +167,6 @@ class GetStats(Command, frozen=True, kw_only=True, tag="get_stats"):
 class OpenSinks(Command, frozen=True, kw_only=True, tag="open_sinks"):
     request: int
     count: int
-
-
-class CloseSinks(Command, frozen=True, kw_only=True, tag="close_sinks"):
-    pass
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------

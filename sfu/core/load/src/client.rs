@@ -289,8 +289,8 @@ impl Client {
         context: &mut Context,
         publisher: &mut Publisher,
     ) {
-        let (Some((_, srtp)), true) = (&self.srtp, publisher.is_active) else {
-            // The clock of a stream that is not sent runs on.
+        let Some((_, srtp)) = &self.srtp else {
+            // The clock of a stream that cannot be sent yet runs on.
             publisher.send_picture(now, wall_ns, &mut 0, |_| {});
             return;
         };

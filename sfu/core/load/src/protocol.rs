@@ -23,11 +23,6 @@ pub(crate) enum Command {
     /// The outcome of a handshake that was made elsewhere.
     SetKeys(Keys),
     Publish(Publish),
-    /// Pauses or resumes a stream.
-    SetStream {
-        stream: u64,
-        active: bool,
-    },
     /// Which encodings of a stream are sent, lowest first; those that are not named are sent.
     SetEncodings {
         stream: u64,
@@ -50,7 +45,6 @@ pub(crate) enum Command {
         request: u64,
         count: usize,
     },
-    CloseSinks {},
 }
 
 #[derive(Clone, Debug, Deserialize)]

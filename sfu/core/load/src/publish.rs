@@ -50,7 +50,6 @@ struct Layer {
 pub(crate) struct Publisher {
     pub transport: usize,
     pub id: u64,
-    pub is_active: bool,
     pub next: Instant,
     pub is_video: bool,
     spec: Publish,
@@ -101,7 +100,6 @@ impl Publisher {
         Ok(Self {
             transport,
             id: spec.stream,
-            is_active: true,
             next: start,
             is_video: spec.codec.is_video(),
             interval: Duration::from_secs_f64(1.0 / spec.frames_per_second),

@@ -206,11 +206,6 @@ impl Generator {
                 let transport = receive.transport;
                 ("receive", transport, self.with(transport, |_, client, _| client.set_receive(receive)))
             }
-            Command::SetStream { stream, active } => {
-                let publisher = self.publishers_by_id.get(&stream).and_then(|&slot| self.publishers.get_mut(slot));
-                let found = publisher.map(|publisher| publisher.is_active = active);
-                ("set_stream", stream, found.ok_or_else(|| "there is no such stream".to_owned()))
-            }
             Command::SetEncodings { stream, active } => {
                 let publisher = self.publishers_by_id.get(&stream).and_then(|&slot| self.publishers.get_mut(slot));
                 let found = publisher.map(|publisher| publisher.set_encodings(&active));
@@ -219,10 +214,6 @@ impl Generator {
             Command::Close { transport, abrupt } => ("close", transport, self.close(transport, abrupt)),
             Command::GetStats { request, reset } => ("get_stats", request, self.report(request, reset)),
             Command::OpenSinks { request, count } => ("open_sinks", request, self.open_sinks(request, count)),
-            Command::CloseSinks {} => {
-                self.sinks.clear();
-                return;
-            }
         };
         if let Err(message) = result {
             self.reports.push(Report::Refused { command: name.to_owned(), subject, message });
