@@ -183,6 +183,15 @@ class RoomCore:
             num_publishers=publishers,
         )
 
+    def excess_of(self, info: models.TrackInfo | models.DataTrackInfo) -> str:
+        """Return what is too much of a track, or "": everybody is told of it, and of all other tracks, at each change.
+
+        With the default settings a participant's name and identity, metadata, attributes (which on the wire may have
+        three times their size), tracks and data tracks have 0.8 MB at most: a fifth of `signal_queue_max_bytes`.
+        """
+        size, most = info.ByteSize(), self.settings.track_max_bytes
+        return f"What is to be told of the track has {size} bytes; at most {most} are taken." if size > most else ""
+
     def counted(self) -> list[Participant]:
         """Return those who take a place."""
         return [one for one in self.participants.values() if one.is_counted]

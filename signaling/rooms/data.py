@@ -7,7 +7,7 @@ packets carry. Reliable packets keep their sender's numbers; a short cache serve
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -192,12 +192,20 @@ def _answers_server(room: RoomCore, packet: models.DataPacket, sender: Participa
 
 
 def publish_track(room: RoomCore, publisher: Participant, request: rtc.PublishDataTrackRequest) -> None:
-    refusal = _track_refusal(room, publisher, request)
-    if refusal is not None:
-        reason, message = refusal
-        reply = rtc.RequestResponse(reason=reason, message=message, publish_data_track=request)
-        room.send(publisher, rtc.SignalResponse(request_response=reply))
+    publish_tracks(room, publisher, [request])
+
+
+def publish_tracks(room: RoomCore, publisher: Participant, requests: Iterable[rtc.PublishDataTrackRequest]) -> None:
+    """Each is answered; the others are told of all of them together."""
+    begun = [track for request in requests if (track := _take_track(room, publisher, request)) is not None]
+    if not begun:
         return
+    room.announce(publisher)
+    for other in room.others(publisher):
+        _consider(room, other, [(publisher, track) for track in begun])
+
+
+def _take_track(room: RoomCore, publisher: Participant, request: rtc.PublishDataTrackRequest) -> DataTrack | None:
     info = models.DataTrackInfo(
         pub_handle=request.pub_handle,
         sid=room.sources.sid("DTR_"),
@@ -207,15 +215,19 @@ def publish_track(room: RoomCore, publisher: Participant, request: rtc.PublishDa
     )
     if request.HasField("schema"):
         info.schema.CopyFrom(request.schema)
+    refusal = _track_refusal(room, publisher, info)
+    if refusal is not None:
+        reason, message = refusal
+        reply = rtc.RequestResponse(reason=reason, message=message, publish_data_track=request)
+        room.send(publisher, rtc.SignalResponse(request_response=reply))
+        return None
     track = DataTrack(info=info, data_uptrack=room.sources.number())
-    publisher.data_tracks[request.pub_handle] = track
+    publisher.data_tracks[info.pub_handle] = track
     room.by_data_track[info.sid] = (publisher, track)
     if publisher.publisher.is_added:
         _begin_track(room, publisher, track)
     room.send(publisher, rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
-    room.announce(publisher)
-    for other in room.others(publisher):
-        _consider_track(room, other, publisher, track)
+    return track
 
 
 def _begin_track(room: RoomCore, publisher: Participant, track: DataTrack) -> None:
@@ -237,25 +249,26 @@ def publishing_added(room: RoomCore, publisher: Participant) -> None:
 
 
 def _track_refusal(
-    room: RoomCore, publisher: Participant, request: rtc.PublishDataTrackRequest
+    room: RoomCore, publisher: Participant, info: models.DataTrackInfo
 ) -> tuple[rtc.RequestResponse.Reason, str] | None:
     reasons = rtc.RequestResponse.Reason
     if not publisher.grants.can_publish_data:
         return reasons.NOT_ALLOWED, "The token does not allow to publish data."
-    if not 0 < request.pub_handle <= _MAX_HANDLE:
+    if not 0 < info.pub_handle <= _MAX_HANDLE:
         return reasons.INVALID_HANDLE, "A data track's handle is between 1 and 65535."
-    if request.pub_handle in publisher.data_tracks:
+    if info.pub_handle in publisher.data_tracks:
         return reasons.DUPLICATE_HANDLE, "This handle is in use for another data track."
-    if not 0 < len(request.name.encode()) <= room.settings.name_max_bytes:
+    if not 0 < len(info.name.encode()) <= room.settings.name_max_bytes:
         return reasons.INVALID_NAME, "A data track needs a name of a sensible length."
-    if has_controls(request.name):
+    if has_controls(info.name):
         return reasons.INVALID_NAME, "The name of the data track has control characters."
-    if any(track.info.name == request.name for track in publisher.data_tracks.values()):
+    if any(track.info.name == info.name for track in publisher.data_tracks.values()):
         return reasons.DUPLICATE_NAME, "Another data track of this participant has that name."
     if len(publisher.data_tracks) >= room.settings.data_tracks_max:
         most = room.settings.data_tracks_max
         return reasons.LIMIT_EXCEEDED, f"One participant may publish {most} data tracks at most."
-    return None
+    excess = room.excess_of(info)
+    return (reasons.LIMIT_EXCEEDED, excess) if excess else None
 
 
 _MAX_HANDLE = 0xFFFF
@@ -271,31 +284,38 @@ def unpublish_track(room: RoomCore, publisher: Participant, request: rtc.Unpubli
         )
         room.send(publisher, rtc.SignalResponse(request_response=reply))
         return
-    end_track(room, publisher, track)
+    end_tracks(room, publisher, [track])
     message = rtc.UnpublishDataTrackResponse(info=track.info)
     room.send(publisher, rtc.SignalResponse(unpublish_data_track_response=message))
     room.announce(publisher)
 
 
-def end_track(room: RoomCore, publisher: Participant, track: DataTrack) -> None:
-    publisher.data_tracks.pop(track.info.pub_handle, None)
-    room.by_data_track.pop(track.info.sid, None)
-    if publisher.publisher.is_added:
-        room.command(border.RemoveDataUptrack(data_uptrack=track.data_uptrack))
+def end_tracks(room: RoomCore, publisher: Participant, tracks: Collection[DataTrack]) -> None:
+    if not tracks:
+        return
+    sids = [track.info.sid for track in tracks]
+    for track in tracks:
+        publisher.data_tracks.pop(track.info.pub_handle, None)
+        room.by_data_track.pop(track.info.sid, None)
+        if publisher.publisher.is_added:
+            room.command(border.RemoveDataUptrack(data_uptrack=track.data_uptrack))
     room.touch(publisher)
     for other in room.others(publisher):
-        other.data_wishes.pop(track.info.sid, None)
-        if other.data_subscriptions.pop(track.info.sid, None) is not None:
+        for sid in sids:
+            other.data_wishes.pop(sid, None)
+        lost = [sid for sid in sids if other.data_subscriptions.pop(sid, None) is not None]
+        if lost:
             room.touch(other)
             tell_handles(room, other)
 
 
 def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.UpdateDataSubscription) -> None:
-    for update in request.updates:
-        found = room.by_data_track.get(update.track_sid)
-        if found is not None:
-            subscriber.data_wishes[update.track_sid] = update.subscribe
-            _consider_track(room, subscriber, *found)
+    wishes = {
+        update.track_sid: update.subscribe for update in request.updates if update.track_sid in room.by_data_track
+    }
+    subscriber.data_wishes |= wishes
+    for sid in wishes:
+        _reconcile(room, subscriber, *room.by_data_track[sid])
     room.touch(subscriber)
     # Also where nothing changed: handles told before they were asked for mean nothing to the Rust SDK.
     tell_handles(room, subscriber)
@@ -303,26 +323,31 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
 
 def consider_tracks(room: RoomCore, subscriber: Participant) -> None:
     """Subscribe to whatever is there and wanted, or end what is not allowed any more."""
-    for publisher, track in room.by_data_track.values():
-        _consider_track(room, subscriber, publisher, track)
+    _consider(room, subscriber, room.by_data_track.values())
 
 
 def consider_publisher(room: RoomCore, publisher: Participant) -> None:
     """As `consider_tracks`, for everybody and one publisher's tracks."""
     for other in room.others(publisher):
-        for track in publisher.data_tracks.values():
-            _consider_track(room, other, publisher, track)
+        _consider(room, other, [(publisher, track) for track in publisher.data_tracks.values()])
 
 
-def _consider_track(room: RoomCore, subscriber: Participant, publisher: Participant, track: DataTrack) -> None:
+def _consider(room: RoomCore, subscriber: Participant, tracks: Iterable[tuple[Participant, DataTrack]]) -> None:
+    changes = [_reconcile(room, subscriber, publisher, track) for publisher, track in tracks]
+    if any(changes):
+        tell_handles(room, subscriber)
+
+
+def _reconcile(room: RoomCore, subscriber: Participant, publisher: Participant, track: DataTrack) -> bool:
+    """Make or end a subscription, as wishes and rules have it; tell whether something changed."""
     if publisher is subscriber:
-        return
+        return False
     sid = track.info.sid
     may_receive = subscriber.grants.can_subscribe and not publisher.is_hidden
     wished = subscriber.data_wishes.get(sid, subscriber.auto_subscribe_data) and may_receive
     has = sid in subscriber.data_subscriptions
     if wished == has:
-        return
+        return False
     if wished:
         subscriber.data_subscriptions[sid] = _free_handle(subscriber)
         _start_track(room, subscriber, publisher, track)
@@ -332,7 +357,7 @@ def _consider_track(room: RoomCore, subscriber: Participant, publisher: Particip
             transport = subscriber.receiving.transport
             room.command(border.RemoveDataDowntrack(data_uptrack=track.data_uptrack, transport=transport))
     room.touch(subscriber)
-    tell_handles(room, subscriber)
+    return True
 
 
 def _free_handle(subscriber: Participant) -> int:

@@ -71,8 +71,7 @@ def change(
         participant.grants = participant.grants.with_permission(permission)
     if permission is not None:
         if not participant.grants.can_publish_data:
-            for track in tuple(participant.data_tracks.values()):
-                data.end_track(room, participant, track)
+            data.end_tracks(room, participant, tuple(participant.data_tracks.values()))
         publishing.enforce_permission(room, participant)
         room.cut_off(participant, now.unix_ms / 1000, participant.grants)
     room.announce(participant)

@@ -48,6 +48,9 @@ _UNCLEAN = (
 _HELD_SECONDS = 1.0
 """The Go SDK (2.18) reads on before it has applied the offer of its own join, and an answer that it reads by then is
 lost to it. It has the offer once it says anything, which is its first candidate and follows at once."""
+_CAPABILITIES_MAX = 16
+_CLIENT_TEXT_MAX = 256
+"""What a client says of itself is far shorter."""
 _COUNTS_SECONDS = 1.0
 _COUNTS_LARGE_SECONDS = 5.0
 
@@ -165,7 +168,7 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     room.announce_soon(participant, now)
     if room.speaking:
         quality.tell_speakers(room, participant)
-    for request in parameters.add_tracks:
+    for request in parameters.add_tracks[: room.settings.tracks_max]:
         publishing.add_track(room, participant, request)
     subscribing.begin(room, participant)
     data.consider_tracks(room, participant)
@@ -198,7 +201,7 @@ def _newcomer(room: RoomCore, session: SessionId, parameters: JoinParameters, no
     participant = Participant(
         sid=room.sources.sid("PA_"),
         grants=grants,
-        client=parameters.client,
+        client=_kept(parameters.client),
         is_single=parameters.is_single,
         auto_subscribe=parameters.auto_subscribe,
         adaptive_stream=parameters.adaptive_stream,
@@ -218,6 +221,18 @@ def _newcomer(room: RoomCore, session: SessionId, parameters: JoinParameters, no
         participant.subscribing = ServerOffered(own, new_credentials=credentials)
     room.record.prefers_tcp.discard(grants.identity)
     return participant
+
+
+def _kept(said: models.ClientInfo) -> models.ClientInfo:
+    """What a client says of itself, as far as it is kept. Its capabilities are told to everybody."""
+    client = models.ClientInfo()
+    client.CopyFrom(said)
+    for part, value in said.ListFields():
+        if isinstance(value, str):
+            setattr(client, part.name, value[:_CLIENT_TEXT_MAX])
+    del client.capabilities[:]
+    client.capabilities.extend(dict.fromkeys(said.capabilities[:_CAPABILITIES_MAX]))
+    return client
 
 
 def _join_response(room: RoomCore, participant: Participant) -> rtc.JoinResponse:
@@ -349,14 +364,14 @@ def sync_state(room: RoomCore, participant: Participant, state: rtc.SyncState, c
     if state.track_sids_disabled:
         disabled = rtc.UpdateTrackSettings(track_sids=state.track_sids_disabled, disabled=True)
         subscribing.track_setting(room, participant, disabled)
-    for response in state.publish_data_tracks:
-        if response.info.pub_handle not in participant.data_tracks:
-            request = rtc.PublishDataTrackRequest(
-                pub_handle=response.info.pub_handle,
-                name=response.info.name,
-                encryption=response.info.encryption,
-            )
-            data.publish_track(room, participant, request)
+    requests = [
+        rtc.PublishDataTrackRequest(
+            pub_handle=response.info.pub_handle, name=response.info.name, encryption=response.info.encryption
+        )
+        for response in state.publish_data_tracks[: room.settings.data_tracks_max]
+        if response.info.pub_handle not in participant.data_tracks
+    ]
+    data.publish_tracks(room, participant, requests)
     if state.HasField("data_subscription"):
         data.update_subscription(room, participant, state.data_subscription)
     data.replay(room, cache, participant, state.datachannel_receive_states)
@@ -499,8 +514,7 @@ def leave(
     publishing.end_tracks(room, participant, list(participant.tracks.values()))
     room.speaking.pop(participant.sid, None)
     room.permitted.pop(participant.sid, None)
-    for data_track in tuple(participant.data_tracks.values()):
-        data.end_track(room, participant, data_track)
+    data.end_tracks(room, participant, tuple(participant.data_tracks.values()))
     for subscription in participant.subscriptions.values():
         room.by_downtrack.pop(subscription.downtrack, None)
     for connection in (participant.publisher, participant.subscriber):

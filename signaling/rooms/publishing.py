@@ -7,6 +7,7 @@ in either order and are joined by the client's id of the track (`cid`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from livekit.protocol import models, rtc
@@ -53,23 +54,37 @@ def source_name(source: int) -> str:
 def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackRequest) -> None:
     refusal = _refusal(room, participant, request)
     if refusal is not None:
-        reason, message = refusal
-        refused = rtc.RequestResponse(reason=reason, message=message, add_track=request)
-        room.send(participant, rtc.SignalResponse(request_response=refused))
+        _refuse(room, participant, request, *refusal)
         return
-    if request.sid:
-        track = participant.tracks[request.sid]
-        _add_codecs(track, request)
-    else:
-        track = _new_track(room, request)
+    known = participant.tracks.get(request.sid)
+    track = _new_track(room, request) if known is None else _with_codecs(known, request)
+    excess = _too_much(room, track)
+    if excess:
+        _refuse(room, participant, request, rtc.RequestResponse.Reason.LIMIT_EXCEEDED, excess)
+        return
+    if known is None:
         participant.tracks[track.sid] = track
         room.by_track[track.sid] = (participant, track)
+    else:
+        known.info, known.cids = track.info, track.cids
+        track = known
     room.touch(participant)
     reply = rtc.TrackPublishedResponse(cid=request.cid, track=track.info)
     room.send(participant, rtc.SignalResponse(track_published=reply))
     parked = [participant.parked.pop(cid) for cid in tuple(track.cids) if cid in participant.parked]
     if parked:
         _announced(room, participant, [_connect(room, participant, track, section) for section in parked])
+
+
+def _refuse(
+    room: RoomCore,
+    participant: Participant,
+    request: rtc.AddTrackRequest,
+    reason: rtc.RequestResponse.Reason,
+    message: str,
+) -> None:
+    refused = rtc.RequestResponse(reason=reason, message=message, add_track=request)
+    room.send(participant, rtc.SignalResponse(request_response=refused))
 
 
 def _refusal(
@@ -119,6 +134,13 @@ def _excess(room: RoomCore, request: rtc.AddTrackRequest) -> str:
     return ""
 
 
+def _too_much(room: RoomCore, track: Track) -> str:
+    """As `_excess`, of a track with all its codecs and names."""
+    if len(track.info.codecs) > _CODECS_MAX or len(track.cids) > _CODECS_MAX:
+        return "The track has more codecs than there are."
+    return room.excess_of(track.info)
+
+
 def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
     is_video = request.type == _VIDEO
     kind = Kind.VIDEO if is_video else Kind.AUDIO
@@ -154,8 +176,9 @@ def _new_track(room: RoomCore, request: rtc.AddTrackRequest) -> Track:
     return Track(info=info, request=request, kind=kind, cids=cids or {request.cid: ""})
 
 
-def _add_codecs(track: Track, request: rtc.AddTrackRequest) -> None:
-    """A further codec of a track that is published already comes with its own section."""
+def _with_codecs(track: Track, request: rtc.AddTrackRequest) -> Track:
+    """Return the track with a further codec: of one that is published already it comes with its own section."""
+    track = replace(track, info=_copy(track.info), cids=dict(track.cids))
     for codec in request.simulcast_codecs:
         info = _codec_info(codec, track.kind, request.cid, request)
         track.cids[info.cid] = info.mime_type
@@ -164,6 +187,13 @@ def _add_codecs(track: Track, request: rtc.AddTrackRequest) -> None:
             track.info.codecs.append(info)
         else:
             announced.CopyFrom(info)
+    return track
+
+
+def _copy(info: models.TrackInfo) -> models.TrackInfo:
+    copy = models.TrackInfo()
+    copy.CopyFrom(info)
+    return copy
 
 
 def _codec_info(
@@ -281,6 +311,7 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
     """Match what the client sends on with what it announced, and end what it has stopped."""
     active = {section.mid: section for section in answer.received if section.active}
     stopped = []
+    has_fewer_codecs = False
     for track in participant.tracks.values():
         lost = []
         for uplink in track.uplinks:
@@ -292,8 +323,9 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
         if len(lost) == len(track.uplinks) > 0:
             stopped.append(track)
         else:
+            has_fewer_codecs = has_fewer_codecs or bool(lost)
             for uplink in lost:
-                _disconnect(room, participant, track, uplink)
+                _disconnect(room, track, uplink)
     end_tracks(room, participant, stopped)
     participant.parked.clear()
     owners = _owners(participant, active.values())
@@ -308,6 +340,8 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
         begun.append(_connect(room, participant, track, section))
     if begun:
         _announced(room, participant, begun)
+    elif has_fewer_codecs:
+        room.announce(participant)
 
 
 def _rename(track: Track, cid: str) -> None:
@@ -350,6 +384,12 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
 
 def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track, Uplink]]) -> None:
     """Everybody is told of tracks that are published or have a further codec, and those who want them get them."""
+    # A description names tracks and sections as it likes, and they are told with the track.
+    outgrown = {track.sid: track for track, _ in begun if room.excess_of(track.info)}
+    if outgrown:
+        room.drop("track_too_long")
+        end_tracks(room, participant, list(outgrown.values()), by_server=True)
+        begun = [(track, uplink) for track, uplink in begun if track.sid not in outgrown]
     published = [track for track, uplink in begun if uplink is track.uplinks[0]]
     for track in published:
         room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "published"))
@@ -412,13 +452,12 @@ def media_arrived(room: RoomCore, event: border.UptrackMedia) -> None:
 # --- ending ---------------------------------------------------------------------------------------------------------
 
 
-def _disconnect(room: RoomCore, participant: Participant, track: Track, uplink: Uplink) -> None:
-    """One codec of a track has stopped, and others go on."""
+def _disconnect(room: RoomCore, track: Track, uplink: Uplink) -> None:
+    """One codec of a track has stopped, and others go on; to be announced."""
     track.uplinks.remove(uplink)
     room.by_uptrack.pop(uplink.uptrack, None)
     subscribing.uplink_ended(room, track, uplink)
     room.command(border.RemoveUptrack(uptrack=uplink.uptrack))
-    room.announce(participant)
 
 
 def end_tracks(room: RoomCore, participant: Participant, tracks: list[Track], *, by_server: bool = False) -> None:
@@ -478,25 +517,40 @@ def update_layers(room: RoomCore, participant: Participant, request: rtc.UpdateV
     track = participant.tracks.get(request.track_sid)
     if track is None or not 0 < len(request.layers) <= _LAYERS_MAX:
         return
-    del track.info.layers[:]
-    track.info.layers.extend(_sorted_layers(request.layers))
-    for codec in track.info.codecs:
+    info = _copy(track.info)
+    del info.layers[:]
+    info.layers.extend(_sorted_layers(request.layers))
+    for codec in info.codecs:
         del codec.layers[:]
-        codec.layers.extend(track.info.layers)
+        codec.layers.extend(info.layers)
+    if not _is_taken(room, track, info):
+        return
     for uplink in track.uplinks:
         layers = tuple(_layer_spec(layer) for layer in layers_of(track, uplink))
         room.command(border.UpdateUptrack(uptrack=uplink.uptrack, muted=track.info.muted, layers=layers))
     room.announce(participant)
 
 
+def _is_taken(room: RoomCore, track: Track, info: models.TrackInfo) -> bool:
+    """Have the track told so from now on, unless that is too long."""
+    if room.excess_of(info):
+        room.drop("track_too_long")
+        return False
+    track.info = info
+    return True
+
+
 def update_audio_track(room: RoomCore, participant: Participant, request: rtc.UpdateLocalAudioTrack) -> None:
     track = participant.tracks.get(request.track_sid)
-    if track is not None and len(request.features) <= _FEATURES_MAX:
-        del track.info.audio_features[:]
-        track.info.audio_features.extend(request.features)
-        features = models.AudioTrackFeature
-        track.info.stereo = features.TF_STEREO in request.features
-        track.info.disable_dtx = features.TF_NO_DTX in request.features
+    if track is None or len(request.features) > _FEATURES_MAX:
+        return
+    info = _copy(track.info)
+    del info.audio_features[:]
+    info.audio_features.extend(request.features)
+    features = models.AudioTrackFeature
+    info.stereo = features.TF_STEREO in request.features
+    info.disable_dtx = features.TF_NO_DTX in request.features
+    if _is_taken(room, track, info):
         room.announce(participant)
 
 

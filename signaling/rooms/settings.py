@@ -58,6 +58,14 @@ class RoomSettings(BaseModel):
     data_tracks_max: int = Field(
         64, ge=1, le=1_000, description="Data tracks one participant may publish. Raise it for gateways."
     )
+    track_max_bytes: int = Field(
+        4_096,
+        ge=1_024,
+        le=65_536,
+        description="Size of all that is told of one track, its names, layers, codecs or schema together; every change "
+        "of a participant goes to everybody with all his tracks. Raise it for data tracks with long names of schemas, "
+        "and `signal_queue_max_bytes` with it.",
+    )
     join_request_max_bytes: int = Field(
         1_048_576,
         ge=65_536,

@@ -65,7 +65,9 @@ def unwrap(packed: str, max_bytes: int) -> rtc.JoinRequest:
         body = wrapped.join_request
         if wrapped.compression == rtc.WrappedJoinRequest.Compression.GZIP:
             body = _inflate(body, max_bytes)
-        return rtc.JoinRequest.FromString(body)
+        request = rtc.JoinRequest.FromString(body)
+        request.DiscardUnknownFields()
+        return request
     except (binascii.Error, ValueError, DecodeError, zlib.error):
         raise InvalidRequest("the parameter `join_request` cannot be read") from None
 

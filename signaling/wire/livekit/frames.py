@@ -20,13 +20,15 @@ _JSON_DEPTH_MAX = 32
 
 
 def read(frame: bytes | str) -> rtc.SignalRequest:
-    """Raises `InvalidRequest` where it is not a signal message; unknown fields are passed over."""
+    """Raises `InvalidRequest` where it is not a signal message. Unknown fields go: parts of it are told to others."""
+    request = rtc.SignalRequest()
     if isinstance(frame, bytes):
         try:
-            return rtc.SignalRequest.FromString(frame)
+            request.ParseFromString(frame)
         except DecodeError:
             raise InvalidRequest("The message is not a SignalRequest.") from None
-    request = rtc.SignalRequest()
+        request.DiscardUnknownFields()
+        return request
     try:
         fields = json.loads(frame)
         if not isinstance(fields, dict):

@@ -442,3 +442,22 @@ def test_data_tracks_that_a_resuming_client_still_has_are_published_again(world:
     assert [track.name for track in bob.people[alice.sid].data_tracks] == ["again"]
     world.resume(alice, sync_state=state)
     assert len(alice.record.data_tracks) == 1
+
+
+def test_many_data_tracks_are_told_together(world: World) -> None:
+    alice, bob, carol = world.join("alice"), world.join("bob"), world.join("carol", can_publish_data=False)
+    bob.forget()
+    infos = [models.DataTrackInfo(pub_handle=number, name=f"d{number}") for number in range(1, 100)]
+    state = rtc.SyncState(publish_data_tracks=[rtc.PublishDataTrackResponse(info=info) for info in infos])
+    alice.say(sync_state=state)
+    assert len(alice.heard("publish_data_track_response")) == len(bob.handles) == world.settings.data_tracks_max
+    assert bob.order() == ["update", "data_track_subscriber_handles"]
+    carol.forget()
+    sids = [track.sid for track in bob.people[alice.sid].data_tracks]
+    updates = [rtc.UpdateDataSubscription.Update(track_sid=sid, subscribe=False) for sid in sids]
+    carol.say(update_data_subscription=rtc.UpdateDataSubscription(updates=updates))
+    assert carol.order() == ["data_track_subscriber_handles"]
+    bob.forget()
+    alice.say(leave=rtc.LeaveRequest())
+    assert bob.order() == ["update", "data_track_subscriber_handles"]
+    assert not bob.handles

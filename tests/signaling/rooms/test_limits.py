@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ UNITS = {
     "description_sections_max": "media sections",
 }
 LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
+LONG = [models.VideoLayer(width=320, rid="q" * 5_000)]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,9 @@ LAYERS = [models.VideoLayer(width=number + 1) for number in range(17)]
         {"simulcast_codecs": [rtc.SimulcastCodec(codec="x" * 257)]},
         {"simulcast_codecs": [rtc.SimulcastCodec(cid="x" * 257)]},
         {"audio_features": [models.AudioTrackFeature.TF_STEREO] * 33},
+        {"layers": LONG},
+        {"simulcast_codecs": [rtc.SimulcastCodec(codec="vp8", layers=LONG)]},
+        {"simulcast_codecs": [rtc.SimulcastCodec(codec=f"{number}" * 250, cid="c" * 250) for number in range(8)]},
     ],
 )
 def test_an_announcement_is_bounded_in_all_its_parts(too_much: dict[str, Any]) -> None:
@@ -55,15 +60,109 @@ def test_a_further_codec_is_bounded_as_well() -> None:
     assert len(alice.track("cam").codecs) == 1
 
 
+def test_further_codecs_are_bounded_all_together() -> None:
+    world = World()
+    alice = world.join("alice")
+    sid = alice.publish_video().sid
+    for number in range(20):
+        for codec in (f"codec{number}", "vp9"):
+            codecs = [rtc.SimulcastCodec(codec=codec, cid=f"{codec}-{number}")]
+            alice.say(add_track=rtc.AddTrackRequest(cid="c", type=VIDEO, sid=sid, simulcast_codecs=codecs))
+    assert {one.reason for one in alice.heard("request_response")} == {RESPONSES.LIMIT_EXCEEDED}
+    assert len(alice.track("cam").codecs) <= 8
+    assert len(alice.record.tracks[sid].cids) == 8
+    alice.say(add_track=rtc.AddTrackRequest(type=VIDEO, sid=sid, simulcast_codecs=[{"codec": "vp9", "layers": LONG}]))
+    assert alice.heard("request_response")[-1].reason == RESPONSES.LIMIT_EXCEEDED
+
+
+def test_a_track_that_its_description_gives_a_long_name_is_ended() -> None:
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    alice.announce("mic", AUDIO, MICROPHONE)
+    sid = alice.heard("track_published")[-1].track.sid
+    # Browsers may offer a track under another id than it was announced with.
+    alice.send_on("x" * 100_000, "audio")
+    assert [message.track_sid for message in alice.heard("track_unpublished")] == [sid]
+    assert not alice.record.tracks
+    assert not world.worker.uptracks
+    assert not bob.people[alice.sid].tracks
+    alice.publish_audio("again")
+    assert len(bob.people[alice.sid].tracks) == 1
+
+
 def test_layers_and_features_of_a_published_track_stay_bounded() -> None:
     world = World()
     alice = world.join("alice")
     audio, video = alice.publish_audio().sid, alice.publish_video().sid
-    alice.say(update_layers=rtc.UpdateVideoLayers(track_sid=video, layers=LAYERS))
+    for layers in (LAYERS, LONG):
+        alice.say(update_layers=rtc.UpdateVideoLayers(track_sid=video, layers=layers))
     features = [models.AudioTrackFeature.TF_STEREO] * 33
     alice.say(update_audio_track=rtc.UpdateLocalAudioTrack(track_sid=audio, features=features))
     assert len(alice.track("cam").layers) == 3
     assert not alice.track("mic").audio_features
+
+
+def test_of_what_a_client_says_of_itself_little_is_kept() -> None:
+    world = World()
+    bob, alice = world.join("bob"), world.client("alice")
+    capability = models.ClientInfo.Capability.CAP_PACKET_TRAILER
+    said = models.ClientInfo(sdk=models.ClientInfo.SDK.JS, protocol=17, browser="x" * 100_000)
+    world.enter_with(alice, client=models.ClientInfo(capabilities=[capability] * 1_000_000))
+    assert list(bob.people[alice.sid].capabilities) == [capability]
+    world.enter_with(alice, client=said)
+    assert (alice.record.protocol, alice.record.client.browser) == (17, "x" * 256)
+
+
+def test_what_one_participant_can_make_others_be_told_is_less_than_a_fifth_of_what_may_wait_for_them() -> None:
+    """S-49"""
+    world = World()
+    settings = world.settings
+    bob = world.enter(world.client("bob"), auto_subscribe=False)
+    huge, name = "x" * 500_000, "n" * settings.name_max_bytes
+    alice = world.client("alice", can_update_own_metadata=True)
+    said = models.ClientInfo(sdk=models.ClientInfo.SDK.JS, protocol=17, version=huge)
+    said.capabilities.extend([models.ClientInfo.Capability.CAP_PACKET_TRAILER] * 1_000_000)
+    world.enter_with(alice, client=said)
+    alice.offer()
+    world.settle()
+    # Of every kind one that is as large as a message may be, and one that is as large as it may be told.
+    metadata = "m" * settings.metadata_max_bytes
+    pairs = itertools.islice(itertools.product(map(chr, range(33, 127)), repeat=2), 8_836)
+    attributes = {"".join(pair): "v" for pair in pairs}
+    attributes["rest"] = "v" * (settings.attributes_max_bytes - 3 * len(attributes) - 4)
+    for change in (
+        *({"metadata": huge}, {"name": huge}, {"attributes": {"key": huge}}, {"attributes": {huge: "v"}}),
+        {"metadata": metadata, "name": name, "attributes": attributes},
+    ):
+        alice.say(update_metadata=rtc.UpdateParticipantMetadata(**change))
+    for number in range(settings.tracks_max):
+        cid = f"{number:02}"
+        for rid in (huge, "r" * 1_700) if number == 0 else ("r" * 1_700,):
+            layers = [models.VideoLayer(width=1, rid=rid)]
+            codecs = [rtc.SimulcastCodec(codec="opus", cid=cid)]
+            alice.announce(cid, AUDIO, MICROPHONE, name=name, stream=name, layers=layers, simulcast_codecs=codecs)
+        alice.send_on(cid, "audio")
+        sid = alice.track(cid).sid
+        for rid in (huge, "r" * 1_750):
+            layers = [models.VideoLayer(width=2**32 - 1, height=2**32 - 1, rid=rid)]
+            alice.say(update_layers=rtc.UpdateVideoLayers(track_sid=sid, layers=layers))
+        more = rtc.SimulcastCodec(codec="red", cid=name, layers=[models.VideoLayer(rid=huge)])
+        alice.say(add_track=rtc.AddTrackRequest(sid=sid, simulcast_codecs=[more]))
+        features = [models.AudioTrackFeature.TF_STEREO] * 32
+        alice.say(update_audio_track=rtc.UpdateLocalAudioTrack(track_sid=sid, features=features))
+    for number in range(1, settings.data_tracks_max + 1):
+        for text in (huge, "s" * (settings.track_max_bytes - 400)) if number == 1 else ("s" * 3_700,):
+            request = rtc.PublishDataTrackRequest(pub_handle=number, name=f"{number:02}".ljust(200, "d"))
+            request.frame_encoding.custom = request.schema.encoding.custom = "e" * 50
+            request.schema.name = text
+            alice.say(publish_data_track_request=request)
+    told = bob.people[alice.sid]
+    assert (len(told.tracks), len(told.data_tracks), len(told.name)) == (64, 64, 256)
+    assert (told.metadata, dict(told.attributes)) == (metadata, attributes)
+    assert min(info.ByteSize() for info in (*told.tracks, *told.data_tracks)) > 0.9 * settings.track_max_bytes
+    assert told.ByteSize() < settings.signal_queue_max_bytes / 5
+    # Nor does anything else that was said.
+    assert max(message.ByteSize() for message in bob.inbox) < settings.signal_queue_max_bytes / 5
 
 
 def test_a_hundred_thousand_unknown_tracks_are_answered_for_a_hundred() -> None:
@@ -222,10 +321,22 @@ def changes(**said: Callable[[int], Any]) -> Callable[[Client, int], None]:
     return ask
 
 
+def publishes_data_of(client: Client, size: int) -> None:
+    """Of which so many bytes are told."""
+    number = len(client.record.data_tracks) + 1
+    request = rtc.PublishDataTrackRequest(pub_handle=number, name=f"n{number}")
+    request.schema.name = "s" * 1_000
+    info = models.DataTrackInfo(pub_handle=number, sid="DTR_1", name=f"n{number}", schema=request.schema)
+    info.frame_encoding.SetInParent()
+    request.schema.name += "s" * (size - info.ByteSize())
+    client.say(publish_data_track_request=request)
+
+
 LIMITS = [
     Limit("tracks_max", 64, announces, settings=RoomSettings(pending_tracks_max=1000)),
     Limit("pending_tracks_max", 20, announces),
     Limit("data_tracks_max", 64, publishes_data),
+    Limit("track_max_bytes", 4_096, publishes_data_of, is_size=True),
     Limit("name_max_bytes", 256, changes(name=lambda size: "é" * (size // 2) + "x" * (size % 2)), is_size=True),
     Limit("metadata_max_bytes", 65_536, changes(metadata=lambda size: "x" * size), is_size=True),
     Limit("attributes_max_bytes", 65_536, changes(attributes=lambda size: {"key": "x" * (size - 3)}), is_size=True),

@@ -516,6 +516,23 @@ def test_when_one_codec_ends_its_subscribers_go_on_with_the_other(world: World) 
     assert sid in alice.record.tracks
 
 
+def test_codecs_that_end_together_are_told_together(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    for number in range(5):
+        sid = alice.publish_video(f"cam{number}", codec="vp9", layers=((HIGH, 640, 360),)).sid
+        backup = rtc.SimulcastCodec(codec="vp8", cid=f"backup{number}")
+        alice.announce(f"backup{number}", VIDEO, CAMERA, sid=sid, simulcast_codecs=[backup])
+        alice.send_on(f"backup{number}", "video")
+    bob.forget()
+    for section in alice.sections:
+        if section.cid.startswith("backup"):
+            section.direction, section.cid = sdp.Direction.INACTIVE, ""
+    alice.offer()
+    world.settle()
+    assert len(world.worker.uptracks) == 5
+    assert len(bob.heard("update")) == 1
+
+
 # --- ending ---------------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,18 @@ def test_a_join_request_is_read_packed_or_not_padded_or_not(compressed: bool, pa
     assert unwrapped(wrapped(request.SerializeToString(), compressed=compressed, padded=padded)) == request
 
 
+def test_nothing_unknown_is_kept_of_a_join_request() -> None:
+    unknown = b"\xfa\x3f\x03abc"
+    request = rtc.JoinRequest()
+    request.CopyFrom(REQUEST)
+    request.client_info.MergeFromString(unknown)
+    request.add_track_requests[0].layers.add(width=640).MergeFromString(unknown)
+    found = unwrapped(wrapped(request.SerializeToString()))
+    assert unknown in request.SerializeToString()
+    assert unknown not in found.SerializeToString()
+    assert found.add_track_requests[0].layers[0].width == 640
+
+
 def test_the_standard_alphabet_is_taken_too() -> None:
     body = rtc.JoinRequest(metadata="ÿþ?>" * 20).SerializeToString()
     text = wrapped(body)

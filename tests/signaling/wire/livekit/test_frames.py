@@ -48,6 +48,14 @@ def test_what_a_newer_client_says_is_passed_over() -> None:
     assert read('{"ofTheFuture": {"a": 1}, "ping": "5"}').ping == 5
 
 
+def test_nothing_unknown_is_kept_in_what_others_are_told() -> None:
+    unknown = b"\xfa\x3f\x03abc"
+    request = rtc.SignalRequest(update_layers=rtc.UpdateVideoLayers(layers=[models.VideoLayer(width=640)]))
+    request.update_layers.layers[0].MergeFromString(unknown)
+    assert unknown in request.SerializeToString()
+    assert unknown not in read(request.SerializeToString()).SerializeToString()
+
+
 @pytest.mark.parametrize(
     "frame",
     [
