@@ -7,6 +7,7 @@ A client that reads slowly is cut off when too much waits for it, and may resume
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -78,6 +79,7 @@ def signal_routes(
         try:
             parameters = await admitted(websocket)
             session = rooms.connect(connection, parameters)
+            connection.welcomed()
         except Refusal as refusal:
             refused(refusal.code)
             reply = PlainTextResponse(refusal.message, status_of(refusal).http, headers=_CORS)
@@ -115,6 +117,7 @@ class _Connection:
         self._transmit: Callable[[bytes], bool] | None = websocket.scope["extensions"].get(SEND_AT_ONCE)
         self._queue: deque[frames.Frame] = deque()
         self._queued_bytes = 0
+        self._queued_max_bytes: float = math.inf
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._close_code = _NORMAL
@@ -128,10 +131,14 @@ class _Connection:
             return
         self._queue.append(frame)
         self._queued_bytes += len(frame.binary)
-        if self._queued_bytes > self._settings.signal_queue_max_bytes:
+        if self._queued_bytes > self._queued_max_bytes:
             self._queue.clear()
             self._end(_TOO_SLOW, "The client reads too slowly; it may come back and resume.")
         self._wake.set()
+
+    def welcomed(self) -> None:
+        """From now on the client may be too slow. What it is received with is as long as its room is large."""
+        self._queued_max_bytes = self._queued_bytes + self._settings.signal_queue_max_bytes
 
     def close(self, reason: str) -> None:
         self._end(_NORMAL, reason)

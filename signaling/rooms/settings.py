@@ -207,6 +207,6 @@ class RoomSettings(BaseModel):
         4 * MIB,
         ge=64 * 1024,
         le=256 * MIB,
-        description="Signal messages that wait for a slow client before its connection is closed; it may come back "
-        "and resume. Raise it for very large rooms.",
+        description="Signal messages that wait for a slow client, those with which it is received left out, before its "
+        "connection is closed; it may come back and resume. Raise it for very large rooms.",
     )

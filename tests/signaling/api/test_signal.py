@@ -392,6 +392,25 @@ async def test_a_slow_reader_is_cut_off_with_bounded_memory_and_may_come_back() 
         raw.close()
 
 
+async def test_nobody_is_too_slow_for_what_he_is_received_with() -> None:
+    """S-49: who comes to a room about which much is to be told."""
+
+    def receive(session: Session) -> None:
+        for _ in range(2):
+            session.send(Frame(rtc.SignalResponse(refresh_token="x" * 200_000)))
+
+    async with (
+        serving(FakeRooms(first=receive), signal_queue_max_bytes=65_536) as endpoint,
+        endpoint.connect() as client,
+    ):
+        endpoint.rooms.sessions[1].send(Frame(rtc.SignalResponse(pong=1)))
+        received = [rtc.SignalResponse.FromString(await client.recv(decode=False)) for _ in range(4)]
+        assert [message.WhichOneof("message") for message in received] == [
+            *("join", "refresh_token", "refresh_token"),
+            "pong",
+        ]
+
+
 async def test_one_who_reads_late_finds_out_why() -> None:
     async with serving(signal_queue_max_bytes=65_536) as endpoint, endpoint.connect() as client:
         await client.recv()
