@@ -358,10 +358,14 @@ class Rooms:
         self.apply(hosted, effects)
         return number
 
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> None:
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> int:
+        """Returns how many bytes are told for it to the one who is told most, not counting who speaks."""
         hosted = self._session_rooms.get(session)
-        if hosted is not None:
-            self.apply(hosted, hosted.room.request(session, request, self.now()))
+        if hosted is None:
+            return 0
+        effects = hosted.room.request(session, request, self.now())
+        self.apply(hosted, effects)
+        return _most_told(effects, session)
 
     def disconnected(self, session: SessionId) -> None:
         """The signal connection is gone, whoever ended it."""
@@ -670,6 +674,19 @@ def _highest_id(participants: Iterable[Participant]) -> int:
         ids += [subscription.downtrack for subscription in participant.subscriptions.values()]
         ids += [track.data_uptrack for track in participant.data_tracks.values()]
     return max(ids) & ((1 << _ID_BITS) - 1)
+
+
+def _most_told(effects: Iterable[Effect], speaker: SessionId) -> int:
+    """Bytes to the session that gets the most, the speaker's own left out."""
+    told: dict[SessionId, int] = {}
+    message, size = None, 0
+    for effect in effects:
+        if isinstance(effect, Send) and effect.session != speaker:
+            # One message to many is measured once.
+            if effect.message is not message:
+                message, size = effect.message, effect.message.ByteSize()
+            told[effect.session] = told.get(effect.session, 0) + size
+    return max(told.values(), default=0)
 
 
 def _participant_key(room: int, sid: str) -> str:

@@ -1,7 +1,8 @@
 """The LiveKit signal connection: `WS /rtc`, `WS /rtc/v1`, and `GET …/validate` with the same checks.
 
 Refusals come before the upgrade, as plain HTTP with a sentence; the upgrade waits until the first message is ready.
-A client that reads slowly is cut off when too much waits for it, and may resume. Not here: what a message means.
+A client that reads slowly is cut off when too much waits for it, and may resume; so that nobody can make others slow,
+one who makes them be told much is himself read slowly. Not here: what a message means.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from signaling.wire.livekit import connecting, frames
 log = structlog.get_logger(__name__)
 
 _SIZE_OF_ONE = 4096
+_SHARE_OF_ONE = 4
 _CLOSING_SECONDS = 3.0
 _NORMAL = 1000
 _UNREADABLE = 1007
@@ -47,7 +49,7 @@ class Rooms(Protocol):
 
     async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters: ...
     def connect(self, session: Session, parameters: JoinParameters) -> SessionId: ...
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> None: ...
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> int: ...
     def disconnected(self, session: SessionId) -> None: ...
 
 
@@ -125,6 +127,8 @@ class _Connection:
         self._as_text = False
         self._tokens = float(settings.signal_messages_burst)
         self._refilled = asyncio.get_running_loop().time()
+        self._told_bytes = 0.0
+        self._told_at = self._refilled
 
     def send(self, frame: frames.Frame) -> None:
         if self._ended.is_set():
@@ -149,8 +153,12 @@ class _Connection:
             self._close_code, self._close_reason = code, reason
         self._wake.set()
 
-    async def serve(self, handle: Callable[[rtc.SignalRequest], None], gone: Callable[[], None]) -> None:
-        """Read and write until either side ends it. `gone` is called as soon as the client is not served any more."""
+    async def serve(self, handle: Callable[[rtc.SignalRequest], int], gone: Callable[[], None]) -> None:
+        """Read and write until either side ends it.
+
+        `handle` returns how many bytes another client was told for the message. `gone` is called as soon as this one is
+        not served any more.
+        """
         reading = asyncio.create_task(self._read(handle))
         writing = asyncio.create_task(self._write())
         ended = asyncio.create_task(self._ended.wait())
@@ -200,7 +208,7 @@ class _Connection:
         self._queued_bytes = 0
         return True
 
-    async def _read(self, handle: Callable[[rtc.SignalRequest], None]) -> None:
+    async def _read(self, handle: Callable[[rtc.SignalRequest], int]) -> None:
         """Take messages until the client is gone, misbehaves, or the connection is closed."""
         try:
             while True:
@@ -214,7 +222,7 @@ class _Connection:
                     self._end(_TOO_FAST, "Too many signal messages.")
                     return
                 self._as_text = isinstance(payload, str)
-                handle(frames.read(payload))
+                await self._let_others_read(handle(frames.read(payload)))
         except Refusal as refusal:
             self._end(_UNREADABLE, refusal.message)
         except WebSocketDisconnect:
@@ -228,3 +236,18 @@ class _Connection:
         self._tokens -= max(1, size / _SIZE_OF_ONE)
         self._refilled = now
         return self._tokens >= 0
+
+    async def _let_others_read(self, told_bytes: int) -> None:
+        """A few bytes may have all others told of everything there is of this client: it waits until they can have it.
+
+        At once it may make as much be told as a quarter of what may wait for them; one message makes less than that.
+        """
+        if not told_bytes:
+            return
+        now = asyncio.get_running_loop().time()
+        bytes_per_second = self._settings.signal_messages_per_second * _SIZE_OF_ONE
+        self._told_bytes = max(self._told_bytes - (now - self._told_at) * bytes_per_second, 0) + told_bytes
+        self._told_at = now
+        excess = self._told_bytes - self._settings.signal_queue_max_bytes / _SHARE_OF_ONE
+        if excess > 0:
+            await asyncio.sleep(excess / bytes_per_second)

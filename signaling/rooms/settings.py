@@ -198,7 +198,8 @@ class RoomSettings(BaseModel):
         ge=5,
         le=10_000,
         description="Signal messages one client may send in the long run, long ones counting one per 4 KiB; beyond its "
-        "burst it is closed. Raise it for clients with hundreds of tracks.",
+        "burst it is closed. Of what its messages make others be told each 4 KiB count one as well: beyond a quarter "
+        "of `signal_queue_max_bytes` at once it is read no faster. Raise it for clients with hundreds of tracks.",
     )
     signal_messages_burst: int = Field(
         1_000, ge=50, le=100_000, description="Signal messages one client may send at once before that rate counts."

@@ -49,6 +49,7 @@ class FakeRooms:
     gone: list[SessionId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     first: Callable[[Session], None] | None = None
+    told_bytes: int = 0
 
     async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters:
         self.parameters.append(parameters)
@@ -68,11 +69,12 @@ class FakeRooms:
         self.changed.set()
         return number
 
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> None:
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> int:
         if self.fails:
             raise RuntimeError("a fault in a rule")
         self.requests.append(request)
         self.changed.set()
+        return self.told_bytes
 
     def disconnected(self, session: SessionId) -> None:
         if session not in self.gone:
@@ -363,6 +365,28 @@ async def test_long_messages_count_for_several() -> None:
                 await client.send(message)
         assert (await closed(client))[0] == 1008
         assert 3 <= len(endpoint.rooms.requests) < 20
+
+
+async def test_who_makes_others_be_told_much_is_read_as_slowly_as_they_may_read() -> None:
+    """S-44"""
+    # A quarter of the queue at once, and 20 KiB a second: here that is 1.2 s.
+    rooms = FakeRooms(told_bytes=16_384 + 24_576)
+    settings = {"signal_messages_per_second": 5, "signal_queue_max_bytes": 65_536}
+    async with serving(rooms, **settings) as endpoint, endpoint.connect() as loud, endpoint.connect() as calm:
+        began = asyncio.get_running_loop().time()
+        for number in (1, 2):
+            await loud.send(rtc.SignalRequest(ping=number).SerializeToString())
+        await rooms.until(lambda: len(rooms.requests) == 1)
+        rooms.told_bytes = 0
+        await calm.send(rtc.SignalRequest(ping=7).SerializeToString())
+        await rooms.until(lambda: len(rooms.requests) == 3)
+        assert [request.ping for request in rooms.requests] == [1, 7, 2]
+        assert asyncio.get_running_loop().time() - began >= 1.1
+        # Nobody is closed for it.
+        for session, client in ((1, loud), (2, calm)):
+            rooms.sessions[session].send(Frame(rtc.SignalResponse(pong=8)))
+            await client.recv()
+            assert rtc.SignalResponse.FromString(await client.recv(decode=False)).pong == 8
 
 
 async def test_a_slow_reader_is_cut_off_with_bounded_memory_and_may_come_back() -> None:
