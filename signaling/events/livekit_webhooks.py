@@ -12,6 +12,7 @@ import base64
 import hashlib
 import random
 import secrets
+import sqlite3
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,6 +46,11 @@ class WebhookMetrics:
         self.dropped = Counter(
             "callyard_webhook_dropped", "Webhooks given up because the queue was full.", registry=registry
         )
+        self.not_written = Counter(
+            "callyard_webhook_not_written",
+            "Times that the disk did not take a webhook, or that it was delivered.",
+            registry=registry,
+        )
         self.waiting = Gauge("callyard_webhook_waiting", "Webhooks not yet delivered.", registry=registry)
         self.seconds = Histogram(
             "callyard_webhook_duration_seconds", "Time that one try to deliver a webhook took.", registry=registry
@@ -53,6 +59,8 @@ class WebhookMetrics:
 
 class Webhooks:
     """Call `start`, then `publish`; `close` gives deliveries in flight a last chance and leaves the rest on disk.
+
+    What the disk does not take is kept in memory and delivered all the same, as long as the process lives.
 
     clock: Unix seconds. sleep: how pauses are waited for; tests bring one that does not take time.
     """
@@ -83,6 +91,9 @@ class Webhooks:
         # Everything that waits, oldest first, whatever its lane: what is dropped when the queue is full.
         self._waiting: OrderedDict[int, Delivery] = OrderedDict()
         self._dropped_since_event: dict[str, int] = {}
+        self._last_unwritten = 0
+        # What was delivered, or given up, and still stands on disk.
+        self._unsettled: list[int] = []
 
     def start(self) -> None:
         """Take up what an earlier process still owed. What no longer has a receiver is forgotten."""
@@ -90,7 +101,7 @@ class Webhooks:
             if delivery.url in self._settings.urls:
                 self._enqueue(delivery)
             else:
-                self._outbox.settle(delivery.number)
+                self._settle(delivery.number)
 
     def publish(self, event: WebhookEvent) -> None:
         """Deliver `event` to every URL; fills in `id` and `created_at`. Returns at once."""
@@ -101,8 +112,7 @@ class Webhooks:
         for url in self._settings.urls:
             event.num_dropped = self._dropped_since_event.pop(url, 0)
             body = MessageToJson(event, indent=None).encode()
-            for delivery in self._outbox.add([url], event.room.name, body):
-                self._enqueue(delivery)
+            self._enqueue(self._note(url, event.room.name, body))
         while len(self._waiting) > self._settings.queue_max_events:
             self._drop_oldest()
 
@@ -115,6 +125,31 @@ class Webhooks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
         self._outbox.close()
+
+    def _note(self, url: str, room: str, body: bytes) -> Delivery:
+        """Note that it is owed: on disk, or if that takes nothing in memory alone, under a number below zero."""
+        try:
+            (delivery,) = self._outbox.add([url], room, body)
+        except sqlite3.Error as error:
+            self._not_written(error)
+            self._last_unwritten -= 1
+            return Delivery(self._last_unwritten, url, room, body)
+        return delivery
+
+    def _settle(self, number: int) -> None:
+        """What cannot be forgotten now is with the next one; a successor that finds it would deliver it again."""
+        if number > 0:
+            self._unsettled.append(number)
+        try:
+            while self._unsettled:
+                self._outbox.settle(self._unsettled[-1])
+                self._unsettled.pop()
+        except sqlite3.Error as error:
+            self._not_written(error)
+
+    def _not_written(self, error: sqlite3.Error) -> None:
+        self._metrics.not_written.inc()
+        log.error("webhook_not_written", failure=str(error))
 
     def _enqueue(self, delivery: Delivery) -> None:
         self._waiting[delivery.number] = delivery
@@ -130,7 +165,7 @@ class Webhooks:
 
     def _drop_oldest(self) -> None:
         number, delivery = self._waiting.popitem(last=False)
-        self._outbox.settle(number)
+        self._settle(number)
         self._metrics.dropped.inc()
         self._metrics.waiting.set(len(self._waiting))
         self._dropped_since_event[delivery.url] = self._dropped_since_event.get(delivery.url, 0) + 1
@@ -141,7 +176,7 @@ class Webhooks:
             delivery = queue.popleft()
             await self._deliver(delivery)
             if self._waiting.pop(delivery.number, None):
-                self._outbox.settle(delivery.number)
+                self._settle(delivery.number)
                 self._metrics.waiting.set(len(self._waiting))
         # No await since the queue was seen empty, so nothing was added to it in between.
         del self._lanes[lane]

@@ -23,7 +23,10 @@ class Delivery:
 
 
 class Outbox:
-    """Owned by one process and used from one thread; every call takes tens of microseconds."""
+    """Owned by one process and used from one thread; every call takes tens of microseconds.
+
+    Writing raises `sqlite3.Error` where the disk takes nothing.
+    """
 
     def __init__(self, file: Path | None) -> None:
         """file: None keeps everything in memory, for tests and for receivers that may miss events."""

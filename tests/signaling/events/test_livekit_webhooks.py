@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
-from signaling.events.outbox import Outbox
+from signaling.events.outbox import Delivery, Outbox
 from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings, WebhookSettings
 
@@ -280,6 +281,61 @@ async def test_a_full_queue_drops_the_oldest_and_says_so(receiver: Receiver) -> 
     assert [arrived.event for arrived in receiver.events] == [f"event_{number}" for number in range(4, 104)]
     assert sum(arrived.num_dropped for arrived in receiver.events) == 3
     assert sample(webhooks, "callyard_webhook_dropped_total") == 4
+
+
+class FullDisk(Outbox):
+    """Takes neither what is owed nor that it is settled, while `is_full`."""
+
+    is_full = True
+
+    def add(self, urls: Iterable[str], room: str, body: bytes) -> list[Delivery]:
+        self._check()
+        return super().add(urls, room, body)
+
+    def settle(self, number: int) -> None:
+        self._check()
+        super().settle(number)
+
+    def _check(self) -> None:
+        if self.is_full:
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+async def test_what_a_full_disk_does_not_take_is_kept_in_memory_and_delivered(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    """F-27"""
+    file = tmp_path / "outbox.sqlite"
+    webhooks = make(receiver.url)
+    webhooks._outbox = disk = FullDisk(file)
+    disk.is_full = False
+    webhooks.publish(event("event_0"))
+    disk.is_full = True
+    for number in range(1, 4):
+        webhooks.publish(event(f"event_{number}"))
+    await asyncio.wait(webhooks._tasks, timeout=10)
+    # The lane has ended, and what comes later has one again.
+    webhooks.publish(event("event_4"))
+    await asyncio.wait(webhooks._tasks, timeout=10)
+    assert [arrived.event for arrived in receiver.events] == [f"event_{number}" for number in range(5)]
+    assert not webhooks._lanes
+    assert not webhooks._waiting
+    # Four that were not stored, and the first that could not be forgotten, found so five times.
+    assert sample(webhooks, "callyard_webhook_not_written_total") == 9
+    disk.is_full = False
+    webhooks.publish(event("event_5"))
+    await webhooks.close(10)
+    assert receiver.events[-1].event == "event_5"
+    assert not Outbox(file).owed()
+
+
+async def test_the_oldest_gives_way_on_a_full_disk_too(receiver: Receiver, tmp_path: Path) -> None:
+    webhooks = make(receiver.url, queue_max_events=100)
+    webhooks._outbox = FullDisk(tmp_path / "outbox.sqlite")
+    for number in range(102):
+        webhooks.publish(event(f"event_{number}"))
+    await webhooks.close(10)
+    assert [arrived.event for arrived in receiver.events] == [f"event_{number}" for number in range(2, 102)]
 
 
 async def test_deliveries_at_once_are_bounded(receiver: Receiver) -> None:
