@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ from signaling.events.audience import audience, deciding_users, shown_to
 from signaling.wire.websocket import framed
 
 COALESCED = frozenset({"session.counts", "captions.text"})
-COUNTS_INTERVAL = timedelta(seconds=1)
+COUNTS_SECONDS = 1.0
 CLOSE_SLOW = 4410
 CLOSE_GOING_AWAY = 1001
 CLOSE_UNAUTHENTICATED = 4401
@@ -128,14 +128,29 @@ class Socket:
         return event.team in teams if event.team is not None else not teams
 
 
+@dataclass
+class _Counts:
+    """A call whose counts were sent less than `COUNTS_SECONDS` ago. `newer`: those that wait for the end of that."""
+
+    turn: Turn
+    newer: Event | None = None
+
+
+def _in_loop(seconds: float, what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, what)
+
+
 class Channel:
+    """`later` does something in so many seconds."""
+
     def __init__(self, settings: CallsSettings, now: Callable[[], datetime]) -> None:
+        self.later: Callable[[float, Callable[[], None]], None] = _in_loop
         self._settings = settings
         self._now = now
         self._by_user: dict[str, set[Socket]] = defaultdict(set)
         self._by_cid: dict[str, set[Socket]] = defaultdict(set)
         self._by_connection: dict[str, Socket] = {}
-        self._counts_at: dict[str, datetime] = {}
+        self._counts: dict[str, _Counts] = {}
 
     def online(self) -> frozenset[str]:
         return frozenset(self._by_user)
@@ -182,7 +197,7 @@ class Channel:
         deciding: frozenset[str] | None = None
         online = self.online()
         for event in events:
-            if event.type == "session.counts" and not self._counts_due(event):
+            if not self._is_due(turn, event):
                 continue
             receivers = self._receivers(turn, event, online)
             if deciding is None and receivers and event.type.startswith("participant."):
@@ -210,13 +225,30 @@ class Channel:
                 self.unwatch(socket, turn.call.cid)
                 socket.control({"type": "unsubscribed", "cids": [turn.call.cid], "reason": "missing_capability"})
 
-    def _counts_due(self, event: Event) -> bool:
-        cid = event.cid or ""
-        last = self._counts_at.get(cid)
-        if last is not None and event.at - last < COUNTS_INTERVAL:
-            return False
-        self._counts_at[cid] = event.at
+    def _is_due(self, turn: Turn, event: Event) -> bool:
+        """Tell whether an event is sent now. Of counts that come too soon the newest wait for the end of the second."""
+        cid = turn.call.cid
+        counts = self._counts.get(cid)
+        if counts is not None:
+            counts.turn = turn
+            if event.type == "session.counts":
+                counts.newer = event
+                return False
+            if event.type == "session.ended" or ("W" in event.groups and "participant_count" in event.data):
+                counts.newer = None
+        elif event.type == "session.counts":
+            self._begin_second(cid, turn)
         return True
+
+    def _begin_second(self, cid: str, turn: Turn) -> None:
+        self._counts[cid] = _Counts(turn)
+        self.later(COUNTS_SECONDS, partial(self._end_second, cid))
+
+    def _end_second(self, cid: str) -> None:
+        counts = self._counts.pop(cid)
+        if counts.newer is not None:
+            self._begin_second(cid, counts.turn)
+            self._send(counts.newer, self._receivers(counts.turn, counts.newer, self.online()), frozenset())
 
     def _receivers(self, turn: Turn, event: Event, online: frozenset[str]) -> set[Socket]:
         heard = audience(turn, event, online)

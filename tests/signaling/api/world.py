@@ -121,6 +121,23 @@ class FakeMedia:
         return mint({**claims, "video": permission.video_grant(room)}, KEY, SECRET)
 
 
+class Later:
+    """Stands for the event loop's `call_later`, in the world's time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: list[tuple[datetime, Callable[[], None]]] = []
+
+    def __call__(self, seconds: float, what: Callable[[], None]) -> None:
+        self._waiting.append((self._clock.now + timedelta(seconds=seconds), what))
+
+    def run_due(self) -> None:
+        due = [what for at, what in self._waiting if at <= self._clock.now]
+        self._waiting = [one for one in self._waiting if one[0] > self._clock.now]
+        for what in due:
+            what()
+
+
 class Client:
     """Requests of one principal."""
 
@@ -173,6 +190,7 @@ class World:
     def __init__(self, system: CallsSystem, media: FakeMedia, clock: Clock, app: Starlette) -> None:
         self.system, self.media, self.clock = system, media, clock
         self.service = system.service
+        self.later = system.service.channel.later = Later(clock)
         self.app = app
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://calls.test")
         self.server = Client(self, self.token({"scope": "server"}), None)
@@ -232,6 +250,7 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
+        self.later.run_due()
         await self.system.timers.run_due()
         await self.system.webhooks.run_due()
         await self.system.push.run_due()

@@ -203,10 +203,49 @@ async def test_with_many_inside_counts_replace_arrivals(world: World) -> None:
     assert [(f["seq"], f["prev_seq"], f["data"]) for f in counts] == [
         (None, None, {"participant_count": 101, "by_role": {"user": 101}})
     ]
+    # The one that was too soon is told at the end of the second, and that begins the next.
     await world.advance(1)
+    assert [f["data"]["participant_count"] for f in watcher.only("session.counts")] == [102]
     await world.as_("late").join("default/x")
+    assert not watcher.only("session.counts")
+    await world.advance(1)
     assert [f["data"]["participant_count"] for f in watcher.only("session.counts")] == [103]
     recorded = [(e.type, e.seq) for e in await world.recorded("default:x")]
     assert sum(type_ == "participant.joined" for type_, _ in recorded) == 103
     # Kept for other processes; without a number nobody is replayed it.
     assert {seq for type_, seq in recorded if type_ == "session.counts"} == {None}
+
+
+async def test_the_last_counts_of_a_second_are_told_unless_newer_ones_were(world: World) -> None:
+    await world.call("default/x", by="alice", settings={"limits": {"max_participants": 200}})
+    joined = [await world.as_(f"user{number}").join("default/x") for number in range(104)]
+    watcher = await world.listen(world.as_("alice"), "default/x")
+    await world.advance(2)
+    assert [f["data"]["participant_count"] for f in watcher.only("session.counts")] == [104]
+    await world.advance(2)
+    leaving = [one["participant"] for one in joined]
+    for participant in leaving[:3]:
+        await world.vanish(participant, clean=True)
+    await world.advance(1)
+    assert [f["data"]["participant_count"] for f in watcher.only("session.counts")] == [103, 101]
+    await world.advance(1)
+    # One is told at once, the second waits, and with the third everybody is told who leaves, and how many are left.
+    for participant in (await world.as_("more1").join("default/x"), await world.as_("more2").join("default/x")):
+        leaving.append(participant["participant"])
+    for participant in leaving[3:6]:
+        await world.vanish(participant, clean=True)
+    await world.advance(5)
+    told = [f["data"]["participant_count"] for f in watcher.frames() if "participant_count" in f["data"]]
+    assert told == [102, 100]
+    assert not world.service.channel._counts
+
+
+async def test_nothing_is_counted_of_a_session_that_has_ended(world: World) -> None:
+    await world.call("default/x", by="alice", settings={"limits": {"max_participants": 200}})
+    for number in range(103):
+        await world.as_(f"user{number}").join("default/x")
+    watcher = await world.listen(world.as_("alice"), "default/x")
+    assert (await world.server.post(f"{CALL}/end")).status_code == 200
+    await world.advance(5)
+    assert "session.counts" not in watcher.types()
+    assert not world.service.channel._counts
