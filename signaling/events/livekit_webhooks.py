@@ -83,7 +83,11 @@ class Webhooks:
         self._clock = clock
         self._sleep = sleep
         self._client = httpx2.AsyncClient(
-            timeout=settings.timeout_seconds, follow_redirects=False, trust_env=False, http2=False
+            timeout=settings.timeout_seconds,
+            limits=httpx2.Limits(max_connections=settings.concurrency),
+            follow_redirects=False,
+            trust_env=False,
+            http2=False,
         )
         self._in_flight = asyncio.Semaphore(settings.concurrency)
         self._lanes: dict[tuple[str, str], deque[Delivery]] = {}

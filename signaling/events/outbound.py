@@ -13,6 +13,8 @@ import httpx2
 from signaling.events.addresses import OutboundPolicy
 
 BODY_MAX_BYTES = 65_536
+_KEPT_MAX = 20
+"""Connections that are kept for further requests."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,21 @@ class Outbound:
 
     def __init__(self, policy: OutboundPolicy, *, tls: ssl.SSLContext | bool = True) -> None:
         self.policy = policy
-        self._client = httpx2.AsyncClient(http1=True, http2=True, follow_redirects=False, verify=tls, trust_env=False)
+        self._tls = tls
+        # Each request has its own deadline, and who asks bounds how many there are: no pool that some could fill.
+        self._client = httpx2.AsyncClient(
+            http1=True,
+            http2=True,
+            timeout=None,
+            limits=httpx2.Limits(max_keepalive_connections=_KEPT_MAX),
+            follow_redirects=False,
+            verify=tls,
+            trust_env=False,
+        )
+
+    def beside(self) -> Outbound:
+        """Return another under the same rules, whose requests share no connection with these."""
+        return Outbound(self.policy, tls=self._tls)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float) -> Answer:
         """Send; raises `ForbiddenAddress`, or `ConnectionError` for whatever the network does."""

@@ -15,7 +15,7 @@ async def ask(service: CallsService, principal: Principal, type_: str, call_id: 
     settings = service.settings
     body = msgspec.json.encode({"type": "before_join", "cid": f"{type_}:{call_id}", "user_id": principal.user_id})
     try:
-        answer = await service.outbound.post(
+        answer = await service.join_hook_outbound.post(
             settings.before_join_url,
             body,
             {"content-type": "application/json"},

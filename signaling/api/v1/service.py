@@ -147,6 +147,8 @@ class CallsService:
         self.relay = Relay(database)
         self.addresses = SeenAddresses(database, keys, self.now, per_user=settings.addresses_per_user)
         self.outbound = outbound
+        # Every join waits for it, and it for no webhook.
+        self.join_hook_outbound = outbound.beside()
         self.deliveries_owed = asyncio.Event()
         self.push_owed = asyncio.Event()
         self.tasks_owed = asyncio.Event()
@@ -199,6 +201,7 @@ class CallsService:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         await self.outbound.close()
+        await self.join_hook_outbound.close()
         await self.database.close()
 
     def wake_senders(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +148,51 @@ async def test_a_redirect_inside_is_not_followed_and_a_long_answer_is_cut() -> N
         assert len(server.received) == 1
         assert len((await outbound.post(f"{server.url}/long", b"", {}, timeout_seconds=5)).body) == BODY_MAX_BYTES
         await outbound.close()
+
+
+async def test_a_slow_receiver_has_the_whole_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own limit of 5 s would end it before: nothing but the deadline may."""
+    waits: list[dict[str, float | None]] = []
+    async with gateway(lambda request: (200, None)) as server:
+        outbound = Outbound(OutboundPolicy(plain=True, loopback=True))
+        send = outbound._client.send
+
+        async def noting(request: httpx2.Request, **more: Any) -> httpx2.Response:
+            waits.append(request.extensions["timeout"])
+            return await send(request, **more)
+
+        monkeypatch.setattr(outbound._client, "send", noting)
+        assert (await outbound.post(server.url, b"", {}, timeout_seconds=5)).status == 200
+        await outbound.close()
+    assert waits == [{"connect": None, "read": None, "write": None, "pool": None}]
+
+
+async def test_those_who_do_not_answer_keep_nobody_else_waiting() -> None:
+    """F-36"""
+    hanging: list[asyncio.StreamWriter] = []
+    all_hang = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hanging.append(writer)
+        if len(hanging) == 150:
+            all_hang.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/"
+    outbound = Outbound(OutboundPolicy(plain=True, loopback=True))
+    async with gateway(lambda request: (200, None)) as server:
+        waiting = [asyncio.create_task(outbound.post(url, b"", {}, timeout_seconds=60)) for _ in range(150)]
+        async with asyncio.timeout(20):
+            await all_hang.wait()
+        assert (await outbound.post(server.url, b"", {}, timeout_seconds=20)).status == 200
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await outbound.close()
+    silent.close()
 
 
 def test_what_an_operator_allows_is_allowed_and_no_more() -> None:

@@ -347,6 +347,27 @@ async def test_deliveries_at_once_are_bounded(receiver: Receiver) -> None:
     assert receiver.most_at_once <= 3
 
 
+async def test_as_many_are_delivered_at_once_as_the_settings_say() -> None:
+    there, all_there = 0, asyncio.Event()
+
+    async def receive(request: Request) -> Response:
+        nonlocal there
+        there += 1
+        if there == 120:
+            all_there.set()
+        await all_there.wait()
+        return Response()
+
+    async with serving(Starlette(routes=[Route("/hook", receive, methods=["POST"])])) as url:
+        webhooks = make(url, concurrency=120, timeout_seconds=30)
+        for number in range(120):
+            webhooks.publish(event("room_started", f"room_{number}"))
+        async with asyncio.timeout(20):
+            await all_there.wait()
+        await webhooks.close(10)
+    assert sample(webhooks, "callyard_webhook_attempts_total", result="delivered") == 120
+
+
 async def test_the_signing_key_can_be_chosen(receiver: Receiver) -> None:
     webhooks = make(receiver.url, key="second", attempts_max=1)
     webhooks.publish(event("room_started"))

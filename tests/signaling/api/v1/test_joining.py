@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from signaling.calls.media import Permission, Refuse
+from signaling.calls.settings import CallsSettings
 from tests.signaling.api.world import World, claims, code, pointers
+from tests.signaling.events.gateways import Received, gateway
 
 CALL = "/calls/default/x"
 
@@ -28,6 +30,23 @@ async def test_a_65_the_first_join_starts_a_session_and_others_hear_of_it(world:
     shown = (await world.as_("alice").get(CALL)).json()
     assert (shown["call"]["ongoing"], shown["call"]["session_id"]) == (True, session["id"])
     assert shown["call"]["participant_count"] == shown["session"]["participant_count"] == 2
+
+
+async def test_the_join_hook_waits_for_no_webhook(database_url: str) -> None:
+    """Over HTTP/2 all requests to one server share a connection, and one of a hundred that hang is the last."""
+
+    def answer(request: Received) -> tuple[int, None]:
+        return (204 if request.json["user_id"] == "alice" else 403), None
+
+    async with gateway(answer) as application:
+        world = await World.open(database_url, settings=CallsSettings(before_join_url=application.url))
+        await world.call("default/x", by="alice")
+        # Whatever becomes of those connections.
+        await world.service.outbound.close()
+        await world.as_("alice").join("default/x")
+        assert code(await world.as_("bob").post(f"{CALL}/join")) == (403, "missing_capability")
+        assert [request.json["type"] for request in application.received] == ["before_join"] * 2
+        await world.close()
 
 
 async def test_a_65_the_reply_has_all_that_media_needs(world: World) -> None:
