@@ -278,6 +278,7 @@ async def test_a_process_that_starts_leaves_the_others_people_alone(nodes: Nodes
 
 
 async def test_the_people_of_a_dead_node_get_the_grace_and_who_joins_is_placed_elsewhere(nodes: Nodes) -> None:
+    """F-16"""
     await nodes.here.users("bob", "carol")
     await nodes.here.call("default/x", by="alice", settings={"session": {"inactivity_seconds": 600}})
     bob, _ = await _inside(nodes, "default/x", "bob", "carol")
