@@ -82,8 +82,12 @@ impl Limit {
     }
 }
 
-/// Feedback is expected several times a second; without any for this long the path is taken to carry nothing.
+/// Feedback is expected several times a second; without any for this long, while something is sent that it could speak of, the
+/// path is taken to carry nothing.
 const SILENCE: Duration = Duration::from_millis(1500);
+/// After a pause of sending the last packets before it are not waited for: what was lost of them is never spoken of. Voices
+/// that say nothing (DTX) send every 400 ms.
+const PAUSE: Duration = Duration::from_millis(1000);
 /// Each further silent interval halves the rate (RFC 8083 §4.3 asks to cease; consent checks do that soon after).
 const SILENCE_STEP: Duration = Duration::from_millis(1000);
 /// A window of overuse this recent makes loss count as congestion.
@@ -108,6 +112,9 @@ pub struct Estimator {
     last_feedback: Option<Instant>,
     #[serde(with = "crate::moment")]
     last_sent: Option<Instant>,
+    /// When the first packet left that feedback must still speak of.
+    #[serde(default, with = "crate::moment")]
+    unanswered_since: Option<Instant>,
     #[serde(with = "crate::moment")]
     silenced: Option<Instant>,
     before_silence: u64,
@@ -197,6 +204,7 @@ impl Estimator {
             rtt: Duration::from_millis(200),
             last_feedback: None,
             last_sent: None,
+            unanswered_since: None,
             silenced: None,
             before_silence: 0,
             last_queueing: None,
@@ -271,7 +279,11 @@ impl Estimator {
 
     /// Tells of a packet that leaves now under transport-wide number `packet.number`.
     pub fn sent(&mut self, mut packet: Sent) {
-        self.last_sent = Some(packet.at);
+        let before = self.last_sent.replace(packet.at);
+        if before.is_some_and(|at| packet.at.saturating_duration_since(at) > PAUSE) {
+            self.unanswered_since = None;
+        }
+        self.unanswered_since.get_or_insert(packet.at);
         if packet.probe.is_some() {
             self.shadow_until = Some(packet.at + SHADOW);
             self.prober.sent(&packet);
@@ -312,7 +324,9 @@ impl Estimator {
             self.prober.answered(arrival.number);
         }
         let Some(newest) = newest else { return };
-        self.answers.told(now, self.history.left_after(newest), self.delay.newest_delay());
+        // What is older and was not told of is lost, or its feedback is: nobody waits for it.
+        self.unanswered_since = self.history.left_after(newest);
+        self.answers.told(now, self.unanswered_since, self.delay.newest_delay());
         let queue = self.standing_queue();
         if queue > self.last_queue + RISE {
             (self.rising, self.last_queue) = (self.rising + 1, queue);
@@ -379,11 +393,7 @@ impl Estimator {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        let silence = match (self.last_feedback, self.last_sent) {
-            (Some(feedback), Some(sent)) if sent > feedback => Some(self.silenced.unwrap_or(feedback + SILENCE)),
-            _ => None,
-        };
-        [silence, self.prober.deadline(), self.trial.deadline()].into_iter().flatten().min()
+        [self.silent_at(), self.prober.deadline(), self.trial.deadline()].into_iter().flatten().min()
     }
 
     pub fn timeout(&mut self, now: Instant) {
@@ -392,10 +402,7 @@ impl Estimator {
         {
             self.judge_trial(now, remb);
         }
-        if let (Some(feedback), Some(sent)) = (self.last_feedback, self.last_sent)
-            && sent > feedback
-            && now >= self.silenced.unwrap_or(feedback + SILENCE)
-        {
+        if self.silent_at().is_some_and(|at| now >= at) {
             if self.silenced.is_none() {
                 self.before_silence = self.estimate_bps;
             }
@@ -403,6 +410,13 @@ impl Estimator {
             self.rate.set(self.estimate_bps / 2);
             self.set(self.estimate_bps / 2, Limit::Silence);
         }
+    }
+
+    /// When silence costs the rate a half, unless somebody speaks before, or nothing is sent any more that could be spoken of.
+    fn silent_at(&self) -> Option<Instant> {
+        let since = self.unanswered_since?.max(self.last_feedback?);
+        let at = self.silenced.unwrap_or(since).max(since + SILENCE);
+        (self.last_sent? + PAUSE > at).then_some(at)
     }
 
     fn update(&mut self, now: Instant) {

@@ -299,12 +299,36 @@ fn a_policer_that_never_queues_is_found_by_its_loss() {
 
 #[test]
 fn without_feedback_the_rate_falls_to_the_floor() {
-    let mut run = Run::new(Link::new(5e6), 2e6);
-    run.run(Duration::from_secs(5));
-    run.link.loss = 1.0;
-    run.run(Duration::from_secs(8));
-    assert!(run.estimate_mbps() < 0.1, "{}", run.estimate_mbps());
-    assert_eq!(run.estimator.limit(), Limit::Silence);
+    // Pictures, and a voice that says nothing.
+    for media_bps in [2e6, 24e3] {
+        let mut run = Run::new(Link::new(5e6), 2e6);
+        run.run(Duration::from_secs(5));
+        (run.link.loss, run.media_bps) = (1.0, media_bps);
+        run.run(Duration::from_secs(8));
+        assert!(run.estimate_mbps() < 0.1, "{}", run.estimate_mbps());
+        assert_eq!(run.estimator.limit(), Limit::Silence);
+    }
+}
+
+/// Everybody is muted for a while, again and again. The last packet before that arrives, or it is lost.
+#[test]
+fn who_is_sent_nothing_is_not_silent() {
+    for loses_last in [false, true] {
+        let mut run = Run::new(Link::new(20e6), 3e6);
+        run.run(Duration::from_secs(5));
+        let before = run.estimate_mbps();
+        assert!(before >= 3.0, "{before}");
+        for pause in [1_600, 2_500, 5_000, 30_000, 60_000, 2_000] {
+            run.link.loss = if loses_last { 1.0 } else { 0.0 };
+            run.send(run.now, 1_200, None);
+            (run.link.loss, run.media_bps, run.wanted_bps) = (0.0, 0.0, 0);
+            run.run(MS * pause);
+            assert!(run.estimate_mbps() >= before, "{pause} ms of pause: {}", run.estimate_mbps());
+            (run.media_bps, run.wanted_bps) = (3e6, 3_000_000);
+            run.run(MS * 500);
+            assert!(run.estimate_mbps() >= before, "after {pause} ms of pause: {}", run.estimate_mbps());
+        }
+    }
 }
 
 /// S-21
