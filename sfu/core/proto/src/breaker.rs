@@ -45,7 +45,8 @@ const MIN_PACKETS: u64 = 5;
 const TCP_FACTOR: f64 = 10.0;
 /// Of the packets: neither retransmission nor concealment makes anything of what is left.
 const UNUSABLE_LOSS: f64 = 0.5;
-/// Three of the longest deterministic intervals, 5 s (RFC 3550 §6.2).
+/// The longest deterministic interval (RFC 3550 §6.2), and three of them.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One stream's receiver reports against what was sent.
@@ -136,6 +137,8 @@ pub struct Breaker {
     last_trip: Option<(Instant, Trip)>,
     #[serde(with = "crate::moment")]
     last_report: Option<Instant>,
+    #[serde(default, with = "crate::moment")]
+    last_sent: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +160,7 @@ enum State {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::Closed, pause: FIRST_PAUSE, last_trip: None, last_report: None }
+        Self { state: State::Closed, pause: FIRST_PAUSE, last_trip: None, last_report: None, last_sent: None }
     }
 }
 
@@ -175,6 +178,18 @@ impl Breaker {
     /// A report has come, whatever it says.
     pub fn reported(&mut self, now: Instant) {
         self.last_report = Some(now);
+    }
+
+    /// Media has left, now or lately. Who was sent nothing had nothing to report on: after a pause he has all the time again.
+    pub fn sent(&mut self, now: Instant) {
+        if !self.is_sending(now) {
+            self.last_report = self.last_report.map(|at| at.max(now));
+        }
+        self.last_sent = Some(now);
+    }
+
+    fn is_sending(&self, now: Instant) -> bool {
+        self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < REPORT_INTERVAL)
     }
 
     /// A watch has tripped; `sent_bps` is what was sent to the subscriber in all.
@@ -197,10 +212,11 @@ impl Breaker {
         State::Open { full_bps, until }
     }
 
-    /// By the clock. `is_sending`: media leaves at `sent_bps`.
+    /// By the clock, after [`Self::sent`]. `sent_bps`: what leaves of late.
     pub fn tick(&mut self, now: Instant, sent_bps: u64) {
-        let is_silent = self.last_report.is_some_and(|at| now.saturating_duration_since(at) >= REPORT_TIMEOUT);
-        if is_silent && sent_bps > 0 && !matches!(self.state, State::Open { .. }) {
+        let is_overdue = self.last_report.is_some_and(|at| now.saturating_duration_since(at) >= REPORT_TIMEOUT);
+        let is_silent = is_overdue && self.is_sending(now);
+        if is_silent && !matches!(self.state, State::Open { .. }) {
             self.trip(now, Trip::ReportTimeout, sent_bps);
         }
         match self.state {
@@ -319,24 +335,64 @@ mod tests {
         assert_eq!(breaker.bound(1), Some((200_000, Trip::MediaTimeout)));
     }
 
+    /// A second each from `seconds.start` on, in which media leaves.
+    fn send(breaker: &mut Breaker, from: Instant, seconds: std::ops::Range<u64>) {
+        for second in seconds {
+            let now = from + Duration::from_secs(second);
+            breaker.sent(now);
+            breaker.tick(now, 1_000_000);
+        }
+    }
+
     #[test]
     fn reports_that_stop_trip_and_those_that_never_came_do_not() {
         let now = Stream::new().now;
         let at = |seconds: u64| now + Duration::from_secs(seconds);
         let mut breaker = Breaker::default();
-        breaker.tick(at(100), 1_000_000);
+        send(&mut breaker, now, 0..101);
         assert_eq!(breaker.bound(0), None);
         breaker.reported(at(100));
-        breaker.tick(at(114), 1_000_000);
+        send(&mut breaker, now, 101..115);
         assert_eq!(breaker.bound(0), None);
-        breaker.tick(at(130), 0);
-        assert_eq!(breaker.bound(0), None, "nothing is sent that could be reported on");
-        breaker.tick(at(131), 1_000_000);
+        send(&mut breaker, now, 115..116);
         assert_eq!(breaker.bound(0), Some((0, Trip::ReportTimeout)));
-        breaker.tick(at(150), 50_000);
+        send(&mut breaker, now, 116..150);
         assert_eq!(breaker.bound(0), Some((0, Trip::ReportTimeout)), "until they come again");
         breaker.reported(at(151));
-        breaker.tick(at(151), 50_000);
+        send(&mut breaker, now, 151..152);
         assert_eq!(breaker.bound(0), Some((100_000, Trip::ReportTimeout)));
+    }
+
+    /// What is sent is smoothed: it is not yet 0 long after the last packet.
+    #[test]
+    fn who_is_sent_nothing_need_not_report() {
+        let now = Stream::new().now;
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let mut breaker = Breaker::default();
+        send(&mut breaker, now, 0..100);
+        breaker.reported(at(99));
+        (100..130).for_each(|second| breaker.tick(at(second), 1));
+        assert_eq!(breaker.bound(0), None, "nothing is sent that could be reported on");
+        send(&mut breaker, now, 130..145);
+        assert_eq!(breaker.bound(0), None, "as long as after any report");
+        send(&mut breaker, now, 145..146);
+        assert_eq!(breaker.bound(0), Some((0, Trip::ReportTimeout)));
+        (146..156).for_each(|second| breaker.tick(at(second), 0));
+        assert_eq!(breaker.bound(0), Some((100_000, Trip::ReportTimeout)), "who is sent nothing is tried anew");
+    }
+
+    /// A lone packet now and then, or one every few seconds.
+    #[test]
+    fn reports_are_awaited_while_packets_come_often_enough() {
+        for (every, trips) in [(4, true), (6, false)] {
+            let now = Stream::new().now;
+            let mut breaker = Breaker::default();
+            breaker.reported(now);
+            for second in (0..120).step_by(every) {
+                breaker.sent(now + Duration::from_secs(second));
+                breaker.tick(now + Duration::from_secs(second), 1_000);
+            }
+            assert_eq!(breaker.last_trip.is_some(), trips, "every {every} s");
+        }
     }
 }

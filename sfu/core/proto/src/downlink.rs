@@ -382,6 +382,9 @@ impl Downlink {
     /// By the clock, about ten times a second: meters, silence, promises not kept within `patience`.
     pub fn tick(&mut self, now: Instant, patience: Duration) {
         self.record(|recorder| recorder.tick(now));
+        if self.meters.iter().any(|meter| meter.bytes > 0) {
+            self.breaker.sent(now);
+        }
         if let Some(before) = self.metered.replace(now) {
             let elapsed = now.saturating_duration_since(before);
             self.meters.iter_mut().chain([&mut self.redundant]).for_each(|meter| meter.tick(elapsed));
@@ -610,6 +613,29 @@ mod tests {
         assert!((530_000..=533_000).contains(&after(32_000, &mut downlink)), "though nothing was told meanwhile");
         downlink.remb(at, of_all(500_000));
         assert_eq!(downlink.estimate_bps(), Some(500_000));
+    }
+
+    /// Everybody is muted for half a minute; who hears nothing reports on nothing.
+    #[test]
+    fn reports_are_missed_only_while_something_is_sent() {
+        let (mut downlink, mut at) = (Downlink::new(BweConfig::default()), now());
+        let mut play = |downlink: &mut Downlink, halves: u32, is_sent: bool, is_reported: bool| {
+            for _ in 0..halves {
+                if is_sent {
+                    downlink.sent(at, Flow::Video, 600_000, false, None);
+                }
+                if is_reported {
+                    downlink.reported(at);
+                }
+                at += Duration::from_millis(500);
+                downlink.tick(at, Duration::from_secs(2));
+            }
+            downlink.limit()
+        };
+        assert_eq!(play(&mut downlink, 60, true, true), None);
+        assert_eq!(play(&mut downlink, 60, false, false), None, "nothing could be reported on");
+        assert_eq!(play(&mut downlink, 28, true, false), None, "it has only just begun");
+        assert_eq!(play(&mut downlink, 4, true, false), Some("report_timeout"));
     }
 
     /// aiortc after a stall: little came at last, its pictures were paused for that, and without them it tells nothing more.
