@@ -20,6 +20,10 @@ const BURST_MIN_BYTES: f64 = 4_000.0;
 /// Where the link is what limits: a frame that waits here would else wait there, and look like congestion.
 const BURST_NARROW: Duration = Duration::from_millis(10);
 const BURST_NARROW_MIN_BYTES: f64 = 2_500.0;
+/// What has left beyond the rate is paid back before anything else leaves, as far as that takes no longer than this, or than
+/// two bursts: sound alone may be more than a narrow link is believed to carry, for as long as somebody speaks.
+const DEBT: Duration = Duration::from_millis(500);
+const DEBT_BURSTS: f64 = 2.0;
 /// Retransmissions that waited this long come too late.
 const RESEND_LIFE: Duration = Duration::from_millis(400);
 const MAX_RESENDS: usize = 256;
@@ -122,7 +126,7 @@ impl Pacer {
     #[inline]
     pub fn spend(&mut self, bytes: usize) {
         if self.rate_bps.is_some() {
-            self.credit_bytes -= bytes as f64;
+            self.credit_bytes = (self.credit_bytes - bytes as f64).max(-self.debt());
         }
         self.spend_padding(bytes);
     }
@@ -325,6 +329,13 @@ impl Pacer {
         (rate / 8.0 * time.as_secs_f64()).max(least)
     }
 
+    /// The most that is owed. What was run up at a higher rate is not paid for at this one.
+    #[inline]
+    fn debt(&self) -> f64 {
+        let rate = self.rate_bps.unwrap_or(0) as f64;
+        (rate / 8.0 * DEBT.as_secs_f64()).max(self.burst() * DEBT_BURSTS)
+    }
+
     #[inline]
     fn credit(&mut self, now: Instant) {
         let Some(rate) = self.rate_bps else { return };
@@ -333,7 +344,8 @@ impl Pacer {
         }
         let elapsed = self.credited.replace(now).map_or(BURST, |at| now.saturating_duration_since(at));
         if elapsed > Duration::ZERO {
-            self.credit_bytes = (self.credit_bytes + elapsed.as_secs_f64() * rate as f64 / 8.0).min(self.burst());
+            let credit = self.credit_bytes.max(-self.debt()) + elapsed.as_secs_f64() * rate as f64 / 8.0;
+            self.credit_bytes = credit.min(self.burst());
         }
     }
 }
@@ -412,6 +424,39 @@ mod tests {
         assert_eq!(released, (0..50).collect::<Vec<_>>());
         let took = now - began;
         assert!((Duration::from_millis(480)..Duration::from_millis(600)).contains(&took), "{took:?}");
+    }
+
+    /// Sound of 300 kbit/s for 20 s on a link that is believed to carry 50; then it is wide again, or nobody speaks any more.
+    #[test]
+    fn sound_that_overfills_a_link_is_paid_for_within_moments() {
+        for (then_bps, within_ms) in [(2_000_000, 50), (50_000, 1_500)] {
+            let mut now = origin();
+            let mut pacer = limited(now, 50_000);
+            pacer.hold(waiting(1, 1, 0, true));
+            let resend = |now| Resend { downtrack: 1, seq: 7, asked: now };
+            for step in 0..1_000 {
+                now += Duration::from_millis(20);
+                pacer.spend(750);
+                assert!(step < 5 || pacer.release(now).is_none(), "sound alone fills the link");
+            }
+            pacer.set_rate(now, Some(then_bps), false);
+            let began = now;
+            while pacer.release(now).is_none() {
+                now += BEAT;
+                assert!(now < began + Duration::from_millis(within_ms), "{then_bps}");
+            }
+            assert!(!pacer.holds_resend(now, resend(now)), "nor do retransmissions wait");
+        }
+    }
+
+    #[test]
+    fn what_was_overdrawn_at_a_high_rate_is_not_paid_for_at_a_low_one() {
+        let mut now = origin();
+        let mut pacer = limited(now, 20_000_000);
+        pacer.spend(1_000_000);
+        pacer.set_rate(now, Some(100_000), false);
+        now += Duration::from_secs(1);
+        assert!(pacer.admits(now, false));
     }
 
     #[test]
