@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// Long enough for a rate from frames at 10 a second, short enough to follow a step down within a round trip or two.
 const WINDOW: Duration = Duration::from_millis(500);
+/// More are never kept: a receiver whose clock stands still would have all of them kept. So many full packets are [`MIN_SPAN`]
+/// of 1 Gbit/s, and three windows of 50 Mbit/s.
+const CAPACITY: usize = 16_384;
 /// What has come through since the link narrowed: short, for the moment when the rate must fall.
 const RECENT: Duration = Duration::from_millis(200);
 /// Less than this says nothing about a rate.
@@ -31,12 +34,16 @@ impl AcknowledgedBitrate {
 
     /// `waited`: in the link's queue.
     pub(super) fn add(&mut self, received: Duration, bytes: u32, waited: Duration) {
+        if self.arrivals.back().is_some_and(|(newest, _)| newest.saturating_sub(received) > WINDOW) {
+            // No reordering is that long: its clock has stepped back, or had leapt ahead.
+            *self = Self::default();
+        }
         self.busy_since = (waited >= WAITED).then(|| self.busy_since.unwrap_or(received));
         let newest = self.arrivals.back().map_or(received, |(at, _)| (*at).max(received));
         self.arrivals.push_back((received, bytes));
         self.bytes += u64::from(bytes);
         while let Some((at, bytes)) = self.arrivals.front().copied()
-            && newest.saturating_sub(at) > WINDOW
+            && (newest.saturating_sub(at) > WINDOW || self.arrivals.len() > CAPACITY)
         {
             self.arrivals.pop_front();
             self.bytes -= u64::from(bytes);
@@ -99,6 +106,30 @@ mod tests {
             }
         }
         assert_eq!(acknowledged.bitrate_bps(), Some(500_000));
+    }
+
+    #[test]
+    fn a_clock_that_leaps_or_steps_back_is_followed_within_moments() {
+        let hours = Duration::from_secs(10 * 3_600);
+        for (leap, back_to) in [(Some(hours * 2), hours), (None, Duration::ZERO)] {
+            let mut acknowledged = AcknowledgedBitrate::new();
+            (0..100).for_each(|index| acknowledged.add(hours + Duration::from_millis(index), 9_000, WAITED));
+            if let Some(leap) = leap {
+                acknowledged.add(leap, 1_250, WAITED);
+            }
+            for index in 0..30u64 {
+                acknowledged.add(back_to + Duration::from_millis(100 + index * 10), 1_250, WAITED);
+            }
+            let known = (acknowledged.bitrate_bps(), acknowledged.busy_bps());
+            assert_eq!(known, (Some(1_000_000), Some(1_000_000)), "{leap:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_makes_nothing_grow() {
+        let mut acknowledged = AcknowledgedBitrate::new();
+        (0..100_000).for_each(|_| acknowledged.add(Duration::from_secs(5), 1_250, Duration::ZERO));
+        assert_eq!((acknowledged.arrivals.len(), acknowledged.bytes), (CAPACITY, 1_250 * CAPACITY as u64));
     }
 
     /// A large frame meets an idle link of 2 Mbit/s: what has come through before it says nothing of what that carries.
