@@ -92,6 +92,24 @@ class EngineSettings(BaseModel):
             description="Open data channels of one association. Raise it for applications with channels of their own.",
         ),
     ] = 64
+    data_messages_per_second: Annotated[
+        int,
+        Field(
+            ge=20,
+            le=1_000_000,
+            description="Data messages that one transport may send, two seconds' worth at once; beyond it its packets "
+            "count as lost, so that it slows down. Raise it for applications that send thousands of small ones.",
+        ),
+    ] = 2_000
+    data_bytes_per_second: Annotated[
+        int,
+        Field(
+            ge=16 * 1024,
+            le=1_000_000_000,
+            description="The same in bytes; so much may wait for each second that signaling is held up. Raise it for "
+            "files over links of more than 60 Mbit/s.",
+        ),
+    ] = 8_000_000
     reliable_buffer_bytes: Annotated[
         int,
         Field(

@@ -32,6 +32,12 @@ pub struct Config {
     pub sctp_receive_buffer_bytes: usize,
     /// Open channels of one association. Raise it for applications with channels of their own.
     pub max_channels: usize,
+    /// Data-channel messages a second that one transport may send, data tracks among them; two seconds' worth at once. Raise it
+    /// for applications that send thousands of small ones; the one signaling process reads them all.
+    pub data_messages_per_second: u32,
+    /// The same in bytes. Raise it for files over links of more than 60 Mbit/s; so much waits, for each second that
+    /// signaling is held up.
+    pub data_bytes_per_second: u32,
     /// Unsent reliable data of one receiver before it counts as stalled. Raise it for bulk transfer to slow readers.
     pub reliable_buffer_bytes: usize,
     /// How long a reliable receiver may stay over its cap before its channel is reset.
@@ -115,6 +121,8 @@ impl Default for Config {
             max_message_bytes: 64 * 1024,
             sctp_receive_buffer_bytes: 1024 * 1024,
             max_channels: 64,
+            data_messages_per_second: 2_000,
+            data_bytes_per_second: 8_000_000,
             reliable_buffer_bytes: 1024 * 1024,
             reliable_stall: Duration::from_secs(10),
             lossy_buffer_bytes: 128 * 1024,

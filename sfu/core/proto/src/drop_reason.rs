@@ -108,6 +108,8 @@ drop_reasons! {
     Duplicate => "duplicate",
     /// Transport-wide feedback with a reserved symbol, or more statuses than the bound.
     TwccMalformed => "twcc_malformed",
+    /// Data-channel packets beyond what one client may send; not acknowledged, so that what is reliable comes again.
+    DataOverRate => "data_over_rate",
 }
 
 impl fmt::Display for DropReason {

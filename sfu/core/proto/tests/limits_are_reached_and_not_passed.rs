@@ -105,3 +105,86 @@ fn a_packet_is_no_longer_than_a_path_carries() {
     let longest = world.clients[1].of(VIEWER).map(|packet| packet.payload.len()).max();
     assert_eq!(longest, Some(1_900));
 }
+
+/// Numbers of the data messages of that client that have come up since the last time.
+fn sent_up(world: &World, client: usize) -> Vec<u32> {
+    let number = |payload: &[u8]| u32::from_be_bytes(payload.try_into().expect("a number"));
+    let up = world.events.iter().filter_map(|event| match event {
+        Event::DataMessage { transport, payload, .. } if *transport == World::transport(client) => Some(payload),
+        _ => None,
+    });
+    up.map(|payload| number(payload)).collect()
+}
+
+/// S-28
+#[test]
+fn a_flood_of_small_messages_is_slowed_down_and_nobody_else_waits() {
+    for max_retransmits in [None, Some(0)] {
+        let mut world = World::with_config(1, Config { data_messages_per_second: 500, ..Config::default() });
+        let (flood, other) = (0, 1);
+        for client in [flood, other] {
+            assert_eq!(world.add_client(DtlsRole::Server, LinkConfig::default()), client);
+        }
+        world.connect();
+        let now = world.now;
+        for client in &mut world.clients {
+            let channel = ChannelSpec { label: "any".into(), ordered: max_retransmits.is_none(), max_retransmits };
+            client.sctp.as_mut().expect("connected").open(now, [channel]);
+        }
+        world.run(Duration::from_secs(3));
+        world.take_events();
+
+        let began = world.now;
+        for number in 0..4_000u32 {
+            world.clients[flood].send_data(began, "any", &number.to_be_bytes());
+        }
+        let mut flooded = Vec::new();
+        for step in 1..=300u32 {
+            let now = world.now;
+            world.clients[other].send_data(now, "any", &step.to_be_bytes());
+            world.flush();
+            world.run(Duration::from_millis(100));
+            assert_eq!(sent_up(&world, other), [step], "{max_retransmits:?}");
+            flooded.extend(sent_up(&world, flood));
+            world.take_events();
+            let may = 2 * 500 + 500 * step / 10 + 100;
+            assert!(flooded.len() <= may as usize, "{} after {step} tenths", flooded.len());
+        }
+        assert!(world.engine.counters().dropped.get(DropReason::DataOverRate) > 0);
+        assert!(flooded.len() >= 1_000 && flooded.is_sorted());
+        if max_retransmits.is_none() {
+            assert_eq!(flooded, (0..4_000).collect::<Vec<_>>(), "what is reliable comes later");
+        }
+        assert!(world.clients[flood].sctp.as_ref().is_some_and(|sctp| sctp.is_open("any")));
+    }
+}
+
+/// S-28
+#[test]
+fn a_file_that_comes_too_fast_arrives_whole_and_later() {
+    const PIECE: usize = 15_000;
+    let mut world = World::with_config(1, Config { data_bytes_per_second: 300_000, ..Config::default() });
+    world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    let began = world.now;
+    let channel = ChannelSpec { label: "_reliable".into(), ordered: true, max_retransmits: None };
+    world.clients[0].sctp.as_mut().expect("connected").open(began, [channel]);
+    world.run(Duration::from_secs(3));
+    let began = world.now;
+    (0..160u8).for_each(|piece| world.clients[0].send_data(began, "_reliable", &[piece; PIECE]));
+    let mut pieces = Vec::new();
+    while pieces.len() < 160 && world.now < began + Duration::from_secs(30) {
+        world.run(Duration::from_millis(50));
+        for event in world.take_events() {
+            if let Event::DataMessage { payload, .. } = event {
+                assert!(payload.len() == PIECE && payload.iter().all(|byte| *byte == payload[0]));
+                pieces.push(payload[0]);
+            }
+        }
+    }
+    assert_eq!(pieces, (0..160).collect::<Vec<_>>());
+    // 2.4 MB, of which 0.6 pass at once.
+    let took = world.now - began;
+    assert!((Duration::from_millis(5_500)..Duration::from_millis(8_000)).contains(&took), "{took:?}");
+    assert!(world.engine.counters().dropped.get(DropReason::DataOverRate) > 0);
+}

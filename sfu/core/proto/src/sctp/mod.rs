@@ -1,8 +1,10 @@
 //! Data channels of one transport: SCTP over DTLS (RFC 8261, via `sctp-proto`) with in-band establishment (RFC 8832).
 //!
 //! Either side may open a channel; ours are found by label. What a receiver cannot take yet waits here under a cap:
-//! lossy channels drop their oldest messages, a reliable one that stays over its cap is reset. Nothing here encrypts.
+//! lossy channels drop their oldest messages, a reliable one that stays over its cap is reset. A peer that sends more than it
+//! may is slowed down. Nothing here encrypts.
 
+mod allowance;
 pub mod dcep;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +21,7 @@ use sctp_proto::{
 
 use crate::command::{ChannelSpec, DtlsRole};
 use crate::config::Config;
+use allowance::Allowance;
 use dcep::Dcep;
 
 /// Both ends send INIT in most stacks; we wait so long for theirs, because a crossing costs a retransmission time.
@@ -81,6 +84,7 @@ pub struct Sctp {
     wanted: Vec<ChannelSpec>,
     channels: HashMap<StreamId, Channel>,
     events: VecDeque<SctpEvent>,
+    allowance: Allowance,
     max_channels: usize,
     max_message_bytes: usize,
     reliable_cap: usize,
@@ -122,6 +126,7 @@ impl Sctp {
             wanted: Vec::new(),
             channels: HashMap::new(),
             events: VecDeque::new(),
+            allowance: Allowance::new(config.data_messages_per_second, config.data_bytes_per_second),
             max_channels: config.max_channels,
             max_message_bytes: config.max_message_bytes,
             reliable_cap: config.reliable_buffer_bytes,
@@ -154,10 +159,13 @@ impl Sctp {
         self.channels.values().filter(|c| c.is_open).map(|c| c.label.as_str())
     }
 
-    /// Takes one SCTP packet out of a DTLS record.
-    pub fn receive(&mut self, now: Instant, packet: &[u8]) {
+    /// Takes one SCTP packet out of a DTLS record. False: the peer has sent more than it may; the packet is as if lost.
+    pub fn receive(&mut self, now: Instant, packet: &[u8]) -> bool {
         if self.is_lost {
-            return;
+            return true;
+        }
+        if !self.allowance.takes(now, packet) {
+            return false;
         }
         let packet = Bytes::copy_from_slice(packet);
         match self.endpoint.handle(now, PEER, None, None, packet) {
@@ -173,6 +181,7 @@ impl Sctp {
         }
         self.connect_at = self.connect_at.filter(|_| self.association.is_none());
         self.progress(now);
+        true
     }
 
     pub fn send(&mut self, now: Instant, label: &str, payload: &[u8]) -> Sent {
