@@ -31,6 +31,8 @@ _KEPT_EMPTY_SECONDS = 7 * 86_400
 _QUEUE_MAX = 10_000
 _ATTEMPTS_MAX = 50
 _AGAIN_SECONDS = 0.02
+_FOR_NOW = ("no_media_node", "unavailable")
+"""Refusals that say nothing of who asks: clients try again after a 503, and give up after a 403."""
 _REMOVALS = {"replaced": Reason.DUPLICATE_IDENTITY, "shutdown": Reason.SERVER_SHUTDOWN}
 _CLOSINGS = {"deleted": Reason.ROOM_DELETED, "shutdown": Reason.SERVER_SHUTDOWN}
 
@@ -156,11 +158,15 @@ class Reports:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def admit(self, grants: Grants, address: str | None) -> Grants:
-        """Return the grants that hold now; raises `PermissionDenied`. The token alone opens nothing."""
+        """Return the grants that hold now; raises `PermissionDenied`, or `Unavailable` for what may soon be otherwise.
+
+        The token alone opens nothing.
+        """
         for _ in range(_ATTEMPTS_MAX):
             verdict = await self._feed.admit(grants.room, grants.identity, address)
             if isinstance(verdict, Refuse):
-                raise PermissionDenied(verdict.sentence)
+                refusal = Unavailable if verdict.code in _FOR_NOW else PermissionDenied
+                raise refusal(verdict.sentence)
             hosted = self._rooms.hosted.get(grants.room)
             if hosted is None or verdict.permission.version >= hosted.versions.get(grants.identity, 0):
                 break
@@ -180,6 +186,9 @@ class Reports:
                 self._queue(room, lambda: feed.participant_joined(room, identity))
             case ParticipantLeft(reason=Reason.DUPLICATE_IDENTITY):
                 pass  # replaced by himself: the identity has not left
+            case ParticipantLeft(reason=Reason.SERVER_SHUTDOWN, clean=False):
+                # Sent to our successor. Whoever takes over finds him absent, and his grace begins when he can come.
+                pass
             case ParticipantLeft(identity=identity, clean=clean):
                 self._queue(room, lambda: feed.participant_left(room, identity, clean=clean))
             case TrackChanged(identity=identity, source=source, state=state):

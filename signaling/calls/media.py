@@ -133,7 +133,11 @@ class MediaFeed(Protocol):
         """The signaling join was answered."""
 
     async def participant_left(self, room: str, identity: str, *, clean: bool) -> None:
-        """`clean`: he said goodbye, or was removed. Otherwise he may come back within the call's grace."""
+        """`clean`: he said goodbye, or was removed. Otherwise he may come back within the call's grace.
+
+        Not reported of those who are sent away because the server stops: they are missed by its successor, or by the
+        other servers, and have the grace from then on.
+        """
 
     async def room_lost(self, room: str) -> None:
         """The room is gone and nobody asked for it: its worker died. It is made anew; everybody gets the grace."""

@@ -529,7 +529,8 @@ def leave(
         room.timers.clear((kind, participant.sid))
     room.touch(participant)
     room.notify("participant_left" if was_active else "participant_connection_aborted", participant)
-    clean = reason not in _UNCLEAN
+    is_sent_on = reason == Reason.SERVER_SHUTDOWN and action == _Action.RECONNECT
+    clean = reason not in _UNCLEAN and not is_sent_on
     room.out.append(ParticipantLeft(participant.identity, reason, clean))
     if not room.participants:
         room.timers.set(("room", ""), now.seconds + room.record.departure_timeout_seconds)

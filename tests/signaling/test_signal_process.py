@@ -198,3 +198,35 @@ async def test_draining_refuses_new_rooms_and_tells_those_who_stay_to_come_back(
         _, log = await asyncio.to_thread(process.child.communicate, timeout=30)
     assert process.child.returncode == 0, log
     assert "Traceback" not in log
+
+
+async def test_a_call_goes_on_with_the_same_media_token_when_its_server_was_restarted(tmp_path: Path) -> None:
+    """F-17"""
+    settings = tmp_path / "callyard.yaml"
+    settings.write_text("drain:\n  deadline_seconds: 0\n")
+    claims = {"iss": "devkey", "sub": "alice", "exp": int(time.time()) + 600}
+    headers = {"authorization": f"Bearer {jwt.encode(claims, 'secret', algorithm='HS256')}"}
+
+    def api(process: Process) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{process.port}/v1/calls/default/x", headers=headers)
+
+    with running(tmp_path, "--config", str(settings)) as process:
+        async with api(process) as http:
+            media_token = (await http.post("/join", json={"create": True})).json()["media"]["token"]
+        async with websockets.connect(url(process, "/rtc", media_token)) as client:
+            await heard(client, "join")
+            process.child.send_signal(signal.SIGTERM)
+            leave = (await heard(client, "leave")).leave
+            assert (leave.reason, leave.action) == (models.DisconnectReason.SERVER_SHUTDOWN, ACTIONS.RECONNECT)
+        await asyncio.to_thread(process.child.communicate, timeout=30)
+    with running(tmp_path, "--config", str(settings)) as process:
+        async with api(process) as http, websockets.connect(url(process, "/rtc", media_token)) as client:
+            assert (await heard(client, "join")).join.participant.identity == "alice:default"
+            async with asyncio.timeout(20):
+                while True:
+                    (participant,) = (await http.get("/participants")).json()["items"]
+                    if participant["state"] == "joined":
+                        break
+                    await asyncio.sleep(0.05)
+        process.child.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.child.communicate, timeout=30)

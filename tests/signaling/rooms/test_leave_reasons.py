@@ -106,7 +106,7 @@ ROWS = [
     Row("he says so", says_so, REASONS.CLIENT_INITIATED, DISCONNECT),
     Row("he closes DTLS", closes_his_transport, REASONS.CLIENT_INITIATED, RECONNECT),
     Row("he joins elsewhere", joins_elsewhere, REASONS.DUPLICATE_IDENTITY, DISCONNECT),
-    Row("the server stops", drain_ends, REASONS.SERVER_SHUTDOWN, RECONNECT),
+    Row("the server stops", drain_ends, REASONS.SERVER_SHUTDOWN, RECONNECT, clean=False),
     Row("memory is short", memory_is_short, REASONS.SERVER_SHUTDOWN, DISCONNECT),
     Row("simulate", simulates_server_leave, REASONS.SERVER_SHUTDOWN, DISCONNECT),
     Row("an administrator", is_removed, REASONS.PARTICIPANT_REMOVED, DISCONNECT),

@@ -1,0 +1,157 @@
+"""Managed rooms under a calls system: real rooms with workers in memory, a real database, its time virtual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+from livekit.protocol import models, rtc
+
+from signaling import tokens
+from signaling.errors import PermissionDenied, Unavailable
+from signaling.media_rooms import ManagedRooms, Reports
+from tests.signaling.api.world import Clock, FakeMedia, World
+from tests.signaling.test_runtime import Edge, Signal, until
+
+CALL = "/calls/default/x"
+ACTIONS = rtc.LeaveRequest.Action
+REASONS = models.DisconnectReason
+GRACE_SECONDS, INACTIVITY_SECONDS = 15, 30
+
+
+@dataclass
+class Process:
+    """One server: its rooms, and its part of the calls system."""
+
+    world: World
+    edge: Edge
+    reports: Reports
+
+    @classmethod
+    async def start(cls, database_url: str, clock: Clock, node: str = "media") -> Process:
+        edge = await Edge.start(drain={"leave_seconds": 0})
+        media = ManagedRooms(edge.rooms, node=node, url=lambda: f"wss://{node}.example.com")
+        world = await World.open(database_url, clock=clock, media=cast(FakeMedia, media))
+        reports = Reports(world.system.feed, edge.rooms)
+        edge.rooms.feed = reports
+        await world.system.feed.reconcile()
+        return cls(world, edge, reports)
+
+    async def connect(self, media_token: str) -> Signal:
+        """Do what an SDK does with the token of a join."""
+        grants = tokens.verify(media_token, self.edge.rooms.settings.keyring, self.world.clock.now.timestamp())
+        signal = await self.edge.join(room=grants.room, grants=grants)
+        self.edge.connect(signal, grants.room)
+        await self.reported()
+        return signal
+
+    async def join(self, user_id: str) -> tuple[dict[str, Any], Signal]:
+        joined = await self.world.as_(user_id).join("default/x", connect=False)
+        return joined, await self.connect(joined["media"]["token"])
+
+    async def reported(self) -> None:
+        await until(lambda: not self.reports._lanes)
+
+    async def states(self) -> dict[str, str]:
+        shown = await self.world.server.get(f"{CALL}/participants")
+        return {one["user_id"]: one["state"] for one in shown.json()["items"]}
+
+    async def told(self) -> list[str]:
+        return [event.type for event in await self.world.recorded("default:x")]
+
+    async def stop(self) -> None:
+        """As at the deadline of a drain."""
+        await self.edge.rooms.dismiss()
+        await self.close()
+
+    async def close(self) -> None:
+        await self.reports.stop()
+        await self.world.service.nodes.retire()
+        await self.world.close()
+
+
+# --- a server that stops --------------------------------------------------------------------------------------------
+
+
+async def test_those_whom_a_stopping_server_sends_back_go_on_with_its_successor(database_url: str) -> None:
+    """F-17"""
+    clock = Clock()
+    first = await Process.start(database_url, clock)
+    await first.world.call("default/x", by="alice")
+    (alice, signal), _ = await first.join("alice"), await first.join("bob")
+    before = await first.told()
+    await first.edge.rooms.dismiss()
+    assert (signal.leave.reason, signal.leave.action) == (REASONS.SERVER_SHUTDOWN, ACTIONS.RECONNECT)
+    # His SDK obeys at once, while the old server is still there; that is no reason to give up.
+    with pytest.raises(Unavailable):
+        await first.connect(alice["media"]["token"])
+    await first.reported()
+    assert await first.told() == before
+    await first.close()
+    # Longer than anybody's grace: nobody could come meanwhile.
+    clock.now += timedelta(seconds=2 * GRACE_SECONDS)
+    second = await Process.start(database_url, clock)
+    assert await second.states() == {"alice": "reconnecting", "bob": "reconnecting"}
+    await second.connect(alice["media"]["token"])
+    assert await second.states() == {"alice": "joined", "bob": "reconnecting"}
+    await second.world.advance(GRACE_SECONDS)
+    assert await second.states() == {"alice": "joined"}
+    shown = (await second.world.server.get(CALL)).json()
+    assert shown["session"]["id"] == alice["session"]["id"]
+    await second.close()
+
+
+async def test_a_session_to_which_nobody_comes_back_ends_at_the_successor(database_url: str) -> None:
+    clock = Clock()
+    first = await Process.start(database_url, clock)
+    await first.world.call("default/x", by="alice")
+    await first.join("alice")
+    await first.stop()
+    clock.now += timedelta(days=1)
+    second = await Process.start(database_url, clock)
+    await second.world.advance(GRACE_SECONDS - 1)
+    assert await second.states() == {"alice": "reconnecting"}
+    await second.world.advance(1)
+    assert await second.states() == {}
+    await second.world.advance(INACTIVITY_SECONDS)
+    (session,) = (await second.world.server.get(f"{CALL}/sessions")).json()["items"]
+    assert session["end_reason"] == "empty"
+    assert not second.edge.rooms.hosted
+    await second.close()
+
+
+async def test_the_people_of_a_server_that_stops_have_the_grace_to_join_at_another(database_url: str) -> None:
+    clock = Clock()
+    here = await Process.start(database_url, clock, node="here")
+    there = await Process.start(database_url, clock, node="there")
+    await here.world.call("default/x", by="alice")
+    (alice, _), _ = await here.join("alice"), await here.join("bob")
+    await here.stop()
+    await there.world.service.nodes.look()
+    await there.world.system.feed.look_after_dead()
+    assert await there.states() == {"alice": "reconnecting", "bob": "reconnecting"}
+    again, _ = await there.join("alice")
+    assert again["session"]["id"] == alice["session"]["id"]
+    assert again["media"]["url"] == "wss://there.example.com"
+    await there.world.advance(GRACE_SECONDS)
+    assert await there.states() == {"alice": "joined"}
+    await there.close()
+
+
+async def test_who_may_not_come_is_told_so_for_good_and_who_only_comes_too_soon_is_not(database_url: str) -> None:
+    process = await Process.start(database_url, Clock())
+    await process.world.call("default/x", by="alice")
+    await process.world.users("bob")
+    bob = (await process.world.as_("bob").join("default/x", connect=False))["media"]["token"]
+    process.edge.rooms.is_draining = True
+    process.edge.rooms.hosted.clear()
+    with pytest.raises(Unavailable):
+        await process.connect(bob)
+    process.edge.rooms.is_draining = False
+    await process.connect(bob)
+    await process.world.as_("alice").put(f"{CALL}/blocks/bob", {})
+    with pytest.raises(PermissionDenied):
+        await process.connect(bob)
+    await process.close()
