@@ -63,7 +63,6 @@ class ManagedRooms:
         self,
         name: str,
         *,
-        max_participants: int | None,
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
@@ -76,7 +75,6 @@ class ManagedRooms:
                 name,
                 empty_timeout_seconds=max(empty_timeout_seconds, 1),
                 departure_timeout_seconds=_KEPT_EMPTY_SECONDS,
-                participants_max=max_participants or 0,
                 metadata=metadata,
                 is_managed=True,
             )

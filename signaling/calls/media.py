@@ -83,12 +83,14 @@ class MediaRooms(Protocol):
         self,
         name: str,
         *,
-        max_participants: int | None,
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
     ) -> None:
-        """Make the room; raises `NoMediaNode`. A room that exists already stays as it is."""
+        """Make the room; raises `NoMediaNode`. A room that exists already stays as it is.
+
+        No limit of the call goes with it, for that may change: `admit` allows only whom a join has counted.
+        """
 
     async def close_room(self, name: str, reason: str) -> None:
         """Remove everybody and the room; a room that does not exist is fine."""

@@ -93,7 +93,6 @@ class CreateRoom:
 
     room: str
     node: str
-    max_participants: int | None
     metadata: str
     empty_timeout_seconds: int
     regions: tuple[str, ...]

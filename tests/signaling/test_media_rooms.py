@@ -12,7 +12,7 @@ from livekit.protocol import models, rtc
 from signaling import tokens
 from signaling.errors import PermissionDenied, Unavailable
 from signaling.media_rooms import ManagedRooms, Reports
-from tests.signaling.api.world import Clock, FakeMedia, World
+from tests.signaling.api.world import Clock, FakeMedia, World, code
 from tests.signaling.test_runtime import Edge, Signal, until
 
 CALL = "/calls/default/x"
@@ -154,4 +154,44 @@ async def test_who_may_not_come_is_told_so_for_good_and_who_only_comes_too_soon_
     await process.world.as_("alice").put(f"{CALL}/blocks/bob", {})
     with pytest.raises(PermissionDenied):
         await process.connect(bob)
+    await process.close()
+
+
+# --- how many may come ----------------------------------------------------------------------------------------------
+
+
+async def limit(process: Process, most: int | None) -> None:
+    reply = await process.world.as_("alice").patch(CALL, {"settings": {"limits": {"max_participants": most}}})
+    assert reply.status_code == 200, reply.text
+
+
+async def test_a_limit_that_is_raised_during_a_session_lets_more_in(database_url: str) -> None:
+    process = await Process.start(database_url, Clock())
+    await process.world.call("default/x", by="alice", settings={"limits": {"max_participants": 1}})
+    await process.join("alice")
+    await limit(process, 2)
+    await process.join("bob")
+    # The type's, where the call has none of its own.
+    types = "/call-types/default"
+    await process.world.server.patch(types, {"settings": {"limits": {"max_participants": 2}}})
+    await limit(process, None)
+    assert code(await process.world.as_("carol").post(f"{CALL}/join")) == (409, "call_full")
+    await process.world.server.patch(types, {"settings": {"limits": {"max_participants": 3}}})
+    await process.join("carol")
+    assert set((await process.states()).values()) == {"joined"}
+    await process.close()
+
+
+async def test_a_limit_that_is_lowered_during_a_session_throws_nobody_out(database_url: str) -> None:
+    process = await Process.start(database_url, Clock())
+    await process.world.call("default/x", by="alice")
+    tokens_of = {user: (await process.join(user))[0]["media"]["token"] for user in ("alice", "bob", "carol")}
+    await limit(process, 1)
+    assert set((await process.states()).values()) == {"joined"}
+    assert code(await process.world.as_("dave").post(f"{CALL}/join")) == (409, "call_full")
+    # Who is inside may connect anew, and take his own place again.
+    await process.connect(tokens_of["bob"])
+    await process.join("carol")
+    assert code(await process.world.as_("carol").post(f"{CALL}/join", {"device_id": "tablet"})) == (409, "call_full")
+    assert set(await process.states()) == {"alice", "bob", "carol"}
     await process.close()

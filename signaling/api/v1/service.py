@@ -519,7 +519,6 @@ class CallsService:
         """Have the media side make a room; raises `NoMediaNode`."""
         await self.media.create_room(
             room.room,
-            max_participants=room.max_participants,
             metadata=room.metadata,
             empty_timeout_seconds=room.empty_timeout_seconds,
             regions=room.regions,

@@ -68,7 +68,8 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
             return resumed
     mine = [p for p in turn.state.of_user(user_id) if p.device_id == wish.device_id]
     limit = turn.settings["limits"]["max_participants"]
-    if limit is not None and len(turn.state.present()) - len(mine) >= limit:
+    # Who comes anew takes his own place, also after the limit was lowered.
+    if limit is not None and not mine and len(turn.state.present()) >= limit:
         raise Problem("call_full", f"The call has its {limit} participants.")
     if not lobby.may_pass(turn, held, user_id):
         return lobby.wait(turn, user_id, wish.device_id)

@@ -82,7 +82,6 @@ def room(turn: Turn, session: Session, region_hint: str | None) -> CreateRoom:
     return CreateRoom(
         session.id,
         session.node,
-        settings["limits"]["max_participants"],
         turn.call.cid,
         settings["session"]["inactivity_seconds"],
         tuple(settings["geofencing"]["names"]),

@@ -46,7 +46,6 @@ class Clock:
 class Room:
     participants: dict[str, Permission] = field(default_factory=dict)
     published: dict[str, set[str]] = field(default_factory=dict)
-    max_participants: int | None = None
 
 
 class FakeMedia:
@@ -67,14 +66,13 @@ class FakeMedia:
         self,
         name: str,
         *,
-        max_participants: int | None,
         metadata: str,
         empty_timeout_seconds: int,
         regions: Sequence[str],
     ) -> None:
         if not self.available or (regions and not set(regions) & set(self.served)):
             raise NoMediaNode("No node can take the room.")
-        self.rooms.setdefault(name, Room(max_participants=max_participants))
+        self.rooms.setdefault(name, Room())
 
     async def close_room(self, name: str, reason: str) -> None:
         self.closed.append((name, reason))
