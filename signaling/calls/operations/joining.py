@@ -23,6 +23,7 @@ from signaling.calls.rights import (
     holding,
     own,
     require_app_admin,
+    scope_mask,
     turned_away,
 )
 from signaling.calls.state import CreateRoom, RemoveParticipant, Turn, UpdateParticipant
@@ -65,6 +66,7 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
     if wish.resume is not None:
         resumed = turn.state.participants.get(wish.resume)
         if resumed is not None and resumed.state != "left" and resumed.user_id == turn.actor:
+            _check_covers(turn, resumed)
             return resumed
     mine = [p for p in turn.state.of_user(user_id) if p.device_id == wish.device_id]
     limit = turn.settings["limits"]["max_participants"]
@@ -120,7 +122,18 @@ def renew(turn: Turn, participant_id: str) -> Participant:
     held = own(turn)
     if "call.join" not in held.unmasked:
         raise missing("call.join")
+    _check_covers(turn, participant)
     return participant
+
+
+def _check_covers(turn: Turn, participant: Participant) -> None:
+    """Refuse a token that is narrower than the one with which a participant came: his media would be past it.
+
+    By what the tokens allow, not by what he holds now: that may be more again in a minute.
+    """
+    past = scope_mask(turn, participant.scope) - scope_mask(turn, turn.principal.scope)
+    if past:
+        raise missing(min(past.intersection(participant.capabilities) or past))
 
 
 def own_participant(turn: Turn, participant_id: str) -> Participant:

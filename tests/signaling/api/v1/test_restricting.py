@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.signaling.api.world import World, code, pointers
 
+CALL = "/calls/default/x"
 GRANTS = "/call-types/my-call-type/grants"
 
 
@@ -173,3 +176,31 @@ async def test_a_token_only_narrows(world: World) -> None:
     assert ceiling["own_capabilities"] == ["call.join", "call.read"]
     joined = await world.as_("alice", ceiling=["call.read", "call.join"]).join("default/x")
     assert world.publish(joined["participant"], "microphone") is False
+
+
+@pytest.mark.parametrize("claims", [{"ceiling": ["call.read", "call.join"]}, {"role": "listener"}])
+async def test_a_token_only_narrows_what_another_device_came_with(world: World, claims: dict[str, Any]) -> None:
+    await world.users("alice")
+    await world.call("default/x", by="alice")
+    phone = (await world.as_("alice").join("default/x"))["participant"]
+    narrow, wide = world.as_("alice", **claims), world.as_("alice")
+    resume, renew = {"device_id": "phone", "resume": phone["id"]}, {"participant_id": phone["id"]}
+
+    async def refused() -> None:
+        for reply in (await narrow.post(f"{CALL}/join", resume), await narrow.post(f"{CALL}/media-token", renew)):
+            assert (code(reply), "token" in reply.json()) == ((403, "missing_capability"), False)
+            assert reply.json()["capability"] not in (claims.get("ceiling") or ["call.join", "event.send"])
+
+    await refused()
+    # What he has lost for now he may have again, and then it would be the narrow token's too.
+    lost = sorted(set(phone["capabilities"]) - {"call.read", "call.join"})
+    reply = await world.server.patch(f"{CALL}/participants/alice/capabilities", {"revoke": lost})
+    assert reply.json()["capabilities"] == ["call.join", "call.read"]
+    await refused()
+    assert (await wide.post(f"{CALL}/join", resume)).json()["participant"]["id"] == phone["id"]
+    assert (await wide.post(f"{CALL}/media-token", renew)).status_code == 200
+    assert (await world.server.post(f"{CALL}/media-token", renew)).status_code == 200
+    # Its own device is its own.
+    tablet = (await narrow.join("default/x", device="tablet"))["participant"]
+    assert (await narrow.post(f"{CALL}/media-token", {"participant_id": tablet["id"]})).status_code == 200
+    assert (await narrow.post(f"{CALL}/join", {"resume": tablet["id"]})).json()["participant"]["id"] == tablet["id"]
