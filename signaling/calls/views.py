@@ -5,7 +5,7 @@ Empty fields are present; capability lists are sorted. Not here: who may see wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from signaling.calls import model
@@ -111,6 +111,11 @@ def session_of(value: model.Session, more: Json) -> Json:
 def running_session(turn: Turn) -> Json | None:
     running = turn.state.running
     return session_of(running, {"cid": turn.call.cid}) if running else None
+
+
+def visible(present: Iterable[model.Participant], user_id: str | None, *, decider: bool) -> list[model.Participant]:
+    """Return whom a user is shown: hidden ones only if he is one of them, or decides on rights."""
+    return [one for one in present if decider or not one.hidden or one.user_id == user_id]
 
 
 def participant(value: model.Participant, *, with_capabilities: bool) -> Json:

@@ -81,7 +81,7 @@ async def get_participants(ask: Ask) -> Reply:
         mine = decider or participant.user_id == ask.principal.user_id
         return views.participant(participant, with_capabilities=mine)
 
-    return listed(ask, [p for p in present if decider or not p.hidden or p.user_id == ask.principal.user_id], shown)
+    return listed(ask, views.visible(present, ask.principal.user_id, decider=decider), shown)
 
 
 async def mute(ask: Ask) -> Reply:

@@ -323,7 +323,8 @@ def _snapshot(turn: Turn, socket: Socket) -> dict[str, Any]:
     reply = call_reply(own_turn, MEMBERS_SHOWN, ring=turn.state.pending_ring, created=False)
     decider = "permission.grant" in reply["own_capabilities"]
     reply["participants"] = [
-        views.participant(p, with_capabilities=decider or p.user_id == socket.user_id) for p in turn.state.present()
+        views.participant(p, with_capabilities=decider or p.user_id == socket.user_id)
+        for p in views.visible(turn.state.present(), socket.user_id, decider=decider)
     ]
     return reply
 

@@ -238,6 +238,23 @@ async def test_resuming_replays_what_was_missed_and_resyncs_what_is_too_old(serv
         assert (await alice.receive())["problem"]["code"] == "unprocessable"
 
 
+@ON_SQLITE
+async def test_a_snapshot_shows_hidden_participants_to_whom_the_list_shows_them(server: Server) -> None:
+    world = server.world
+    await world.users("root", role="admin")
+    await world.call("default/x", by="alice")
+    await world.as_("bob").join("default/x")
+    await world.as_("root").join("default/x", hidden=True)
+    for name, seen in (("bob", ["bob"]), ("alice", ["bob", "root"]), ("root", ["bob", "root"])):
+        async with server.greeted(name) as wire:
+            await wire.send(type="resume", last={"default:x": 999_999_999})
+            resync = await wire.receive()
+        listed = (await world.as_(name).get(f"{CALL}/participants")).json()["items"]
+        assert sorted(participant["user_id"] for participant in listed) == seen
+        shown = sorted(resync["snapshot"]["participants"], key=lambda participant: participant["id"])
+        assert shown == sorted(listed, key=lambda participant: participant["id"])
+
+
 async def _numbers(wire: Wire, last: int) -> list[tuple[str, int, int]]:
     """Return type, number and the number before of all events up to the number `last`; other frames by their type."""
     seen: list[tuple[str, int, int]] = []
