@@ -116,6 +116,21 @@ def _of_another_team(turn: Turn, user_id: str | None) -> bool:
     return bool(user.teams) if turn.call.team is None else turn.call.team not in user.teams
 
 
+def kept_out(turn: Turn, user_id: str) -> bool:
+    """Tell whether a user is to hear nothing of the call: blocked, banned, deleted, or of another team.
+
+    Of who was not loaded with the call only the first two are known.
+    """
+    user = turn.facts.users.get(user_id)
+    is_deleted = user is not None and user.deleted_at is not None
+    return is_deleted or active_block(turn, user_id) or active_ban(turn, user_id) or _of_another_team(turn, user_id)
+
+
+def others_to_reach(turn: Turn) -> list[str]:
+    """Return the members who are rung and pushed to: all but the caller and those who are kept out."""
+    return [user_id for user_id in turn.state.members if user_id != turn.actor and not kept_out(turn, user_id)]
+
+
 def settings_mask(settings: dict[str, Any]) -> frozenset[str]:
     """Return what the settings take from everybody."""
     taken = set()

@@ -11,7 +11,7 @@ from typing import Any
 
 from signaling.calls.capabilities import REQUESTABLE
 from signaling.calls.model import Event
-from signaling.calls.rights import active_ban, active_block, deciders
+from signaling.calls.rights import deciders, kept_out
 from signaling.calls.state import Turn
 
 
@@ -31,8 +31,14 @@ def audience(turn: Turn, event: Event, online: frozenset[str]) -> Audience:
         groups.update(user_id for user_id in online if user_id in turn.state.members)
     if "P" in event.groups:
         groups.update(participant.user_id for participant in turn.state.joined())
-    groups = {user_id for user_id in groups if not (active_block(turn, user_id) or active_ban(turn, user_id))}
-    return Audience(frozenset(groups), frozenset(event.users) | frozenset(event.deciders), "W" in event.groups)
+    heard = frozenset(user_id for user_id in groups if not kept_out(turn, user_id))
+    # Who is kept out hears what befalls himself alone, such as that he is.
+    meant = frozenset(
+        user_id
+        for user_id in (*event.users, *event.deciders)
+        if event.data.get("user_id") == user_id or not kept_out(turn, user_id)
+    )
+    return Audience(heard, meant, "W" in event.groups)
 
 
 def deciding_users(turn: Turn) -> frozenset[str]:

@@ -18,7 +18,7 @@ from signaling.calls.model import Task
 from signaling.calls.operations import calls, rings
 from signaling.calls.operations.members import NamedMember
 from signaling.calls.problems import Problem, missing, not_found, unprocessable
-from signaling.calls.rights import check_reach, own, require
+from signaling.calls.rights import check_reach, others_to_reach, own, require
 from signaling.calls.state import Turn
 
 MEMBERS_MAX = 1_000
@@ -122,7 +122,14 @@ async def _get_or_create(ask: Ask, type_: str, call_id: str, body: PutCall, *, f
         return call_reply(turn, limit, ring=ring, created=not existing)
 
     people = [one.user_id for one in new.members]
-    wanted = Wanted(users=people, create="blank", members_shown=limit, reach=False, online=body.ring)
+    wanted = Wanted(
+        users=people,
+        create="blank",
+        members_shown=limit,
+        reach=False,
+        members=body.ring or body.notify,
+        online=body.ring,
+    )
     done = await ask.service.operate(ask.principal, type_, call_id, operation, wanted)
     _watch(ask, done, body.watch, body.connection_id)
     return Reply(done.result, 201 if done.created else 200, {"etag": f'"{done.turn.call.version}"'})
@@ -149,8 +156,7 @@ def _undeleted(turn: Turn) -> Any:
 
 def _side_effects(turn: Turn, body: PutCall, *, existing: bool) -> Any:
     ring = turn.state.pending_ring
-    others = [user_id for user_id in turn.state.members if user_id != turn.actor]
-    if body.ring and ring is None and others:
+    if body.ring and ring is None and others_to_reach(turn):
         ring = rings.start(turn, user_ids=None, video=body.video)
     elif body.ring and not existing:
         require(turn, "call.ring")

@@ -50,7 +50,7 @@ async def go_live(ask: Ask) -> Reply:
         live.start(turn, [plural for plural, on in wanted.items() if on], notify=body.notify)
         return {"call": views.call(turn)}
 
-    return await change_call(ask, operation)
+    return await change_call(ask, operation, Wanted(members=body.notify))
 
 
 async def stop_live(ask: Ask) -> Reply:

@@ -52,7 +52,7 @@ async def post_ring(ask: Ask) -> Reply:
         )
         return {"ring": rings.shown(turn, ring)}
 
-    return await change_call(ask, operation, Wanted(users=body.user_ids or [], online=True))
+    return await change_call(ask, operation, Wanted(users=body.user_ids or [], members=True, online=True))
 
 
 async def notify(ask: Ask) -> Reply:
@@ -62,7 +62,7 @@ async def notify(ask: Ask) -> Reply:
         rings.notify(turn, user_ids=body.user_ids, title=body.title, body=body.body)
         return {}
 
-    return await change_call(ask, operation, Wanted(users=body.user_ids or []))
+    return await change_call(ask, operation, Wanted(users=body.user_ids or [], members=True))
 
 
 async def get_ring(ask: Ask) -> Reply:

@@ -97,6 +97,8 @@ class Wanted:
     """Whether token, team, existence and blocks are checked first."""
     nodes: bool = False
     """Whether a room may have to be placed."""
+    members: bool = False
+    """Whether all members may be rung or pushed to, so that it has to know who of them still is to be."""
     online: bool = False
     """Whether it has to know which members have an event socket."""
     from_memory: bool = False
@@ -708,4 +710,7 @@ def _people(principal: Principal, state: CallState, wanted: Wanted) -> set[str]:
     if principal.user_id is not None:
         people.add(principal.user_id)
     people.update(user_id for user_id, _ in zip(state.members, range(wanted.members_shown), strict=False))
+    # A session that begins is pushed to all members.
+    if wanted.members or (wanted.nodes and state.running is None):
+        people.update(state.members)
     return people

@@ -8,7 +8,7 @@ from datetime import timedelta
 from signaling.calls import views
 from signaling.calls.operations import captures, sessions
 from signaling.calls.problems import Problem
-from signaling.calls.rights import holding, require
+from signaling.calls.rights import holding, others_to_reach, require
 from signaling.calls.state import Turn
 
 ALERT_LIFETIME = timedelta(hours=1)
@@ -35,10 +35,9 @@ def start(turn: Turn, features: Sequence[str], *, notify: bool) -> None:
 
 
 def _notify(turn: Turn) -> None:
-    for user_id in turn.state.members:
-        if user_id != turn.actor:
-            payload = {"type": "call.live_started", "cid": turn.call.cid}
-            turn.push(user_id, "live_started", payload, turn.now + ALERT_LIFETIME)
+    for user_id in others_to_reach(turn):
+        payload = {"type": "call.live_started", "cid": turn.call.cid}
+        turn.push(user_id, "live_started", payload, turn.now + ALERT_LIFETIME)
 
 
 def stop(turn: Turn, *, remove_viewers: bool) -> None:

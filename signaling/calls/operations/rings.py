@@ -19,7 +19,7 @@ from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import Callee, Ring
 from signaling.calls.operations import sessions
 from signaling.calls.problems import Fault, Problem, not_found
-from signaling.calls.rights import own, require
+from signaling.calls.rights import kept_out, others_to_reach, own, require
 from signaling.calls.state import Turn
 
 ALERT_LIFETIME = timedelta(hours=1)
@@ -83,15 +83,18 @@ def _callee(turn: Turn, user_id: str, settings: dict[str, Any], expires: Any) ->
 
 def _named(turn: Turn, user_ids: Sequence[str] | None) -> list[str]:
     if user_ids is None:
-        return [user_id for user_id in turn.state.members if user_id != turn.actor]
+        return others_to_reach(turn)
     faults = []
     for index, user_id in enumerate(user_ids):
-        if user_id not in turn.facts.users:
+        user = turn.facts.users.get(user_id)
+        if user is None or user.deleted_at is not None:
             faults.append(Fault(f"/user_ids/{index}", "unknown_user", f"There is no user {user_id!r}."))
         elif user_id not in turn.state.members:
             faults.append(Fault(f"/user_ids/{index}", "unprocessable", f"{user_id!r} is not a member of the call."))
         elif user_id == turn.actor:
             faults.append(Fault(f"/user_ids/{index}", "unprocessable", "You cannot ring yourself."))
+        elif kept_out(turn, user_id):
+            faults.append(Fault(f"/user_ids/{index}", "unprocessable", f"{user_id!r} is kept out of the call."))
     if faults:
         raise Problem(faults[0].code, faults[0].detail, errors=faults)
     return list(dict.fromkeys(user_ids))
@@ -286,6 +289,8 @@ def _missed(turn: Turn, ring: Ring, user_id: str, reason: str) -> None:
     users = tuple(dict.fromkeys([user_id, *([ring.caller_id] if ring.caller_id else [])]))
     data = {"ring_id": ring.id, "user_id": user_id, "reason": reason, "ring": shown(turn, ring)}
     turn.emit("call.ring_missed", data, "S", users=users)
+    if kept_out(turn, user_id):
+        return
     caller = views.person(ring.caller_id, turn.facts.users) or {"id": None, "name": None}
     turn.push(
         user_id,

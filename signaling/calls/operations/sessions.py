@@ -14,7 +14,7 @@ from signaling.calls import placement, views
 from signaling.calls.model import Participant, Rights, Session
 from signaling.calls.operations import captures
 from signaling.calls.problems import Problem
-from signaling.calls.rights import Holding, deciders, holding
+from signaling.calls.rights import Holding, deciders, holding, others_to_reach
 from signaling.calls.state import CloseRoom, CreateRoom, RemoveParticipant, Turn, UpdateParticipant
 
 COUNTS_INSTEAD_ABOVE = 100
@@ -41,11 +41,8 @@ def start(turn: Turn, region_hint: str | None) -> Session:
     session = turn.state.session
     turn.media(room(turn, session, region_hint))
     turn.emit("session.started", {"session": views.running_session(turn)}, "MPWS")
-    for user_id in turn.state.members:
-        if user_id != turn.actor:
-            turn.push(
-                user_id, "session_started", {"type": "session.started", "cid": turn.call.cid}, _alert_deadline(turn)
-            )
+    for user_id in others_to_reach(turn):
+        turn.push(user_id, "session_started", {"type": "session.started", "cid": turn.call.cid}, _alert_deadline(turn))
     captures.start_automatic(turn)
     return session
 

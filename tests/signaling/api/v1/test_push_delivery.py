@@ -300,6 +300,38 @@ async def test_who_missed_a_call_is_told_by_alert(vendors: Vendors) -> None:
     assert (alert.json["type"], alert.json["ring_id"]) == ("call.ring_missed", ring["id"])
 
 
+async def test_who_is_kept_out_is_not_pushed_to(vendors: Vendors) -> None:
+    """Though he is a member still: blocked, banned, or of another team by now."""
+    world = vendors.world
+    template = {"title": "Now", "body": "Come"}
+    kinds = dict.fromkeys(("ring", "notification", "missed", "live_started", "session_started"), template)
+    await world.server.patch("/call-types/livestream", {"notifications": kinds})
+    await world.server.patch("/app", {"multi_tenant_enabled": True})
+    members = ("bob", "carl", "dora", "emil")
+    await world.users("alice", *members, teams=["red"])
+    for name in members:
+        for provider in ("apns_voip", "fcm"):
+            await vendors.register(name, provider, f"{provider}-{name}")
+    for call_id in ("x", "y"):
+        await world.call(f"livestream/{call_id}", by="alice", members=list(members))
+        await world.as_("alice").put(f"/calls/livestream/{call_id}/blocks/bob", {})
+    await world.server.put("/bans/carl", {})
+    await world.server.patch("/users/dora", {"teams": ["blue"]})
+    await world.as_("alice").post("/calls/livestream/x/rings", {})
+    await world.settle()
+    await world.advance(30)
+    await world.as_("alice").post("/calls/livestream/x/notify", {})
+    await world.call("livestream/x", by="alice", ring=True, notify=True)
+    await world.as_("alice").put("/calls/livestream/x/live")
+    await world.as_("alice").join("livestream/x")
+    # From memory, too.
+    await world.as_("alice").join("livestream/y")
+    await world.settle()
+    sent = [request.path.rpartition("/")[2] for request in vendors.apns.take()]
+    sent += [request.json["message"]["token"] for request in vendors.fcm.take()]
+    assert sorted(sent) == ["apns_voip-emil"] * 2 + ["fcm-emil"] * 7
+
+
 async def test_live_and_session_alerts_need_a_template(vendors: Vendors) -> None:
     world = vendors.world
     await vendors.register("bob", "fcm", "bob")

@@ -99,6 +99,44 @@ async def test_whom_a_ring_can_name(world: World) -> None:
     assert code(await world.as_("dave").get(f"{RINGS}/{ring['id']}")) == (404, "not_found")
 
 
+async def test_who_is_kept_out_is_not_rung_and_hears_nothing(world: World) -> None:
+    await world.users("alice", "bob", "carl", "dora", "emil")
+    await world.call("default/x", by="alice", members=["bob", "carl", "dora", "emil"])
+    alice = world.as_("alice")
+    await alice.put(f"{CALL}/blocks/bob", {})
+    await world.server.put("/bans/carl", {})
+    await world.server.delete("/users/dora")
+    heard = [await world.listen(world.as_(name)) for name in ("bob", "carl", "emil")]
+    ring = (await alice.post(RINGS)).json()["ring"]
+    assert states(ring) == {"emil": "ringing"}
+    await alice.post(f"{CALL}/notify", {})
+    await alice.post(f"{CALL}/events", {"type": "chat", "to": ["bob", "carl", "emil"]})
+    told = [listener.types() for listener in heard]
+    assert told == [[], [], ["call.ring", "call.notification", "event.custom"]]
+    # Nobody is waited for who cannot answer.
+    rejected = (await world.as_("emil").post(f"{RINGS}/{ring['id']}/reject")).json()["ring"]
+    assert rejected["state"] == "rejected_by_all"
+    named = await alice.post(RINGS, {"user_ids": ["emil", "bob", "carl", "dora"]})
+    assert (code(named), pointers(named)) == ((422, "unprocessable"), ["/user_ids/1", "/user_ids/2", "/user_ids/3"])
+
+
+async def test_with_everybody_kept_out_nobody_is_rung(world: World) -> None:
+    await world.users("alice", "bob")
+    await world.call("default/x", by="alice", members=["bob"])
+    await world.as_("alice").put(f"{CALL}/blocks/bob", {})
+    assert code(await world.as_("alice").post(RINGS)) == (409, "conflict")
+    assert (await world.call("default/x", by="alice", ring=True, notify=True))["ring"] is None
+
+
+async def test_who_is_blocked_while_he_rings_hears_that_it_is_over_and_who_is_blocked_that_he_is(world: World) -> None:
+    await ringing(world, "bob", "carl")
+    bob = await world.listen(world.as_("bob"))
+    await world.as_("alice").put(f"{CALL}/blocks/bob", {})
+    assert [type_ for type_ in bob.types() if type_ != "call.capabilities_updated"] == ["participant.blocked"]
+    await world.advance(30)
+    assert bob.types() == ["call.ring_missed"]
+
+
 async def test_l_1_the_caller_cancels_and_each_callee_misses_once(world: World) -> None:
     ring = await ringing(world, "bob", "carl")
     alice, bob = await world.listen(world.as_("alice")), await world.listen(world.as_("bob"))
