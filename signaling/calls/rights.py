@@ -35,8 +35,13 @@ class Holding:
     steps: tuple[tuple[str, frozenset[str]], ...] = ()
 
 
+def is_viewer(user_id: str) -> bool:
+    """Tell whether this is a viewer without an account."""
+    return user_id.startswith(ANONYMOUS_PREFIX)
+
+
 def app_role(facts: Facts, user_id: str | None) -> str:
-    if user_id is None or user_id.startswith(ANONYMOUS_PREFIX):
+    if user_id is None or is_viewer(user_id):
         return "anonymous"
     user = facts.users.get(user_id)
     return user.role if user else "user"

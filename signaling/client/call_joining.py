@@ -106,7 +106,9 @@ class Joining(Lifecycle):
                 data: dict[str, Any] = await self._client.transport.request("GET", path)
                 entry = self._lobby(data)
                 if entry.state == "admitted":
-                    joined: dict[str, Any] = await self._client.transport.request("POST", self.path("/join"), body)
+                    # Who has no account is known again by his entry.
+                    admitted = {**body, "resume": entry.id}
+                    joined: dict[str, Any] = await self._client.transport.request("POST", self.path("/join"), admitted)
                     return joined
                 if entry.state != "waiting":
                     raise _not_admitted(data)

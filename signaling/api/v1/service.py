@@ -33,7 +33,7 @@ from signaling.calls.operations import sessions
 from signaling.calls.operations.calls import blank, check_type
 from signaling.calls.principal import Principal, Verifier
 from signaling.calls.problems import Problem, not_found, unprocessable
-from signaling.calls.rights import ANONYMOUS_PREFIX, banned, check_reach, turned_away
+from signaling.calls.rights import banned, check_reach, is_viewer, turned_away
 from signaling.calls.settings import CallsSettings
 from signaling.calls.state import (
     CallState,
@@ -430,7 +430,7 @@ class CallsService:
             return None
         draft = loaded.state.draft()
         people = _people(principal, draft, wanted)
-        if any(user_id not in users and not user_id.startswith(ANONYMOUS_PREFIX) for user_id in people):
+        if any(user_id not in users and not is_viewer(user_id) for user_id in people):
             return None
         session = draft.running
         if session is not None and session.node and not self.nodes.lives(session.node):

@@ -21,7 +21,7 @@ from signaling.calls.model import Ban, Device, User
 from signaling.calls.principal import mint
 from signaling.calls.problems import Problem, missing, not_found, unprocessable
 from signaling.calls.queries import USER_FIELDS, compile_filter, compile_sort
-from signaling.calls.rights import ANONYMOUS_PREFIX
+from signaling.calls.rights import is_viewer
 from signaling.calls.state import Refresh, RemoveUser
 from signaling.store import schema
 from signaling.store.database import deletion, fetch, fetch_one, save
@@ -81,7 +81,7 @@ class QueryUsers(Body):
 async def put_user(ask: Ask) -> Reply:
     body = await ask.body(PutUser)
     user_id = check(USER_ID, ask.path["user"], "/id")
-    if user_id.startswith(ANONYMOUS_PREFIX):
+    if is_viewer(user_id):
         raise unprocessable("/id", "This prefix is for viewers without an account.")
     return await _write_user(ask, user_id, body, replace=True)
 

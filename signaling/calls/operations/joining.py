@@ -21,6 +21,7 @@ from signaling.calls.rights import (
     app_role,
     banned,
     holding,
+    is_viewer,
     own,
     require_app_admin,
     scope_mask,
@@ -34,6 +35,8 @@ CONNECTING_TIMEOUT = timedelta(seconds=20)
 
 @dataclass(frozen=True)
 class JoinWish:
+    """`resume`: the caller's own participant; of a viewer without an account, his entry in the lobby."""
+
     device_id: str
     hidden: bool = False
     region_hint: str | None = None
@@ -62,7 +65,7 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
     held = check_may_join(turn)
     if wish.hidden:
         require_app_admin(turn)
-    user_id = turn.actor or f"{ANONYMOUS_PREFIX}{turn.new_id()}"
+    user_id = turn.actor or _viewer(turn, wish)
     if wish.resume is not None:
         resumed = turn.state.participants.get(wish.resume)
         if resumed is not None and resumed.state != "left" and resumed.user_id == turn.actor:
@@ -108,6 +111,15 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
     )
     sessions.come_in(turn, participant)
     return participant
+
+
+def _viewer(turn: Turn, wish: JoinWish) -> str:
+    """Return the user id of a viewer without an account: a new one, unless he names the entry with which he waits.
+
+    That one only he and those who decide know, while everybody is shown the ids of participants.
+    """
+    entry = turn.state.lobby.get(wish.resume or "")
+    return entry.user_id if entry is not None and is_viewer(entry.user_id) else f"{ANONYMOUS_PREFIX}{turn.new_id()}"
 
 
 def _check_regions(turn: Turn) -> None:

@@ -9,7 +9,7 @@ from signaling.calls.model import LobbyEntry
 from signaling.calls.operations import sessions
 from signaling.calls.operations.members import check_not_above_me
 from signaling.calls.problems import Problem, not_found
-from signaling.calls.rights import Holding, deciders, own, require
+from signaling.calls.rights import Holding, deciders, is_viewer, own, require
 from signaling.calls.state import Turn
 
 
@@ -52,10 +52,15 @@ def waiting(turn: Turn) -> list[LobbyEntry]:
 def read(turn: Turn, entry_id: str) -> LobbyEntry:
     """Return an entry, decided ones too, to whom it is about and to those who decide."""
     entry = turn.state.lobby.get(entry_id)
-    mine = entry is not None and turn.actor is not None and entry.user_id == turn.actor
-    if entry is None or not (mine or "lobby.admit" in own(turn).capabilities):
+    if entry is None or not (_is_mine(turn, entry) or "lobby.admit" in own(turn).capabilities):
         raise not_found("lobby entry")
     return entry
+
+
+def _is_mine(turn: Turn, entry: LobbyEntry) -> bool:
+    if turn.principal.kind == "anonymous":
+        return is_viewer(entry.user_id)  # whoever knows the entry's id waits with it
+    return turn.actor is not None and entry.user_id == turn.actor
 
 
 def resolve(turn: Turn, entry_id: str, state: str) -> LobbyEntry:

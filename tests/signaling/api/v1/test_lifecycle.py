@@ -171,6 +171,36 @@ async def test_the_lobby_lets_nobody_in_until_admitted(world: World) -> None:
     await world.as_("bob").join("default/x")
 
 
+async def test_a_viewer_without_an_account_comes_back_by_his_entry_of_the_lobby(world: World) -> None:
+    call, settings = "/calls/livestream/x", {"lobby": {"enabled": True}, "backstage": {"enabled": False}}
+    await world.users("bob")
+    await world.call("livestream/x", by="alice", settings=settings)
+    viewer = world.anonymous("livestream:x")
+    entry, other = [(await viewer.post(f"{call}/join")).json()["lobby"] for _ in range(2)]
+    assert entry["user_id"] != other["user_id"]
+    coming_back = {"resume": entry["id"]}
+    assert (await viewer.post(f"{call}/join", coming_back)).json()["lobby"] == entry
+    assert (await viewer.get(f"{call}/lobby/{entry['id']}")).json() == {"lobby": entry}
+    assert len((await world.as_("alice").get(f"{call}/lobby")).json()["items"]) == 2
+    await world.as_("alice").post(f"{call}/lobby/{entry['id']}/admit")
+    assert (await viewer.get(f"{call}/lobby/{entry['id']}")).json()["lobby"]["state"] == "admitted"
+    # It admits its own viewer alone, and nobody who has an account.
+    assert (await viewer.post(f"{call}/join", {"resume": other["id"]})).json()["lobby"] == other
+    assert (await world.as_("bob").post(f"{call}/join", coming_back)).json()["lobby"]["user_id"] == "bob"
+    assert code(await world.as_("bob").get(f"{call}/lobby/{entry['id']}")) == (404, "not_found")
+    joined = await viewer.join("livestream/x", **coming_back)
+    assert joined["participant"]["user_id"] == entry["user_id"]
+    # Reloaded, he takes his own place.
+    again = await viewer.join("livestream/x", **coming_back)
+    assert again["participant"]["identity"] == joined["participant"]["identity"]
+    assert again["call"]["participant_count"] == 0
+    assert (await world.as_("alice").get(call)).json()["call"]["participant_count"] == 1
+    # A member's entry is nobody else's.
+    bob = next(e for e in (await world.as_("alice").get(f"{call}/lobby")).json()["items"] if e["user_id"] == "bob")
+    assert code(await viewer.get(f"{call}/lobby/{bob['id']}")) == (404, "not_found")
+    assert (await viewer.post(f"{call}/join", {"resume": bob["id"]})).json()["lobby"]["user_id"] != "bob"
+
+
 async def test_denied_or_forgotten_in_the_lobby(world: World) -> None:
     await world.call("default/x", by="alice", settings={"lobby": {"enabled": True, "timeout_seconds": 10}})
     bob = await world.listen(world.as_("bob"))
