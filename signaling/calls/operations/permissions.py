@@ -137,6 +137,10 @@ def change(turn: Turn, user_id: str, grant: Sequence[str], revoke: Sequence[str]
         raise Problem("conflict", "The call has no running session.")
     if persist:
         _persist(turn, user_id, added, taken)
+    if turn.state.running is None:
+        # Session grants die with their session; without one he has it as a member, and as long as he is one.
+        capabilities = sessions.capabilities_of(turn, user_id)
+        return Rights(user_id=user_id, capabilities=capabilities, created_at=turn.now, updated_at=turn.now)
     return _add(turn, user_id, added, taken)
 
 

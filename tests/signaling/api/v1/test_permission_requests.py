@@ -177,6 +177,26 @@ async def test_g_7_persistent_grants_outlive_the_session(world: World) -> None:
     assert "media.audio" in fresh["own_capabilities"]
 
 
+async def test_what_is_granted_to_a_member_between_sessions_ends_with_his_membership(world: World) -> None:
+    await world.server.post("/call-types", {"name": "closed"})
+    await world.server.patch("/call-types/closed/grants", {"user": {"remove": ["JoinCall"]}})
+    await world.users("dave")
+    await world.call("closed/x", by="alice", members=[{"user_id": "dave", "role": "listener"}])
+    body = {"grant": ["call.join", "call.ring"], "revoke": ["event.send"], "persist": True}
+    reply = await world.as_("alice").patch("/calls/closed/x/participants/dave/capabilities", body)
+    held = (await world.as_("dave").get("/calls/closed/x")).json()["own_capabilities"]
+    assert reply.json() == {"user_id": "dave", "capabilities": held, "version": 0}
+    assert ("call.ring" in held, "event.send" in held) == (True, False)
+    assert (await world.as_("dave").join("closed/x"))["own_capabilities"] == held
+    await world.as_("alice").post("/calls/closed/x/end")
+    await world.as_("alice").post("/calls/closed/x/reopen")
+    await world.as_("alice").patch("/calls/closed/x/participants/dave/capabilities", body)
+    await world.as_("alice").delete("/calls/closed/x/members/dave")
+    assert code(await world.as_("dave").post("/calls/closed/x/join")) == (403, "missing_capability")
+    await world.as_("alice").join("closed/x")
+    assert code(await world.as_("dave").post("/calls/closed/x/join")) == (403, "missing_capability")
+
+
 async def test_g_8_every_device_of_the_user_gets_the_change(world: World) -> None:
     phone = await on_stage(world)
     tablet = (await world.as_("dave").join("livestream/x", device="tablet"))["participant"]
