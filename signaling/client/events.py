@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from signaling.client.errors import Unauthenticated, Unavailable, VideoError, error_of
+from signaling.client.errors import RateLimited, Unauthenticated, Unavailable, VideoError, error_of
 from signaling.client.models import Value
 from signaling.client.transport import Transport
 
@@ -36,6 +36,8 @@ IDS_REMEMBERED = 2_000
 FRAME_MAX_BYTES = 8 << 20
 BACKOFF_FIRST_SECONDS, BACKOFF_MAX_SECONDS = 0.2, 20.0
 RENEW_BEFORE_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 1.0
+"""After a refusal for the moment that does not say how long it lasts."""
 CLOSE_UNAUTHENTICATED, CLOSE_FORBIDDEN = 4401, 4403
 
 
@@ -128,6 +130,9 @@ class EventStream:
         self._task: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
         self._awaited: dict[str, asyncio.Future[None]] = {}
+        self._asking: deque[dict[str, Any]] = deque()
+        """What is asked to be watched or resumed; the first is sent, and the next when it is answered."""
+        self._asking_again: asyncio.Task[None] | None = None
         self._resume_token = ""
         self._ended = False
         self._refusals = 0
@@ -216,6 +221,7 @@ class EventStream:
                 return self._fail(Unavailable("unexpected_reply", f"The event stream failed: {error!r}"))
             finally:
                 self._socket = None
+                self._asking.clear()
                 self._ledger.disconnected()
             if self._opened is not None and not self._opened.done() and self._refusals == 0:
                 # The first connection is the caller's to try again: he is waiting for an answer.
@@ -254,14 +260,16 @@ class EventStream:
                     if kind == "error":
                         problem = error_of(None, frame.get("problem") or {})
                         log.warning("the event socket refused a frame: %s", problem)
+                        await self._refused(problem)
                     else:
                         await self._frame(kind, frame)
             except ConnectionClosed:
                 self._judge_close(socket.close_code, token, problem)
                 raise
             finally:
-                if beating is not None:
-                    beating.cancel()
+                for task in (beating, self._asking_again):
+                    if task is not None:
+                        task.cancel()
 
     def _judge_close(self, code: int | None, token: str, problem: VideoError | None) -> None:
         """Raise what makes trying again pointless."""
@@ -304,6 +312,34 @@ class EventStream:
         if self._socket is not None:
             await self._socket.send(json.dumps(frame))
 
+    async def _ask(self, frame: dict[str, Any]) -> None:
+        """Send a frame once those before it are answered; without a connection, the next one begins by asking."""
+        if self._socket is not None:
+            self._asking.append(frame)
+            if len(self._asking) == 1:
+                await self._send(frame)
+
+    async def _answered(self) -> None:
+        if self._asking:
+            self._asking.popleft()
+        if self._asking:
+            await self._send(self._asking[0])
+
+    async def _refused(self, problem: VideoError) -> None:
+        """Ask again, later, what was refused for the moment only."""
+        if not isinstance(problem, RateLimited | Unavailable):
+            await self._answered()
+        elif self._asking:
+            pause = problem.problem.get("retry_after_ms")
+            seconds = pause / 1000 if isinstance(pause, int) else ASK_AGAIN_SECONDS
+            self._asking_again = asyncio.create_task(self._ask_again(self._asking[0], seconds))
+
+    async def _ask_again(self, frame: dict[str, Any], seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(ConnectionClosed):  # told to whoever reads from the socket
+            if self._asking and self._asking[0] is frame:
+                await self._send(frame)
+
     async def _frame(self, kind: str, frame: dict[str, Any]) -> None:
         if "." in kind:
             await self._event(frame)
@@ -311,8 +347,10 @@ class EventStream:
             await self._hello(frame)
         elif kind == "subscribed":
             self._subscribed(frame)
+            await self._answered()
         elif kind == "resumed":
             self._ledger.resumed()
+            await self._answered()
             strangers = [cid for cid in frame.get("cids", []) if cid not in self._wanted]
             if strangers:
                 # Resuming watches a call; of those only heard of as a member, being a member is enough.
@@ -335,7 +373,7 @@ class EventStream:
 
     async def _resume(self, cids: Iterable[str]) -> None:
         last = self._ledger.resume(cids)
-        await self._send({"type": "resume", "resume_token": self._resume_token, "last": last})
+        await self._ask({"type": "resume", "resume_token": self._resume_token, "last": last})
 
     async def _hello(self, frame: Mapping[str, Any]) -> None:
         again = frame.get("connection_id") == self.connection_id
@@ -356,7 +394,7 @@ class EventStream:
     async def _subscribe(self, cids: Iterable[str]) -> None:
         waiting = list(cids)
         for start in range(0, len(waiting), CIDS_PER_FRAME):
-            await self._send({"type": "subscribe", "cids": waiting[start : start + CIDS_PER_FRAME]})
+            await self._ask({"type": "subscribe", "cids": waiting[start : start + CIDS_PER_FRAME]})
 
     def _subscribed(self, frame: Mapping[str, Any]) -> None:
         seqs = frame.get("seqs") or {}

@@ -64,7 +64,7 @@ class EventSocket:
         except Refusal as refusal:
             with contextlib.suppress(RuntimeError):
                 await websocket.send_text(_error(refusal, self._service.new_id()))
-                await websocket.close(CLOSE_FORBIDDEN if refusal.code == "banned" else CLOSE_EXPIRED)
+                await websocket.close(_close_code(refusal))
             return
         except WebSocketDisconnect:
             return
@@ -344,6 +344,14 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(frame, dict):
         raise Problem("invalid_request", "The frame is not an object.")
     return frame
+
+
+def _close_code(refusal: Refusal) -> int:
+    """Return the code for who is not let in; a client takes 4401 for the end of his token and does not come back."""
+    problem = as_problem(refusal)
+    if problem.code == "banned":
+        return CLOSE_FORBIDDEN
+    return CLOSE_FAULT if problem.status >= 500 else CLOSE_EXPIRED
 
 
 def _error(refusal: Refusal, request_id: str) -> str:

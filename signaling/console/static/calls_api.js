@@ -72,6 +72,9 @@ export class Events {
         this.heard(frame);
       } else if (frame.type === 'unsubscribed' && frame.reason) {
         this.connected();
+      } else if (frame.type === 'error' && (frame.problem.status === 429 || frame.problem.status >= 500)) {
+        // For the moment only: the database is away, or we asked too often.
+        setTimeout(() => send({ type: 'subscribe', cids: [this.cid] }), Math.max(1000, frame.problem.retry_after_ms || 0));
       }
     };
     socket.onclose = (event) => {

@@ -11,6 +11,7 @@ import pytest
 from signaling.client import Event, EventStream, NotFound, Unauthenticated, Unavailable
 from signaling.client.events import Ledger
 from signaling.events.channel import Frame
+from signaling.store.database import DatabaseAway
 from tests.signaling.api.world import World
 from tests.signaling.client.conftest import People
 
@@ -151,6 +152,44 @@ async def test_an_expired_token_that_cannot_be_renewed_ends_the_stream(world: Wo
     with pytest.raises(Unauthenticated) as forged:
         await served.client("not.a.token").events().open()
     assert forged.value.code == "unauthenticated"
+
+
+async def test_a_database_that_is_away_for_a_while_ends_no_stream(
+    world: World, served: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is away when the client comes back, and again when he resumes; a function gives the token."""
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    away = {"authenticate": 3, "operate": 1}
+
+    def failing(name: str) -> Any:
+        works = getattr(world.service, name)
+
+        async def at_first(*arguments: Any, **more: Any) -> Any:
+            if arguments[0] in (token, principal) and away[name]:
+                away[name] -= 1
+                raise DatabaseAway("The database does not answer; try again.")
+            return await works(*arguments, **more)
+
+        return at_first
+
+    token = world.token({"sub": "dave"})
+    principal = await world.service.authenticate(token, None)
+
+    async def give() -> str:
+        return token
+
+    async with served.client(give).events([host]) as events:
+        await host.update(custom={"n": 1})
+        await following(events, "call.updated")
+        for name in away:
+            monkeypatch.setattr(world.service, name, failing(name))
+        cut(world)
+        await host.update(custom={"n": 2})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 2}
+        await host.update(custom={"n": 3})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 3}
+    assert away == {"authenticate": 0, "operate": 0}
 
 
 async def test_a_lost_right_ends_the_watching(world: World, served: People) -> None:

@@ -20,6 +20,7 @@ from signaling.calls.settings import CallsSettings
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings
+from signaling.store.database import DatabaseAway
 from tests.signaling.api.world import World
 
 CALL = "/calls/default/x"
@@ -136,6 +137,19 @@ async def test_without_a_good_token_the_socket_is_closed(server: Server, frame: 
             401,
         )
         assert await wire.closed() == 4401
+
+
+@ON_SQLITE
+async def test_a_database_that_is_away_is_no_bad_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: Any) -> None:
+        raise DatabaseAway("The database does not answer; try again.")
+
+    monkeypatch.setattr(server.world.service, "authenticate", away)
+    async with server.wire() as wire:
+        await wire.send(type="auth", token=server.world.as_("alice").token)
+        problem = (await wire.receive())["problem"]
+        assert (problem["code"], problem["status"]) == ("unavailable", 503)
+        assert await wire.closed() == 4500
 
 
 @ON_SQLITE
