@@ -14,8 +14,19 @@ class RateLimits(BaseModel):
     user_requests_per_minute: int = Field(
         600, ge=1, le=1_000_000, description="Requests one user makes on one route. Raise it for chatty clients."
     )
+    user_subscriptions_per_minute: int = Field(
+        3_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls that the event sockets of one user subscribe to or resume, together; as many at once. Raise "
+        "it for clients that watch thousands of calls; a call costs up to half a millisecond of the signaling process.",
+    )
     app_requests_per_minute: int = Field(
-        60_000, ge=1, le=100_000_000, description="Requests of everybody on one route. Raise it with the machine."
+        60_000,
+        ge=1,
+        le=100_000_000,
+        description="Requests of everybody on one route, and calls that everybody's event sockets subscribe to or "
+        "resume. Raise it with the machine.",
     )
     guests_per_minute_per_address: int = Field(
         30, ge=1, le=100_000, description="Guests made from one address. Raise it where many share one address."
@@ -75,6 +86,13 @@ class CallsSettings(BaseModel):
     )
     socket_queue_max: int = Field(
         1_000, ge=16, le=100_000, description="Events that wait for a slow socket before it is closed (4410)."
+    )
+    sockets_per_user: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Event sockets one user has at a time with one server; the next is refused (4429). Raise it where "
+        "many devices or tabs share a user.",
     )
     media_timeout_seconds: float = Field(
         5.0, ge=0.1, le=60, description="How long the media side may take to carry out one change of rights."

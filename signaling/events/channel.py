@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -59,7 +59,8 @@ class Socket:
 
     `transmit` writes a frame past that task, if the client keeps up, and tells whether it did; used while nothing
     waits in `outgoing` nor is being sent from there (`sending`). `user`: as he is now, None for who has no account.
-    `held`: events that wait until it is known, or answered, what of earlier ones the client has missed.
+    `held`: events that wait until it is known, or answered, what of earlier ones the client has missed. `refusals`: how
+    many frames in a row asked for calls too soon.
     """
 
     connection_id: str
@@ -77,6 +78,7 @@ class Socket:
     sending: bool = False
     held: list[tuple[Event, Any]] | None = None
     resuming: bool = False
+    refusals: int = 0
 
     def hold(self) -> None:
         """Keep events back until `let_through`."""
@@ -154,6 +156,9 @@ class Channel:
 
     def online(self) -> frozenset[str]:
         return frozenset(self._by_user)
+
+    def of_user(self, user_id: str) -> Collection[Socket]:
+        return self._by_user.get(user_id, ())
 
     def add(self, socket: Socket) -> None:
         self._by_connection[socket.connection_id] = socket

@@ -52,8 +52,7 @@ ROUTES: tuple[Route, ...] = (
 def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
     """Return the routes of the calls API under /v1, the event channel and the OpenAPI document."""
     idempotency = Idempotency(service.database, service.now, service.settings.idempotency_ttl_seconds)
-    limits = service.settings.rate_limits
-    limiter = RateLimiter(limits.model_copy(update={"enabled": limits.enabled and not service.dev}), service.now)
+    limiter = RateLimiter.of(service)
     methods: dict[str, list[str]] = {}
     for route in ROUTES:
         methods.setdefault(route.path, []).append(route.method)
@@ -73,7 +72,7 @@ def calls_routes(service: CallsService) -> Sequence[BaseRoute]:
     return [
         StarletteRoute("/openapi.json", get_document, methods=["GET"]),
         StarletteRoute("/v1/openapi.json", get_document, methods=["GET"]),
-        WebSocketRoute("/v1/events", EventSocket(service).__call__),
+        WebSocketRoute("/v1/events", EventSocket(service, limiter).__call__),
         _Table(mounted),
         *(_not_offered(service, path, sorted(offered)) for path, offered in methods.items()),
         StarletteRoute("/v1/{rest:path}", no_such_route, methods=ANY),

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from signaling.api.v1.call_routes import call_reply
+from signaling.api.v1.rate_limits import RateLimiter
 from signaling.api.v1.replies import as_problem, problem_document
 from signaling.api.v1.service import CallsService, Wanted
 from signaling.calls import views
@@ -43,6 +44,10 @@ FRAME_MAX_BYTES = 65_536
 CIDS_MAX = 100
 CLOSE_EXPIRED, CLOSE_FORBIDDEN, CLOSE_IDLE, CLOSE_TOO_FAST, CLOSE_FAULT = 4401, 4403, 4408, 4429, 4500
 FRAMES_PER_SECOND_MAX = 50
+REFUSALS_MAX = 20
+"""How many frames in a row may ask for calls too soon; the next one closes the socket."""
+READ_PER_CALL = 16
+"""So many events or participants that are read cost about as much as a call that is resumed without: half a ms."""
 MEMBERS_SHOWN = 25
 RESUME_ATTEMPTS_MAX = 5
 """How often the store is read again for a call that goes on meanwhile; after that the client gets a snapshot."""
@@ -51,8 +56,9 @@ RESUME_ATTEMPTS_MAX = 5
 class EventSocket:
     """ASGI-side of one connection: a reader and a writer."""
 
-    def __init__(self, service: CallsService) -> None:
+    def __init__(self, service: CallsService, limiter: RateLimiter) -> None:
         self._service = service
+        self._limiter = limiter
         self._expiring: asyncio.Task[None] | None = None
 
     async def __call__(self, websocket: WebSocket) -> None:
@@ -100,6 +106,9 @@ class EventSocket:
         address = websocket.client.host if websocket.client else None
         principal = await self._service.authenticate(token, None, address)
         self._service.check_banned(principal)
+        most = self._service.settings.sockets_per_user
+        if principal.user_id is not None and len(self._service.channel.of_user(principal.user_id)) >= most:
+            raise Problem("rate_limited", f"A user has at most {most} event sockets at a time.")
         return self.opened(principal, device_id)
 
     def opened(self, principal: Principal, device_id: str | None) -> Socket:
@@ -183,6 +192,7 @@ class EventSocket:
                 socket.close(CLOSE_TOO_FAST)
                 return
             await self.frame(socket, text)
+            await _let_others()
 
     async def frame(self, socket: Socket, text: str) -> None:
         """Do what a frame of the client asks."""
@@ -223,13 +233,27 @@ class EventSocket:
 
     async def _subscribe(self, socket: Socket, frame: dict[str, Any]) -> None:
         accepted, denied, seqs = [], [], {}
-        for cid in _cids(frame):
+        cids = _cids(frame)
+        self._count(socket, len(cids))
+        for cid in cids:
+            await _let_others()
             try:
                 seqs[cid] = await self._watch(socket, cid)
                 accepted.append(cid)
             except Problem as problem:
                 denied.append({"cid": cid, "code": str(problem.code)})
         socket.control({"type": "subscribed", "cids": accepted, "denied": denied, "seqs": seqs})
+
+    def _count(self, socket: Socket, calls: int) -> None:
+        """Count calls that a frame asks for; raise if that is too soon, and close who does it again and again."""
+        try:
+            self._limiter.take_calls(socket.principal, calls)
+        except Problem:
+            socket.refusals += 1
+            if socket.refusals > REFUSALS_MAX:
+                socket.close(CLOSE_TOO_FAST)
+            raise
+        socket.refusals = 0
 
     async def _watch(self, socket: Socket, cid: str) -> int:
         type_, _, call_id = cid.partition(":")
@@ -256,10 +280,15 @@ class EventSocket:
             raise unprocessable("/last", "last names calls and their last seq.")
         if any(not isinstance(seq, int) or isinstance(seq, bool) or seq < 0 for seq in last.values()):
             raise unprocessable("/last", "A seq is a number.")
+        self._count(socket, len(last))
         socket.hold()
         socket.resuming = True
+        resumed = []
         try:
-            resumed = [cid for cid, seq in last.items() if await self._resume_one(socket, cid, seq)]
+            for cid, seq in last.items():
+                await _let_others()
+                if await self._resume_one(socket, cid, seq):
+                    resumed.append(cid)
         finally:
             socket.resuming = False
         socket.control({"type": "resumed", "cids": resumed})
@@ -269,9 +298,10 @@ class EventSocket:
         service = self._service
         type_, _, call_id = cid.partition(":")
         missed: list[Event] | None = None
-        attempt = 0
+        attempt = read = 0
 
         def view(turn: Turn) -> bool | None:
+            nonlocal read
             if not may_watch(turn, socket):
                 raise Problem("not_found", "There is no such call.")
             known = [event for event in missed or [] if (event.seq or 0) <= turn.call.seq]
@@ -281,6 +311,7 @@ class EventSocket:
             if missed is None or len(known) != turn.call.seq - seq:
                 socket.sent[cid] = turn.call.seq
                 socket.control({"type": "resync", "cid": cid, "snapshot": _snapshot(turn, socket)})
+                read += len(turn.state.participants)
                 return False
             socket.sent[cid] = seq
             replay(turn, socket, known)
@@ -290,16 +321,17 @@ class EventSocket:
             wanted = Wanted(members_shown=MEMBERS_SHOWN)
             while True:
                 attempt += 1
-                missed = await self._missed(cid, seq)
+                missed, read = await self._missed(cid, seq)
                 sent = (await service.operate(socket.principal, type_, call_id, view, wanted)).result
+                self._limiter.take_calls(socket.principal, read // READ_PER_CALL, done=True)
                 if sent is not None:
                     return sent
         except Problem:
             socket.control({"type": "unsubscribed", "cids": [cid], "reason": "missing_capability"})
             return False
 
-    async def _missed(self, cid: str, seq: int) -> list[Event] | None:
-        """Return the events after `seq`; None if they are too many or too old."""
+    async def _missed(self, cid: str, seq: int) -> tuple[list[Event] | None, int]:
+        """Return the events after `seq`, None if they are too many or too old; and how many were read."""
         oldest = self._service.now() - timedelta(seconds=self._service.settings.event_retention_seconds)
         table, most = events_table, self._service.settings.socket_queue_max // 2
         async with self._service.database.read() as connection:
@@ -311,11 +343,16 @@ class EventSocket:
             )
             found = list(rows)
         if len(found) > most or any(row.created_at < milliseconds(oldest) for row in found):
-            return None
-        return [msgspec.convert(row.doc, Event) for row in found]
+            return None, len(found)
+        return [msgspec.convert(row.doc, Event) for row in found], len(found)
 
     async def _ping(self, socket: Socket, _frame: dict[str, Any]) -> None:
         socket.control({"type": "pong"})
+
+
+async def _let_others() -> None:
+    """Give the loop a turn: on SQLite nothing of an operation does, nor receiving what has come already."""
+    await asyncio.sleep(0)
 
 
 def _snapshot(turn: Turn, socket: Socket) -> dict[str, Any]:
@@ -351,6 +388,8 @@ def _close_code(refusal: Refusal) -> int:
     problem = as_problem(refusal)
     if problem.code == "banned":
         return CLOSE_FORBIDDEN
+    if problem.code == "rate_limited":
+        return CLOSE_TOO_FAST
     return CLOSE_FAULT if problem.status >= 500 else CLOSE_EXPIRED
 
 

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 
 from signaling.api.client_address import TrustedProxies
 from signaling.api.v1 import upkeep
+from signaling.api.v1.rate_limits import RateLimiter
 from signaling.api.v1.socket import EventSocket
 from signaling.calls.media import Allow, NoMediaNode, Permission
 from signaling.calls.model import Event, NodeFacts
@@ -189,6 +190,7 @@ class World:
         self.system, self.media, self.clock = system, media, clock
         self.service = system.service
         self.later = system.service.channel.later = Later(clock)
+        self.events = EventSocket(self.service, RateLimiter.of(self.service))
         self.app = app
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://calls.test")
         self.server = Client(self, self.token({"scope": "server"}), None)
@@ -290,7 +292,7 @@ class World:
     async def listen(self, client: Client, *cids: str, device: str | None = None) -> Listener:
         """Open an event socket for a client, without the frames around it."""
         principal = await self.service.authenticate(client.token, None)
-        socket = EventSocket(self.service).opened(principal, device)
+        socket = self.events.opened(principal, device)
         self.service.channel.add(socket)
         listener = Listener(socket, lambda: self.service.channel.remove(socket))
         for cid in cids:
@@ -301,7 +303,7 @@ class World:
     async def denied(self, client: Client, *cids: str) -> list[dict[str, str]]:
         """Return what a `subscribe` frame of the client is denied."""
         listener = await self.listen(client)
-        await EventSocket(self.service).frame(listener.socket, json.dumps({"type": "subscribe", "cids": list(cids)}))
+        await self.events.frame(listener.socket, json.dumps({"type": "subscribe", "cids": list(cids)}))
         listener.close()
         denied: list[dict[str, str]] = listener.frames()[-1]["denied"]
         return denied

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from signaling.api.v1.rate_limits import RateLimiter
+from signaling.calls.problems import Problem
 from signaling.client import Event, EventStream, NotFound, Unauthenticated, Unavailable
 from signaling.client.events import Ledger
 from signaling.events.channel import Frame
@@ -190,6 +192,31 @@ async def test_a_database_that_is_away_for_a_while_ends_no_stream(
         await host.update(custom={"n": 3})
         assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 3}
     assert away == {"authenticate": 0, "operate": 0}
+
+
+async def test_who_asks_for_too_many_calls_at_once_gets_them_a_little_later(
+    world: World, served: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = served("host").make_call("default", "x")
+    await host.get_or_create()
+    refusals = 2
+
+    def refusing(*_: Any, done: bool = False) -> None:
+        nonlocal refusals
+        if refusals and not done:
+            refusals -= 1
+            raise Problem("rate_limited", "Too many calls.", retry_after_ms=10)
+
+    monkeypatch.setattr(RateLimiter, "take_calls", refusing)
+    async with served("dave").events([host]) as events:
+        assert refusals == 0
+        await host.update(custom={"n": 1})
+        await following(events, "call.updated")
+        refusals = 2
+        cut(world)
+        await host.update(custom={"n": 2})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 2}
+    assert refusals == 0
 
 
 async def test_a_lost_right_ends_the_watching(world: World, served: People) -> None:

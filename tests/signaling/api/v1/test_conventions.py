@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from signaling.api.v1 import join_hook
-from signaling.api.v1.socket import EventSocket
 from signaling.calls.settings import CallsSettings, RateLimits
 from tests.signaling.api.world import World, code, pointers
 
@@ -272,7 +271,7 @@ async def test_every_422_says_what_is_wrong_where(world: World) -> None:
         ({"type": "resume", "last": []}, "/last"),
         ({"type": "resume", "last": {"default:x": "seven"}}, "/last"),
     ):
-        await EventSocket(world.service).frame(listener.socket, json.dumps(frame))
+        await world.events.frame(listener.socket, json.dumps(frame))
         (answer,) = listener.frames()
         assert answer["type"] == "error"
         assert [fault["pointer"] for fault in answer["problem"]["errors"]] == [pointer]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,13 +16,13 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
 
 from signaling.api.client_address import TrustedProxies
-from signaling.api.v1.socket import RESUME_ATTEMPTS_MAX, EventSocket
-from signaling.calls.settings import CallsSettings
+from signaling.api.v1.socket import READ_PER_CALL, REFUSALS_MAX, RESUME_ATTEMPTS_MAX, EventSocket
+from signaling.calls.settings import CallsSettings, RateLimits
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings
 from signaling.store.database import DatabaseAway
-from tests.signaling.api.world import World
+from tests.signaling.api.world import Listener, World
 
 CALL = "/calls/default/x"
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -444,6 +445,129 @@ async def test_a_socket_that_says_too_much_is_closed(server: Server) -> None:
         for _ in range(60):
             await alice.send(type="ping")
         assert await alice.closed() == 4429
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("kind", ["subscribe", "resume"])
+async def test_a_flood_of_subscriptions_leaves_everybody_else_his_turn(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """S-44, S-55: between two calls that a socket asks for, the loop goes round; nothing on SQLite would make it."""
+    world = server.world
+    await world.call("default/x", by="bob")
+    operate, begun = world.service.operate, asyncio.Event()
+    done = at_once = most = 0
+
+    async def counted(*arguments: Any, **more: Any) -> Any:
+        nonlocal done, at_once, most
+        done, at_once = done + 1, at_once + 1
+        most = max(most, at_once)
+        begun.set()
+        return await operate(*arguments, **more)
+
+    async def everybody_else() -> None:
+        nonlocal at_once
+        while True:
+            await asyncio.sleep(0)
+            at_once = 0
+
+    monkeypatch.setattr(world.service, "operate", counted)
+    turns = asyncio.create_task(everybody_else())
+    async with server.greeted("mallory") as mallory:
+        for frame in range(10):
+            cids = [f"default:{frame}-{number}" for number in range(100)]
+            await mallory.send(type=kind, cids=cids, last=dict.fromkeys(cids, 0))
+        await begun.wait()
+        assert (await world.as_("bob").get(CALL)).status_code == 200
+        assert done < 1_000
+        for _ in range(10):
+            await mallory.until("subscribed" if kind == "subscribe" else "resumed")
+    turns.cancel()
+    assert (done, most) == (1_000, 1)
+
+
+def _limited(**limits: int) -> CallsSettings:
+    return CallsSettings(rate_limits=RateLimits(**limits))
+
+
+async def _asked(listener: Listener, world: World, kind: str, cids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what a frame that asks for calls is answered."""
+    await world.events.frame(
+        listener.socket, json.dumps({"type": kind, "cids": list(cids), "last": dict.fromkeys(cids, 0)})
+    )
+    return listener.frames()
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("kind", ["subscribe", "resume"])
+async def test_who_asks_for_too_many_calls_is_told_when_to_go_on_and_in_the_end_closed(
+    database_url: str, kind: str
+) -> None:
+    """S-44"""
+    world = await World.open(database_url, settings=_limited(user_subscriptions_per_minute=120), dev=False)
+    alice, again = [await world.listen(world.as_("alice")) for _ in range(2)]
+    bob = await world.listen(world.as_("bob"))
+    cids = [f"default:{number}" for number in range(100)]
+    for _ in range(2):
+        assert (await _asked(alice, world, kind, cids))[-1]["type"] in ("subscribed", "resumed")
+    for socket in (alice, again):
+        (refused,) = await _asked(socket, world, kind, cids)
+        assert (refused["type"], refused["problem"]["code"]) == ("error", "rate_limited")
+        assert refused["problem"]["retry_after_ms"] == 40_500
+    assert (await _asked(bob, world, kind, cids))[-1]["type"] != "error"
+    world.clock.now += timedelta(milliseconds=40_500)
+    assert (await _asked(alice, world, kind, cids))[-1]["type"] != "error"
+    for _ in range(REFUSALS_MAX):
+        assert (await _asked(alice, world, kind, cids))[-1]["type"] == "error"
+    assert alice.socket.close_code is None
+    await _asked(alice, world, kind, cids)
+    assert (alice.socket.close_code, again.socket.close_code) == (4429, None)
+    await world.close()
+
+
+@ON_SQLITE
+async def test_what_is_replayed_counts_as_well(database_url: str) -> None:
+    """S-44"""
+    world = await World.open(database_url, settings=_limited(user_subscriptions_per_minute=60), dev=False)
+    await world.call("default/x", by="alice")
+    for number in range(READ_PER_CALL * 2):
+        await world.as_("alice").patch(CALL, {"custom": {"n": number}})
+    alice = await world.listen(world.as_("alice"))
+    answers = [(await _asked(alice, world, "resume", ["default:x"]))[-1]["type"] for _ in range(21)]
+    # Each is a call and two more for what was replayed.
+    assert answers == ["resumed"] * 20 + ["error"]
+    await world.close()
+
+
+@ON_SQLITE
+async def test_who_watches_hundreds_of_calls_may_lose_his_connection_again_and_again(database_url: str) -> None:
+    world = await World.open(database_url, dev=False)
+    cids = [f"default:{number}" for number in range(500)]
+    for _ in range(3):
+        alice = await world.listen(world.as_("alice"))
+        for kind in ("resume", "subscribe"):
+            for start in range(0, 500, 100):
+                assert (await _asked(alice, world, kind, cids[start : start + 100]))[-1]["type"] != "error"
+        alice.close()
+    await world.close()
+
+
+@ON_SQLITE
+async def test_a_user_has_so_many_sockets_and_the_next_when_one_has_gone(database_url: str) -> None:
+    """S-44"""
+    world = await World.open(database_url, settings=CallsSettings(sockets_per_user=2))
+    async with serving(world) as server, server.greeted("alice"):
+        async with server.greeted("alice"), server.greeted("bob"), server.wire() as third:
+            await third.send(type="auth", token=world.as_("alice").token)
+            assert (await third.receive())["problem"]["code"] == "rate_limited"
+            assert await third.closed() == 4429
+        for _ in range(500):
+            if len(world.service.channel.of_user("alice")) == 1:
+                break
+            await asyncio.sleep(0.01)
+        async with server.greeted("alice"):
+            pass
+    await world.close()
 
 
 @ON_SQLITE
