@@ -62,7 +62,18 @@ class CallsSettings(BaseModel):
         604_800, ge=3_600, le=2_592_000, description="How long webhook deliveries can be looked at and sent again."
     )
     attendance_retention_days: int = Field(
-        90, ge=1, le=3_650, description="How long ended sessions and who attended them are kept."
+        90,
+        ge=1,
+        le=3_650,
+        description="How long ended sessions and who attended them are kept, and what is over of calls: rings, "
+        "requests, places in the lobby, captures, feedback, deletions. Raise it to look further back.",
+    )
+    audit_retention_days: int = Field(
+        365,
+        ge=1,
+        le=3_650,
+        description="How long the audit log is kept: who changed types, roles, users and settings. Raise it where the "
+        "law asks for longer.",
     )
     addresses_kept_days: int = Field(
         30,

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Integer, Table, and_, bindparam, delete, func, select, update
+from sqlalchemy import Integer, Table, and_, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -270,12 +270,16 @@ def _unfinished(kind: Kind[Any], keys: Sequence[str]) -> list[Any]:
 
 def _latest_rings(keys: Sequence[str]) -> Any:
     """Return the query for the last ring of each call: it is shown, and tells what a new session belongs to."""
-    table = schema.rings
-    newest = func.row_number().over(
-        partition_by=table.c.call_key, order_by=(table.c.created_at.desc(), table.c.id.desc())
+    rings, others = schema.rings, schema.rings.alias()
+    latest = (
+        select(others.c.id)
+        .where(others.c.call_key == _CALLS.key)
+        .order_by(others.c.created_at.desc(), others.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    ranked = select(table.c.call_key, table.c.doc, newest.label("place")).where(table.c.call_key.in_(keys)).subquery()
-    return select(ranked.c.call_key, ranked.c.doc).where(ranked.c.place == 1)
+    found = schema.calls.join(rings, rings.c.id == latest)
+    return select(rings.c.call_key, rings.c.doc).select_from(found).where(_CALLS.key.in_(keys))
 
 
 def _key_column(kind: Kind[Any]) -> str:

@@ -139,17 +139,19 @@ def _of_call_by_id(name: str, *items: SchemaItem) -> Table:
         _doc(),
         *items,
         Index(f"ix_{name}_call_key_open", "call_key", "open"),
+        Index(f"ix_{name}_created_at", "created_at"),
     )
 
 
-rings = _of_call_by_id("rings")
+rings = _of_call_by_id("rings", Index("ix_rings_call_key_created_at", "call_key", "created_at"))
 requests = _of_call_by_id("requests")
 lobby = _of_call_by_id("lobby")
 captures = _of_call_by_id("captures", Column("feature", String(32), nullable=False))
 blocks = _table("blocks", _of_call(primary_key=True), _id("user_id"), _created(), _doc())
 feedback = _table(
-    "feedback", _id("id", 36), _of_call(), Column("session_id", String(36), index=True), _created(), _doc()
-)
+    "feedback", _id("id", 36), _of_call(), Column("session_id", String(36), index=True), _created(), _doc(),
+    Index("ix_feedback_created_at", "created_at"),
+)  # fmt: skip
 
 devices = _table(
     "devices",
@@ -224,7 +226,10 @@ orders = _table(
     Index("ix_orders_node_next_attempt_at", "node", "next_attempt_at"),
 )
 presence = _table("presence", _id("user_id", 256), _id("process", 36), Column("until", BigInteger, nullable=False))
-tasks = _table("tasks", _id("id", 36), Column("status", String(16), nullable=False, index=True), _created(), _doc())
+tasks = _table(
+    "tasks", _id("id", 36), Column("status", String(16), nullable=False, index=True), _created(), _doc(),
+    Index("ix_tasks_created_at", "created_at"),
+)  # fmt: skip
 audit = _table("audit", _id("id", 36), _created(), _doc(), Index("ix_audit_created_at_id", "created_at", "id"))
 idempotency = _table(
     "idempotency",

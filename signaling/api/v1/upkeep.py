@@ -69,14 +69,14 @@ async def _delete_call(service: CallsService, task: Task) -> None:
 
 
 async def forget_old(service: CallsService) -> None:
-    """Delete events, deliveries, orders, kept replies, attendance and addresses that are past their time."""
+    """Delete what is past its time: events, what was owed, kept replies, what is over in calls, addresses, audit."""
     now, settings = service.now(), service.settings
 
     def before(seconds: float) -> int:
         at: int = milliseconds(now - timedelta(seconds=seconds))
         return at
 
-    attendance = before(settings.attendance_retention_days * 86_400)
+    over = before(settings.attendance_retention_days * 86_400)
     owed = before(settings.delivery_retention_seconds)
     people, sessions = schema.participants, schema.sessions
     await _release_addresses(service)
@@ -87,8 +87,13 @@ async def forget_old(service: CallsService) -> None:
         await _forget(service, table, owed, table.c.state != "pending")
     # Of nodes that never came back, or what fails again and again: all else is done within seconds.
     await _forget(service, schema.orders, owed)
-    await _forget(service, people, attendance, people.c.present.is_(False))
-    await _forget(service, sessions, attendance, sessions.c.running.is_(False))
+    await _forget(service, people, over, people.c.present.is_(False))
+    await _forget(service, sessions, over, sessions.c.running.is_(False))
+    for table in (schema.rings, schema.requests, schema.lobby, schema.captures):
+        await _forget(service, table, over, table.c.open.is_(False))
+    await _forget(service, schema.feedback, over)
+    await _forget(service, schema.tasks, over, schema.tasks.c.status.not_in(("pending", "running")))
+    await _forget(service, schema.audit, before(settings.audit_retention_days * 86_400))
 
 
 async def _release_addresses(service: CallsService) -> None:
