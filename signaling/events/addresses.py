@@ -10,7 +10,9 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -23,6 +25,10 @@ _TRANSLATED = tuple(
 # Special blocks that some supported Pythons take for global: documentation (RFC 9637), SRv6 (RFC 9602), 6to4 relays
 # (RFC 7526).
 _SPECIAL = tuple(ipaddress.ip_network(block) for block in ("3fff::/20", "5f00::/16", "192.88.99.0/24"))
+
+_LOOKUPS = ThreadPoolExecutor(256, "lookup")
+"""A name whose servers do not answer keeps its thread for up to half a minute, however soon we give up; the loop's own
+threads, of which uvloop has four for everything, would soon all wait for strangers' names."""
 
 
 class ForbiddenAddress(Exception):
@@ -120,8 +126,9 @@ def _literal(host: str) -> IPAddress | None:
 
 
 async def _lookup(host: str, port: int) -> Sequence[IPAddress]:
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        rows = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, ask)
     except OSError as error:
         raise ConnectionError(f"{host} does not resolve: {error}") from None
     return [ipaddress.ip_address(row[4][0]) for row in rows]

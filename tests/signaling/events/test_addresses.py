@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import threading
 from typing import Any
 
 import httpx2
@@ -78,7 +79,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[list[str]]])
     """Have names resolve as told, each time the next answer; return the list of names that were asked for."""
     asked: list[str] = []
 
-    async def getaddrinfo(self: Any, host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         asked.append(host)
         turns = names.get(host)
         if not turns:
@@ -86,7 +87,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[list[str]]])
         addresses = turns.pop(0) if len(turns) > 1 else turns[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -193,6 +194,26 @@ async def test_those_who_do_not_answer_keep_nobody_else_waiting() -> None:
     await asyncio.gather(*waiting, return_exceptions=True)
     await outbound.close()
     silent.close()
+
+
+async def test_names_that_are_looked_up_for_ever_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-36"""
+    over = threading.Event()
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        if host == "hangs.example":
+            over.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    hanging = [asyncio.create_task(STRICT.resolve("https://hangs.example/")) for _ in range(100)]
+    try:
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(STRICT.resolve("https://good.example/"), 5)
+    finally:
+        over.set()
+    assert found.address == "93.184.216.34"
+    await asyncio.gather(*hanging)
 
 
 def test_what_an_operator_allows_is_allowed_and_no_more() -> None:
