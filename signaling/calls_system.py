@@ -90,7 +90,7 @@ def create_calls_system(
     webhooks = WebhookSender(
         database, outbound, service.now, randomness, timeout_seconds=settings.webhook_timeout_seconds
     )
-    push = PushSender(database, outbound, service.now)
+    push = PushSender(database, outbound, service.now, settings)
 
     async def deliver() -> None:
         await webhooks.loop(service.deliveries_owed, POLL_SECONDS)

@@ -356,7 +356,11 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 
 class PushJob(Struct, frozen=True, kw_only=True):
-    """One message owed to one device. `payload` is provider-neutral; `kind` one of ring, notification, missed …"""
+    """One message owed to one device. `payload` is provider-neutral; `kind` one of ring, notification, missed …
+
+    `provider`: type and name of the provider that it goes to; `host`: the domain of the device's own push service, ""
+    where the provider is the service.
+    """
 
     id: str
     device_id: str
@@ -369,6 +373,8 @@ class PushJob(Struct, frozen=True, kw_only=True):
     last_error: str | None
     next_attempt_at: datetime | None
     expires_at: datetime
+    provider: str = ""
+    host: str = ""
     created_at: datetime
     updated_at: datetime
 

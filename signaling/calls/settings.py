@@ -92,6 +92,40 @@ class CallsSettings(BaseModel):
     webhook_timeout_seconds: float = Field(
         10.0, ge=0.1, le=60, description="How long one delivery may take. Raise it for slow receivers."
     )
+    devices_per_user: int = Field(
+        20,
+        ge=1,
+        le=1_000,
+        description="Devices of one user that push reaches; of more, the one that was not registered for longest gives "
+        "way. Raise it where many devices share a user: each message goes to all of them.",
+    )
+    push_at_once_per_provider: int = Field(
+        64,
+        ge=1,
+        le=1_000,
+        description="Messages under way to one push provider. Raise it where notifications to thousands take too long; "
+        "while the provider hangs, each may hold a file of `http.files_reserved`.",
+    )
+    push_at_once_per_host: int = Field(
+        16,
+        ge=1,
+        le=1_000,
+        description="Messages under way to one browser vendor's push service, told apart by its domain. Raise it where "
+        "notifications to thousands of browsers take too long.",
+    )
+    push_at_once_per_user: int = Field(
+        4,
+        ge=1,
+        le=1_000,
+        description="Messages under way to the devices of one user. Raise it where many devices share a user.",
+    )
+    push_waiting_per_user: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="Rings, and as many other messages, that wait for the devices of one user; further ones are not "
+        "sent. Raise it where many devices share a user.",
+    )
     heartbeat_ms: int = Field(
         25_000, ge=1_000, le=300_000, description="How often event sockets are expected to be heard of."
     )

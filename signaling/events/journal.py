@@ -5,17 +5,19 @@ So there is no event without state nor state without event, and a killed process
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import CallType, Delivery, Device, Event, PushJob, Webhook
 from signaling.calls.state import Push
+from signaling.events.push import way_of
 from signaling.store import schema
 from signaling.store.database import fetch, save, upsert
 from signaling.store.kinds import DEVICES, WEBHOOKS, milliseconds
@@ -68,8 +70,13 @@ async def record(
     call_type: CallType | None,
     now: datetime,
     new_id: Callable[[], str],
+    *,
+    push_waiting_max: int,
 ) -> bool:
-    """Write events and what follows from them; tell whether anything is to be sent."""
+    """Write events and what follows from them; tell whether anything is to be sent.
+
+    push_waiting_max: how many rings, and how many other messages, may wait for the devices of a user.
+    """
     owed = False
     if events:
         # What has no number too: other processes find it here, though nobody is replayed it.
@@ -77,7 +84,7 @@ async def record(
         await _INSERT.run(connection, *rows)
         owed = await _owe_deliveries(connection, events, now, new_id)
     if pushes and call_type is not None:
-        owed = await _owe_pushes(connection, pushes, call_type, now, new_id) or owed
+        owed = await _owe_pushes(connection, pushes, call_type, now, new_id, push_waiting_max) or owed
     return owed
 
 
@@ -139,6 +146,7 @@ async def _owe_pushes(
     call_type: CallType,
     now: datetime,
     new_id: Callable[[], str],
+    waiting_max: int,
 ) -> bool:
     users = sorted({push.user_id for push in pushes})
     devices: dict[str, list[Device]] = {}
@@ -146,6 +154,7 @@ async def _owe_pushes(
         condition = schema.devices.c.user_id.in_(users[start : start + 500])
         for device in await fetch(connection, DEVICES, condition):
             devices.setdefault(device.user_id, []).append(device)
+    waiting = await _waiting(connection, list(devices))
     rung = {
         push.user_id
         for push in pushes
@@ -157,11 +166,24 @@ async def _owe_pushes(
         if not template or (push.kind == "notification" and push.user_id in rung):
             continue
         suitable = RING_CAPABLE if push.kind == "ring" else ALERT_CAPABLE
+        of_user = (push.user_id, push.kind == "ring")
         for device in devices.get(push.user_id, ()):
-            if device.provider in suitable:
+            if device.provider in suitable and waiting[of_user] < waiting_max:
+                waiting[of_user] += 1
                 jobs.append(_job(push, device, template, now, new_id()))
     await save(connection, jobs)
     return bool(jobs)
+
+
+async def _waiting(connection: AsyncConnection, users: Sequence[str]) -> Counter[tuple[str, bool]]:
+    """Return how much waits for users' devices already, by user and whether it rings."""
+    jobs, waiting = schema.push_jobs.c, Counter[tuple[str, bool]]()
+    for start in range(0, len(users), 500):
+        of_users = (jobs.user_id.in_(users[start : start + 500]), jobs.state == "pending")
+        counted = select(jobs.user_id, jobs.urgent, func.count()).where(*of_users).group_by(jobs.user_id, jobs.urgent)
+        for user_id, urgent, count in await connection.execute(counted):
+            waiting[user_id, urgent] = count
+    return waiting
 
 
 def _job(push: Push, device: Device, template: dict[str, Any], now: datetime, id_: str) -> PushJob:
@@ -171,6 +193,7 @@ def _job(push: Push, device: Device, template: dict[str, Any], now: datetime, id
         for part in ("title", "body"):
             if payload.get(part) is None:
                 payload[part] = str(template.get(part, "")).replace("{caller}", caller)
+    provider, host = way_of(device)
     return PushJob(
         id=id_,
         device_id=device.id,
@@ -183,6 +206,8 @@ def _job(push: Push, device: Device, template: dict[str, Any], now: datetime, id
         last_error=None,
         next_attempt_at=now,
         expires_at=push.expires_at,
+        provider=provider,
+        host=host,
         created_at=now,
         updated_at=now,
     )

@@ -24,9 +24,15 @@ log = structlog.get_logger(__name__)
 
 
 async def take_due(
-    database: Database, kind: Kind[Any], now: datetime, until: datetime, limit: int, *conditions: Any
+    database: Database,
+    kind: Kind[Any],
+    now: datetime,
+    until: datetime,
+    limit: int,
+    *conditions: Any,
+    choose: Callable[[list[Any]], list[Any]] = list,
 ) -> list[Any]:
-    """Take what is due, longest due first, until `until`."""
+    """Take what is due, longest due first, until `until`; of what was found, what `choose` returns."""
     columns = kind.table.c
     due = (
         select(columns.doc)
@@ -39,7 +45,8 @@ async def take_due(
             return []
     async with database.write() as connection:
         rows = await connection.execute(due.with_for_update(skip_locked=True))
-        taken = [structs.replace(kind.read(row.doc), next_attempt_at=until) for row in rows]
+        chosen = choose([kind.read(row.doc) for row in rows])
+        taken = [structs.replace(one, next_attempt_at=until) for one in chosen]
         if taken:
             await save(connection, taken)
     return taken

@@ -1,19 +1,23 @@
 """Sends what is owed to devices, by the providers' own protocols: APNs (HTTP/2), FCM v1, Web Push (RFC 8030).
 
 A dead token takes its device away at once; anything else is tried at most three times before the message expires.
-Not here: what is owed (`journal.py`).
+Rings go first, and nobody has more under way than his share, so that what hangs holds up itself alone: a device one
+message, each user, push service and provider what the settings say. Not here: what is owed (`journal.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from msgspec import structs
 
 from signaling.calls.model import Device, PushJob, PushProvider
+from signaling.calls.settings import CallsSettings
 from signaling.events import apns, fcm, webpush
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
@@ -26,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX = 3
 BACK_OFF_SECONDS = (1, 3)
-AT_ONCE = 128
+FOUND_AT_ONCE = 128
 TAKEN_SECONDS = 25.0
 """How long a message counts as being sent: longer than a provider may take to give a key and to take it."""
 ERROR_MAX_CHARACTERS = 256
@@ -34,14 +38,22 @@ PROVIDER_TYPES = {"apns": "apns", "apns_voip": "apns", "fcm": "fcm", "webpush": 
 
 
 class PushSender:
-    def __init__(self, database: Database, outbound: Outbound, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, outbound: Outbound, now: Callable[[], datetime], settings: CallsSettings
+    ) -> None:
+        self._shares = {
+            "device_id": 1,
+            "user_id": settings.push_at_once_per_user,
+            "host": settings.push_at_once_per_host,
+            "provider": settings.push_at_once_per_provider,
+        }
         self._database = database
         self._outbound = outbound
         self._now = now
         self._apns = apns.Apns(outbound)
         self._fcm = fcm.Fcm(outbound)
         self._webpush = webpush.WebPush(outbound)
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], PushJob] = {}
         self.finished = asyncio.Event()
 
     async def run_due(self) -> datetime | None:
@@ -53,21 +65,52 @@ class PushSender:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 
     async def begin_due(self) -> datetime | None:
-        """Begin to attempt what is due; return when the next one is; None: nothing is, or one has to end first."""
-        while room := AT_ONCE - len(self._sending):
+        """Begin to attempt what is due, rings first; return when the next one is that waits for none to end."""
+        urgent = PUSH_JOBS.table.c.urgent
+        soonest = [await self._begin_due(urgent.is_(rings)) for rings in (True, False)]
+        return min((at for at in soonest if at is not None), default=None)
+
+    async def _begin_due(self, kind: Any) -> datetime | None:
+        while True:
             now = self._now()
+            free = [kind, *self._with_room()]
+            at = await next_due(self._database, PUSH_JOBS, now, *free)
+            if at is None or at > now:
+                return at
             until = now + timedelta(seconds=TAKEN_SECONDS)
-            due = await take_due(self._database, PUSH_JOBS, now, until, room)
+            due = await take_due(self._database, PUSH_JOBS, now, until, FOUND_AT_ONCE, *free, choose=self._choose)
             if not due:
-                return await next_due(self._database, PUSH_JOBS, now)
+                return at  # another process has it
             for job in due:
                 task = asyncio.create_task(self._see_through(job))
-                self._sending.add(task)
+                self._sending[task] = job
                 task.add_done_callback(self._ended)
-        return None
+
+    def _under_way(self) -> dict[str, Counter[str]]:
+        return {name: Counter(getattr(job, name) for job in self._sending.values()) for name in self._shares}
+
+    def _with_room(self) -> list[Any]:
+        """Return the conditions of what is nobody's who has his share under way."""
+        columns = PUSH_JOBS.table.c
+        full = {
+            name: [one for one, count in counts.items() if one and count >= self._shares[name]]
+            for name, counts in self._under_way().items()
+        }
+        return [columns[name].not_in(those) for name, those in full.items() if those]
+
+    def _choose(self, found: list[PushJob]) -> list[PushJob]:
+        """Return, in order, those that are within everybody's shares."""
+        counts, chosen = self._under_way(), []
+        for job in found:
+            of = [(name, one) for name in self._shares if (one := getattr(job, name))]
+            if all(counts[name][one] < self._shares[name] for name, one in of):
+                for name, one in of:
+                    counts[name][one] += 1
+                chosen.append(job)
+        return chosen
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+        del self._sending[task]
         self.finished.set()
 
     async def _see_through(self, job: PushJob) -> None:
@@ -145,6 +188,12 @@ class PushSender:
         finally:
             for task in self._sending:
                 task.cancel()
+
+
+def way_of(device: Device) -> tuple[str, str]:
+    """Return where a message to a device goes: `provider` and `host` of its job."""
+    provider = f"{PROVIDER_TYPES[device.provider]}/{device.push_provider or ''}"
+    return provider, webpush.host_of(device.token) if device.provider == "webpush" else ""
 
 
 def check_keys(provider: PushProvider) -> None:

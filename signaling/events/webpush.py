@@ -5,6 +5,7 @@ A device's token is the browser's subscription as JSON: `{"endpoint", "keys": {"
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ RECORD_SIZE = 4_096
 VAPID_LIFETIME = timedelta(hours=12)
 """RFC 8292 §2 allows at most 24 hours."""
 DEAD_STATUSES = (404, 410)
+HOST_MAX_CHARACTERS = 253
+"""Of a domain name (RFC 1035 §2.3.4)."""
 
 
 def check_keys(provider: PushProvider) -> None:
@@ -66,6 +69,21 @@ def encrypt(plain: bytes, p256dh: bytes, auth: bytes, own: ec.EllipticCurvePriva
 
 def _hkdf(salt: bytes, material: bytes, info: bytes, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, salt, info).derive(material)
+
+
+def host_of(subscription: str) -> str:
+    """Return the domain of a subscription's endpoint, or its address; "" if it has none.
+
+    The last two labels: a push service has many hosts, and who owns a domain has as many as he likes.
+    """
+    try:
+        host = (urlsplit(json.loads(subscription)["endpoint"]).hostname or "").rstrip(".")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ".".join(host.split(".")[-2:])[:HOST_MAX_CHARACTERS]
 
 
 class WebPush:

@@ -112,9 +112,14 @@ PUSH_JOBS = Kind(
     lambda j: {
         "id": j.id,
         "device_id": j.device_id,
+        "user_id": j.user_id,
+        "provider": j.provider,
+        "host": j.host,
+        "urgent": j.kind == "ring",
         "state": j.state,
         "next_attempt_at": milliseconds(j.next_attempt_at),
     },
+    lasting=frozenset({"device_id", "user_id", "provider", "host", "urgent", "created_at"}),
 )
 NODES = Kind(schema.nodes, model.MediaNode, lambda n: {"id": n.id, "until": milliseconds(n.until)})
 ORDERS = Kind(

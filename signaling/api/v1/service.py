@@ -495,7 +495,8 @@ class CallsService:
         pushes = [effect for effect in turn.effects if isinstance(effect, Push)]
         # Before others can see them: this process tells its sockets itself, after the media side.
         self.relay.told.add(event.id for event in events)
-        return await record(connection, events, pushes, turn.type, turn.now, self.new_id)
+        most = self.settings.push_waiting_per_user
+        return await record(connection, events, pushes, turn.type, turn.now, self.new_id, push_waiting_max=most)
 
     def _lock(self, cid: str) -> asyncio.Lock:
         """One operation per call at a time: two would only make each other's commit stale."""
@@ -627,7 +628,7 @@ class CallsService:
             data=data,
             groups="S",
         )
-        if await record(connection, [event], [], None, self.now(), self.new_id):
+        if await record(connection, [event], [], None, self.now(), self.new_id, push_waiting_max=0):
             self.wake_senders()
 
     async def _do(self, work: Work) -> None:

@@ -262,7 +262,18 @@ async def post_device(ask: Ask) -> Reply:
             updated_at=now,
         )
         await save(connection, [device])
+        await _keep_latest_devices(connection, device, service.settings.devices_per_user)
     return Reply({"device": views.device(device)}, 200 if same else 201)
+
+
+async def _keep_latest_devices(connection: Any, latest: Device, most: int) -> None:
+    """Forget those of the user's devices that were not registered for longest, beyond so many."""
+    table = schema.devices
+    devices = await fetch(connection, DEVICES, table.c.user_id == latest.user_id, table.c.id != latest.id)
+    devices.sort(key=lambda device: (device.updated_at, device.id), reverse=True)
+    too_many = [device.id for device in devices[most - 1 :]]
+    for start in range(0, len(too_many), 500):
+        await connection.execute(delete(table).where(table.c.id.in_(too_many[start : start + 500])))
 
 
 async def list_devices(ask: Ask) -> Reply:

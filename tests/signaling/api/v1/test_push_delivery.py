@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from signaling.calls.settings import CallsSettings
+from signaling.events.webpush import host_of
 from tests.signaling.api.world import World, code, pointers
 from tests.signaling.events.gateways import (
     Answer,
@@ -61,8 +65,58 @@ class Vendors:
         return [(d["kind"], d["state"], d["attempts"], d["last_status"]) for d in reply.json()["items"]]
 
 
+@contextlib.asynccontextmanager
+async def tarpit() -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that takes requests and answers none; yield its URL, at another address than the gateways, and how many
+    connections there are."""
+    over, connections = asyncio.Event(), [0]
+
+    async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections[0] += 1
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.2", 0)
+    yield f"http://127.0.0.2:{server.sockets[0].getsockname()[1]}", connections
+    over.set()
+    server.close()
+
+
+@contextlib.asynccontextmanager
+async def sending(world: World) -> AsyncIterator[None]:
+    """Send as a server does, without waiting for anybody."""
+    loop = asyncio.create_task(world.system.push.loop(world.service.push_owed, 60))
+    yield
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
+async def arrival(of: Gateway) -> Received:
+    """Return the next request that arrives within 4 s; a hanging one is given up after 5 s."""
+    for _ in range(400):
+        if of.received:
+            return of.received.pop(0)
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing arrived")
+
+
+async def held(connections: list[int], *, at_least: int) -> int:
+    """Return how many connections a tarpit holds, once there are so many."""
+    for _ in range(300):
+        if connections[0] >= at_least:
+            break
+        await asyncio.sleep(0.01)
+    return connections[0]
+
+
 @pytest.fixture
 async def vendors(database_url: str, tmp_path: Path) -> AsyncIterator[Vendors]:
+    async with opened(database_url, tmp_path) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def opened(database_url: str, tmp_path: Path, **settings: Any) -> AsyncIterator[Vendors]:
     server, client = certificate(tmp_path)
     apns_key, vapid_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     failing: dict[str, Answer] = {}
@@ -83,7 +137,7 @@ async def vendors(database_url: str, tmp_path: Path) -> AsyncIterator[Vendors]:
         of_browsers = await stack.enter_async_context(
             gateway(lambda request: failing.get(request.path, (201, None)), server)
         )
-        world = await World.open(database_url, tls=client)
+        world = await World.open(database_url, tls=client, settings=CallsSettings(**settings))
         stack.push_async_callback(world.close)
         made = Vendors(world, of_apple, of_google, oauth, of_browsers, apns_key, vapid_key, tokens, failing)
         account = {
@@ -402,3 +456,122 @@ async def test_a_device_belongs_to_whoever_registered_it_last(vendors: Vendors) 
     reply = await world.as_("bob").post("/users/bob/devices", missing)
     assert (code(reply), pointers(reply)) == ((422, "unprocessable"), ["/push_provider"])
     assert code(await world.as_("carl").get("/users/bob/devices")) == (403, "missing_capability")
+
+
+async def test_endpoints_of_one_user_that_hang_hold_up_nobody_else(vendors: Vendors) -> None:
+    """F-36"""
+    world, browser = vendors.world, Browser()
+    await vendors.register("bob", "apns_voip", "bob")
+    async with tarpit() as (url, connections):
+        for number in range(20):
+            await vendors.register("carl", "webpush", browser.subscription(f"{url}/{number}"))
+        await vendors.register("carl", "apns_voip", "carl")
+        await world.users("mallory")
+        await world.call("default/tar", by="mallory", members=["carl"])
+        async with sending(world):
+            for _ in range(10):
+                assert (await world.as_("mallory").post("/calls/default/tar/notify")).status_code == 202
+            await world.call("default/x", by="alice", members=["bob"], ring=True)
+            assert (await arrival(vendors.apns)).path == "/3/device/bob"
+            assert await held(connections, at_least=3) <= world.service.settings.push_at_once_per_user
+
+
+async def test_a_provider_that_hangs_holds_up_no_other(database_url: str, tmp_path: Path) -> None:
+    """F-36"""
+    async with opened(database_url, tmp_path, push_at_once_per_provider=4) as vendors, tarpit() as (url, connections):
+        world = vendors.world
+        assert (await world.server.delete("/push-providers/fcm-main")).status_code == 204
+        account = {"project_id": "demo", "client_email": EMAIL, "private_key": pem(FCM_KEY)}
+        fcm = {"service_account": {**account, "token_uri": f"{vendors.oauth.url}/token"}}
+        body = {"name": "fcm-main", "type": "fcm", "base_url": url, "fcm": fcm}
+        assert (await world.server.post("/push-providers", body)).status_code == 201
+        people = [f"u{number}" for number in range(6)]
+        await world.users(*people)
+        for user in people:
+            await vendors.register(user, "fcm", user)
+        await vendors.register("bob", "apns_voip", "bob")
+        async with sending(world):
+            await world.call("default/all", by="alice", members=people, ring=True)
+            await world.call("default/x", by="alice", members=["bob"], ring=True)
+            assert (await arrival(vendors.apns)).path == "/3/device/bob"
+            assert await held(connections, at_least=4) == 4
+
+
+async def test_a_push_service_that_hangs_holds_up_no_other_of_its_kind(database_url: str, tmp_path: Path) -> None:
+    """F-36"""
+    async with opened(database_url, tmp_path, push_at_once_per_host=2) as vendors, tarpit() as (url, connections):
+        world, browser = vendors.world, Browser()
+        people = [f"u{number}" for number in range(4)]
+        await world.users(*people)
+        for user in people:
+            await vendors.register(user, "webpush", browser.subscription(f"{url}/{user}"))
+        await vendors.register("bob", "webpush", browser.subscription(f"{vendors.web.url}/bob"))
+        async with sending(world):
+            await world.call("default/all", by="alice", members=people, ring=True)
+            await world.call("default/x", by="alice", members=["bob"], ring=True)
+            assert (await arrival(vendors.web)).path == "/bob"
+            assert await held(connections, at_least=2) == 2
+
+
+async def test_who_is_rung_is_told_before_who_is_merely_notified(database_url: str, tmp_path: Path) -> None:
+    async with opened(database_url, tmp_path, push_at_once_per_provider=1) as vendors:
+        world = vendors.world
+        await vendors.register("bob", "apns", "alerts")
+        await vendors.register("carl", "apns_voip", "rings")
+        for _ in range(3):
+            await world.call("default/x", by="alice", members=["bob"], notify=True)
+        await world.call("default/y", by="alice", members=["carl"], ring=True)
+        await world.settle()
+        paths = [request.path for request in vendors.apns.take()]
+        assert paths == ["/3/device/rings", *["/3/device/alerts"] * 3]
+
+
+async def test_so_much_waits_for_a_user_and_no_more(database_url: str, tmp_path: Path) -> None:
+    async with opened(database_url, tmp_path, push_waiting_per_user=3) as vendors:
+        world = vendors.world
+        device = await vendors.register("bob", "fcm", "bob")
+        for _ in range(5):
+            await world.call("default/x", by="alice", members=["bob"], notify=True)
+        await world.call("default/x", by="alice", members=["bob"], ring=True)
+        await world.settle()
+        log = await vendors.log("bob", device)
+        assert sorted(kind for kind, *_ in log) == ["notification"] * 3 + ["ring"]
+        await world.call("default/x", by="alice", members=["bob"], notify=True)
+        await world.settle()
+        assert len(await vendors.log("bob", device)) == 5
+
+
+async def test_of_too_many_devices_the_one_not_heard_of_for_longest_gives_way(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with opened(database_url, tmp_path, devices_per_user=2) as vendors:
+        world = vendors.world
+        await vendors.register("carl", "fcm", "carl")
+        for token in ("first", "second"):
+            await vendors.register("bob", "fcm", token)
+            world.clock.now += timedelta(seconds=1)
+        again = await world.as_("bob").post("/users/bob/devices", {"provider": "fcm", "token": "first"})
+        assert again.status_code == 200
+        world.clock.now += timedelta(seconds=1)
+        await vendors.register("bob", "fcm", "third")
+        for user, tokens in (("bob", ["third", "first"]), ("carl", ["carl"])):
+            devices = (await world.as_(user).get(f"/users/{user}/devices")).json()["items"]
+            assert [device["token"] for device in devices] == tokens
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("https://updates.push.services.Mozilla.com/wpush/v2/x", "mozilla.com"),
+        ("https://wns2-by3p.notify.windows.com./w/?token=x", "windows.com"),
+        ("https://203.0.113.7/x", "203.0.113.7"),
+        ("https://[2001:db8::1]:8443/x", "2001:db8::1"),
+        ("https://intranet/x", "intranet"),
+        ("https://[broken/x", ""),
+        (f"https://{'a' * 300}/x", "a" * 253),
+    ],
+)
+def test_a_push_service_is_known_by_its_domain(endpoint: str, host: str) -> None:
+    """Push services have many hosts, and who owns a domain has as many as he likes."""
+    assert host_of(Browser().subscription(endpoint)) == host
+    assert host_of("nonsense") == host_of("[]") == host_of('{"endpoint": 5}') == ""
