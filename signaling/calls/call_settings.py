@@ -125,6 +125,21 @@ SCHEMA: dict[str, dict[str, tuple[Any, Check | dict[str, tuple[Any, Check]]]]] =
     "lobby": {"enabled": (False, _boolean), "timeout_seconds": (600, _integer(10, 3_600))},
 }
 
+_FAILS = "There is no engine for it yet: whatever is started fails at once, with no_engine."
+WITHOUT_ENGINE: dict[str, str] = {
+    "recording": _FAILS,
+    "transcription": f"{_FAILS} Lines of captions that clients send are shown.",
+    "broadcasting": _FAILS,
+    "ingress": _FAILS,
+    "thumbnails": "Nothing makes thumbnails yet.",
+    "frame_recording": _FAILS,
+}
+"""Groups that are kept and told to clients, and why nothing comes of them."""
+ABOUT = (
+    f"Settings by group. Of {', '.join(WITHOUT_ENGINE)} nothing comes yet: they say what may be started, and whatever "
+    "is started fails at once, with `no_engine`."
+)
+
 Settings = dict[str, Any]
 
 

@@ -11,7 +11,10 @@ from signaling.client.transport import segment
 
 
 class Captures(CallBase):
-    """What is kept of a session. The settings say what is allowed."""
+    """What is kept of a session. The settings say what is allowed.
+
+    Servers have no engine for it yet: a capture comes back `failed`, `failure_reason` `no_engine`. Captions are shown.
+    """
 
     async def start_recording(self, *, kind: str | None = None, layout: str | None = None) -> Recording:
         """Start a recording. kind: composite, individual, raw, audio; the call's setting if absent."""

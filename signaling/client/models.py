@@ -154,7 +154,7 @@ class LobbyEntry(Value, frozen=True):
 
 
 class Recording(Value, frozen=True):
-    """A recording or another capture. Without an engine it goes from `starting` to `failed`, reason `no_engine`."""
+    """A recording or another capture. There is no engine yet: it goes from `starting` to `failed`, `no_engine`."""
 
     id: str
     session_id: str

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from signaling.api.v1.http import Ask, Body, Nothing, Route
 from signaling.api.v1.replies import Reply
 from signaling.api.v1.service import Outcome, Wanted
-from signaling.calls import identifiers, views
+from signaling.calls import call_settings, identifiers, views
 from signaling.calls.identifiers import CALL_ID
 from signaling.calls.model import Task
 from signaling.calls.operations import calls, rings
@@ -53,7 +53,7 @@ class PutCall(Body):
     members: Members | None = None
     member_ids: Annotated[list[str], Field(max_length=MEMBERS_MAX)] | None = None
     custom: dict[str, Any] | None = None
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = Field(None, description=call_settings.ABOUT)
     team: str | None = Field(None, min_length=1, max_length=128)
     starts_at: AwareDatetime | None = None
     ring: bool = False
@@ -78,7 +78,7 @@ class PostCall(PutCall):
 
 class PatchCall(Body):
     custom: dict[str, Any] | None = None
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = Field(None, description=call_settings.ABOUT)
     starts_at: AwareDatetime | None = None
 
 

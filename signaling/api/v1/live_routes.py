@@ -20,6 +20,8 @@ Capabilities = Annotated[list[str], Field(max_length=64)]
 
 
 class GoLive(Body):
+    """What is started fails at once, with `no_engine`: there is no engine yet. The call goes live all the same."""
+
     start_broadcast: bool = False
     start_recording: bool = False
     start_captions: bool = False

@@ -65,9 +65,11 @@ class Caption(Body):
 
 
 class StartCapture(Body):
+    """There is no engine yet: the capture fails at once, with `failure_reason` `no_engine`."""
+
     kind: str | None = Field(None, max_length=32)
     layout: str | None = Field(None, min_length=1, max_length=64)
-    storage: str | None = Field(None, max_length=64)
+    storage: str | None = Field(None, max_length=64, description="A storage's name; nothing is written to it yet.")
 
 
 async def get_participants(ask: Ask) -> Reply:

@@ -30,6 +30,8 @@ class S3(Body):
 
 
 class NewStorage(Body):
+    """Where an engine is to put captures. There is none yet: nothing is written there, and the keys are not tried."""
+
     name: str
     type: Literal["s3"]
     s3: S3

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from signaling.api.v1.http import Ask, Body, Route
 from signaling.api.v1.listing import listed
 from signaling.api.v1.replies import Reply
-from signaling.calls import directory, views
+from signaling.calls import call_settings, directory, views
 from signaling.calls.capabilities import catalogue
 from signaling.calls.identifiers import NAME, check
 from signaling.calls.model import CallType, Role
@@ -24,7 +24,7 @@ Names = Annotated[list[str], Field(max_length=200)]
 
 
 class ChangeType(Body):
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = Field(None, description=call_settings.ABOUT)
     grants: dict[str, Names | None] | None = None
     requestable: dict[str, Names | None] | None = None
     default_member_role: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from signaling.calls.call_settings import DEFAULTS, MODES
+from signaling.calls.call_settings import DEFAULTS, MODES, WITHOUT_ENGINE
 from signaling.calls.call_types import NOTIFICATION_KINDS
 from signaling.calls.problems import Problem, unprocessable
 from signaling.console.web import Door, Visit, address
@@ -104,6 +104,7 @@ async def show(visit: Visit) -> Response:
         "type.html",
         call_type=call_type,
         groups=groups,
+        hints=WITHOUT_ENGINE,
         roles=await visit.all("/roles"),
         kinds=NOTIFICATION_KINDS,
     )

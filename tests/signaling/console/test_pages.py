@@ -108,6 +108,14 @@ def form_of(page: str) -> dict[str, str]:
     return fields
 
 
+async def test_settings_of_which_nothing_comes_yet_say_so(desk: Desk) -> None:
+    page = (await desk.get("/console/types/default")).text
+    groups = dict(re.findall(r"<legend>([^<]*)</legend>(.*?)</fieldset>", page, re.DOTALL))
+    silent = {name for name, shown in groups.items() if "no_engine" not in shown and "Nothing makes" not in shown}
+    said = {"recording", "transcription", "broadcasting", "ingress", "thumbnails", "frame recording"}
+    assert groups.keys() - silent == said
+
+
 async def test_settings_of_a_type(world: World, desk: Desk) -> None:
     fields = form_of((await desk.get("/console/types/livestream")).text)
     assert "Nothing was changed." in (await desk.post("/console/types/livestream", **fields)).text

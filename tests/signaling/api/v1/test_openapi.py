@@ -41,6 +41,16 @@ def test_the_document_has_every_operation_once() -> None:
         assert str(route.status) in operation["responses"]
 
 
+def test_the_document_says_what_has_no_engine_yet() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    for name in ("StartCapture", "GoLive"):
+        assert "no_engine" in schemas[name]["description"]
+    assert "nothing is written" in schemas["NewStorage"]["description"]
+    for name in ("PutCall", "PostCall", "PatchCall", "ChangeType", "NewType"):
+        said = schemas[name]["properties"]["settings"]["description"]
+        assert all(group in said for group in ("recording", "broadcasting", "thumbnails", "no_engine")), name
+
+
 def test_the_document_is_valid_and_refers_to_what_is_there() -> None:
     schema = schemathesis.openapi.from_dict(DOCUMENT)
     schema.validate()
