@@ -450,3 +450,15 @@ fn what_was_missing_of_an_uptrack_goes_with_it() {
     assert_eq!(world.engine.counters().panics, 0);
     assert!(world.clients[1].in_order(61_000).len() > 40);
 }
+
+/// More than anybody remembers: the numbers that subscribers see go on, and nothing tells them that pictures are missing.
+#[test]
+fn after_a_long_gap_a_key_frame_is_asked_for() {
+    let (mut world, mut camera) = call(11, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(0));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let before = world.engine.counters().feedback_out.pli;
+    camera.streams[0].seq = camera.streams[0].seq.wrapping_add(1_500);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    assert!(world.engine.counters().feedback_out.pli > before);
+}

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::media::{Source, play, subscribe, watched};
+use callyard_peer::media::{Source, play, subscribe, vp8, watched};
 use callyard_peer::netem::LinkConfig;
-use callyard_proto::command::{ChannelSpec, Command, DtlsRole, Want};
+use callyard_proto::command::{ChannelSpec, Command, DtlsRole, UptrackSpec, Want};
 use callyard_proto::config::Config;
 use callyard_proto::drop_reason::DropReason;
 use callyard_proto::event::Event;
@@ -187,4 +187,65 @@ fn a_file_that_comes_too_fast_arrives_whole_and_later() {
     let took = world.now - began;
     assert!((Duration::from_millis(5_500)..Duration::from_millis(8_000)).contains(&took), "{took:?}");
     assert!(world.engine.counters().dropped.get(DropReason::DataOverRate) > 0);
+}
+
+/// S-19: six thousand numbers have room in one datagram, and each is looked for.
+#[test]
+fn one_datagram_asks_for_so_many_numbers() {
+    let (mut world, mut camera) = call(Config::default());
+    let before = world.engine.counters().feedback_in.nack;
+    let never_sent: Vec<u16> = (20_000..24_000).collect();
+    world.clients[1].send_rtcp(&callyard_peer::rtcp::nacks(VIEWER, &never_sent));
+    world.flush();
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.engine.counters().feedback_in.nack - before, 512);
+    goes_on(&mut world, &mut camera);
+}
+
+/// Each change of codec has everybody's layers chosen anew, and the room told.
+#[test]
+fn a_publisher_that_changes_its_codec_with_every_packet_is_told_of_now_and_then() {
+    let (mut world, mut camera) = call(Config::default());
+    let mut two = Source::video(0, 2, 2_000);
+    let spec = two.spec();
+    let codecs = vec![spec.codecs[0].clone(), vp8(98)];
+    world.apply(Command::AddUptrack(UptrackSpec { codecs, ..spec }));
+    world.take_events();
+    for number in 0..1_000 {
+        for mut packet in two.next_packets(0) {
+            packet.pt = if number % 2 == 0 { 96 } else { 98 };
+            world.clients[0].send_rtp(packet);
+        }
+        world.flush();
+        world.run(Duration::from_millis(2));
+    }
+    let told = world.take_events().into_iter().filter(|event| matches!(event, Event::UptrackMedia { .. })).count();
+    assert!((1..=25).contains(&told), "{told} times in two seconds");
+    goes_on(&mut world, &mut camera);
+}
+
+/// A picture of which a part was forgotten while it waited for a narrow link: nobody is sent it as if it were whole.
+#[test]
+fn a_picture_that_is_longer_than_what_is_kept_is_asked_for_anew() {
+    const PARTS: u16 = 300;
+    let (mut world, mut camera) = call(Config::default());
+    world.apply(Command::SetMemoryPressure { level: 2 });
+    let (before, asked) = (world.clients[1].received.len(), world.engine.counters().feedback_out.pli);
+    let mut packet = camera.next_packets(0).remove(0);
+    packet.payload.resize(1_100, 0xaa);
+    for part in 0..PARTS {
+        packet.marker = part + 1 == PARTS;
+        world.clients[0].send_rtp(packet.clone());
+        packet.seq = packet.seq.wrapping_add(1);
+        // The start of a VP8 partition is in the first alone.
+        packet.payload[0] &= !0x10;
+    }
+    camera.streams[0].seq = packet.seq;
+    world.flush();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    assert!(world.engine.counters().feedback_out.pli > asked);
+    let parts: Vec<_> = world.clients[1].received[before..].iter().filter(|one| one.payload.len() == 1_100).collect();
+    assert!(parts.len() < usize::from(PARTS), "it did not fit");
+    assert!(parts.iter().all(|part| !part.marker), "{} parts look like a whole", parts.len());
+    goes_on(&mut world, &mut camera);
 }

@@ -361,14 +361,15 @@ impl Selector {
 }
 
 impl Svc {
-    /// Takes note of a new frame: a chain whose last frame was not forwarded is broken until it starts anew (A.6).
+    /// Takes note of a new frame: a chain whose last frame was left out is broken until it starts anew (A.6). One that did not
+    /// come breaks nothing yet: it may come still, and the subscriber waits for it as we do.
     fn follow_chains(&mut self, descriptor: &Descriptor) {
         for chain in 0..32 {
             let back = descriptor.chain_fdiff(chain);
             let previous = descriptor.frame_number.wrapping_sub(u16::from(back));
             if back == 0 {
                 self.whole_chains |= 1 << chain;
-            } else if !self.has_fate(previous, true) {
+            } else if self.has_fate(previous, false) {
                 self.whole_chains &= !(1 << chain);
             }
         }
@@ -536,6 +537,31 @@ mod tests {
         assert_eq!(selector.waits_for_keyframe(true), Some(Spatial(0)));
         assert_eq!(send(&mut selector, 0, 112, true), FORWARD);
         assert_eq!(send(&mut selector, 2, 113, false), Verdict::Forward { switched: false, marker: true });
+    }
+
+    #[test]
+    fn a_loss_that_was_repaired_bars_no_change_of_layers() {
+        let mut selector = Selector::new(MediaKind::Video);
+        selector.set_target(layer(1, 1));
+        let structure = Descriptor::parse(&l2t2(true, true, 0, 100, true), None).unwrap().structure.unwrap();
+        let picture = PacketMeta::sound();
+        let send = |selector: &mut Selector, template: u32, number: u16| {
+            let bytes = l2t2(true, true, template, number, number == 100);
+            let descriptor = Descriptor::parse(&bytes, Some(&structure)).unwrap();
+            let descriptor = Some((&descriptor, &structure));
+            let packet = Packet { encoding: Spatial(0), meta: &picture, marker: false, descriptor };
+            matches!(selector.select(packet, true), Verdict::Forward { .. })
+        };
+        for (template, number) in [(0, 100), (2, 101), (1, 102), (3, 103)] {
+            assert!(send(&mut selector, template, number));
+        }
+        // 104, of the base, is lost and comes again behind what stands upon it.
+        for (template, number) in [(2, 105), (1, 106), (0, 104), (3, 107)] {
+            assert!(send(&mut selector, template, number), "{number}");
+        }
+        selector.set_target(layer(0, 0));
+        assert_eq!([send(&mut selector, 0, 108), send(&mut selector, 2, 109)], [true, false]);
+        assert_eq!((selector.current(), selector.take_stuck()), (layer(0, 0), false));
     }
 
     /// L2T1_KEY: between key frames each spatial layer refers to itself alone, and of the lower one nothing is forwarded.

@@ -13,11 +13,27 @@ use crate::ids::{Spatial, UptrackId};
 use crate::trace::Cause;
 
 impl Engine {
-    /// A wish, a mute or what flows has changed: what may be sent is found anew.
+    /// A wish or a mute has changed: what may be sent is found anew.
     pub(super) fn retarget(&mut self, now: Instant, slot: usize) {
+        self.choose(now, slot);
+        if let Some(downtrack) = self.downtracks.get(slot) {
+            self.update_demand(now, downtrack.uptrack);
+        }
+    }
+
+    /// What flows of an uptrack has changed: the same for everybody who watches it.
+    pub(super) fn retarget_all(&mut self, now: Instant, uptrack: usize) {
+        let downtracks = self.uptracks.get(uptrack).map(|uptrack| uptrack.downtracks.clone()).unwrap_or_default();
+        for downtrack in downtracks {
+            self.choose(now, downtrack);
+        }
+        self.update_demand(now, uptrack);
+    }
+
+    fn choose(&mut self, now: Instant, slot: usize) {
         let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
-        let (uptrack_slot, transport) = (downtrack.uptrack, downtrack.transport);
-        let Some(uptrack) = self.uptracks.get(uptrack_slot) else { return };
+        let transport = downtrack.transport;
+        let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return };
         let is_on = !downtrack.want.disabled && !uptrack.muted;
         if !is_on {
             downtrack.reason = if uptrack.muted { "muted" } else { "disabled" };
@@ -34,7 +50,6 @@ impl Engine {
             self.allot(now, transport, Cause::Wish);
             self.probe(now, transport);
         }
-        self.update_demand(now, uptrack_slot);
     }
 
     /// The highest layer that a downtrack may be sent: as wished, and as far as the worker keeps up.

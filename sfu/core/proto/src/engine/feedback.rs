@@ -26,6 +26,9 @@ use crate::transport::{StreamUse, Transport};
 /// RTCP is written into a buffer of an ordinary packet's size.
 const RTCP_BYTES: usize = 1_200;
 
+/// Numbers that one datagram may ask for again; no more are kept of a stream, and six thousand have room in it.
+const MAX_NACKS: usize = 512;
+
 impl Engine {
     pub(super) fn receive_rtcp(&mut self, now: Instant, slot: usize, datagram: &mut [u8]) {
         let transport = &mut self.transports[slot];
@@ -41,15 +44,16 @@ impl Engine {
             Ok(packets) => packets,
             Err(reason) => return self.counters.dropped.add(reason),
         };
+        let mut nacks_left = MAX_NACKS;
         for packet in packets {
             match packet {
-                Ok(packet) => self.receive_rtcp_packet(now, slot, packet),
+                Ok(packet) => self.receive_rtcp_packet(now, slot, packet, &mut nacks_left),
                 Err(reason) => self.counters.dropped.add(reason),
             }
         }
     }
 
-    fn receive_rtcp_packet(&mut self, now: Instant, slot: usize, packet: Packet<'_>) {
+    fn receive_rtcp_packet(&mut self, now: Instant, slot: usize, packet: Packet<'_>, nacks_left: &mut usize) {
         let counters = &mut self.counters.feedback_in;
         match packet {
             Packet::SenderReport { sender, info, blocks } => {
@@ -64,7 +68,8 @@ impl Engine {
             Packet::Nack(nack) => {
                 let Some(sent) = self.transports[slot].sent_streams.get(&nack.media.0).copied() else { return };
                 if !sent.is_rtx {
-                    for seq in nack.seqs() {
+                    for seq in nack.seqs().take(*nacks_left) {
+                        *nacks_left -= 1;
                         self.resend(now, slot, sent.downtrack, seq);
                     }
                 }

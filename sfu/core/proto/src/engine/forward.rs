@@ -335,7 +335,7 @@ impl Engine {
                 MediaKind::Video => self.counters.down.video.add(len),
             }
         }
-        let is_stuck = is_svc && downtrack.selector.take_stuck();
+        let is_stuck = downtrack.selector.take_stuck();
         let transport_slot = downtrack.transport;
         if !transport.pacer.is_idle() && !transport.pacer.is_listed {
             self.list_paced(now, transport_slot);

@@ -181,7 +181,7 @@ impl Engine {
         let (meta, descriptor) = describe(uptrack, structure, codec_index, &header)?;
         let encoding = &mut uptrack.encodings[encoding_index];
         if let Some(structure) = descriptor.as_ref().and_then(|d| d.structure.as_ref()) {
-            encoding.structure = Some(structure.clone());
+            encoding.on_structure(seq, structure);
         }
         if meta.keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
@@ -201,7 +201,11 @@ impl Engine {
             let bytes = header.header_len + payload.len();
             uptrack.layers.on_packet(now, (spatial, meta.temporal), &meta, meta.keyframe, bytes);
         }
-        let is_news = is_media && (!was_live || uptrack.current_codec.replace(codec_index) != Some(codec_index));
+        if is_media {
+            uptrack.current_codec = Some(codec_index);
+        }
+        // Another codec is told at a tick: a publisher may change it with every packet, and each time everybody is chosen for.
+        let is_news = is_media && (!was_live || uptrack.announced.is_none());
         if let Some(level) = carried.audio_level
             && !uptrack.muted
         {

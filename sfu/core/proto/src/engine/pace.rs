@@ -90,12 +90,17 @@ impl Engine {
         });
         let sent_as =
             sent_as.and_then(|sent_as| sent_as.of_packet(newest.is_some(), transport.redundancy.is_withheld()));
+        let is_forgotten = packet.is_none() && waiting.bytes > 0 && downtrack.kind == MediaKind::Video;
         let (Some((packet, _)), Some(sent_as), true) = (packet, sent_as, waiting.bytes > 0) else {
             if let (Some(seq), Some(sent_as)) = (leave_out(downtrack, unit), sent_as) {
                 let since_start = now.saturating_duration_since(self.start);
                 let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
                 let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
                 fill(now, &mut desk, transport, downtrack, (sent_as.pt, timestamp), seq);
+            }
+            if is_forgotten {
+                // Nobody could tell that the picture has a hole.
+                self.empty_queue(now, waiting.downtrack);
             }
             return;
         };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Datagram, Engine};
+use crate::command::MediaKind;
 use crate::drop_reason::DropReason;
 use crate::event::TransportState;
 use crate::ice::{self, IceEvent, IceState, Protocol};
@@ -104,6 +105,16 @@ impl Engine {
         }
     }
 
+    /// What was sent meanwhile never left: nothing that refers to it can be decoded.
+    fn begin_pictures_anew(&mut self, slot: usize) {
+        for index in self.transports[slot].downtracks.clone() {
+            self.forget_waiting(index);
+            if let Some(downtrack) = self.downtracks.get_mut(index).filter(|one| one.kind == MediaKind::Video) {
+                downtrack.selector.restart();
+            }
+        }
+    }
+
     fn path_is_live(&mut self, now: Instant, slot: usize) {
         let transport = &mut self.transports[slot];
         transport.path = transport.ice.selected().map(from_ice);
@@ -114,6 +125,7 @@ impl Engine {
                 self.set_state(slot, TransportState::Connected, "");
                 if was_failed {
                     self.transports[slot].downlink.begin_anew(false);
+                    self.begin_pictures_anew(slot);
                     self.after_connect(now, slot);
                 }
             }

@@ -15,9 +15,10 @@ use crate::trace::Cause;
 /// Why a video is paused, in figures and towards signaling.
 pub(super) const OVERLOAD: &str = "overload";
 
-/// From this level of memory pressure on, packets are kept only as long as a pacer needs them.
+/// From this level of memory pressure on, packets are kept only as long as pacers need them: a large key frame comes at once
+/// and waits on narrow links.
 const NO_CACHES: u8 = 2;
-const LEAST_HISTORY: usize = 32;
+const LEAST_HISTORY: usize = 128;
 
 impl Engine {
     /// The packet thread was so loaded in the interval that ends now.

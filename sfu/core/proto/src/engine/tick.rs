@@ -225,9 +225,7 @@ impl Engine {
         uptrack.announced = Some((codec, live.clone()));
         let (id, mime) = (uptrack.id, uptrack.codecs[codec].spec.mime.clone());
         self.emit(Event::UptrackMedia { uptrack: id, mime, layers: live });
-        for downtrack in self.uptracks[slot].downtracks.clone() {
-            self.retarget(now, downtrack);
-        }
+        self.retarget_all(now, slot);
     }
 
     /// Asks publishers for the key frames that first pictures wait for.

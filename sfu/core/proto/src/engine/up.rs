@@ -77,8 +77,9 @@ pub(super) struct Encoding {
     pub history: History,
     pub keyframes: KeyframeRequest,
     pub clock: Option<SenderClock>,
-    /// Latest structure of its dependency descriptors.
+    /// Latest structure of its dependency descriptors, and the packet that brought it.
     pub structure: Option<Structure>,
+    pub structure_seq: SeqNo,
     /// Where the last key frame begins.
     pub last_key: Option<KeyPicture>,
     pub fir_seq: u8,
@@ -274,8 +275,15 @@ impl Encoding {
         self.nacks = NackRegister::new();
         self.history.clear();
         self.clock = None;
-        self.structure = None;
+        (self.structure, self.structure_seq) = (None, SeqNo(0));
         self.last_key = None;
+    }
+
+    /// A structure is in force from its key frame on; that of an older one, repaired by now, has had its day.
+    pub fn on_structure(&mut self, seq: SeqNo, structure: &Structure) {
+        if seq >= self.structure_seq {
+            (self.structure, self.structure_seq) = (Some(structure.clone()), seq);
+        }
     }
 
     /// A packet with which a key frame begins; there may be several of one.
@@ -302,6 +310,7 @@ impl Encoding {
             }),
             clock: None,
             structure: None,
+            structure_seq: SeqNo(0),
             last_key: None,
             fir_seq: 0,
         }
@@ -311,6 +320,7 @@ impl Encoding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::dd::tests::l2t1_key;
 
     #[test]
     fn demand_rises_at_once_and_falls_after_its_dwell() {
@@ -335,5 +345,18 @@ mod tests {
         for (ms, wanted, told) in table {
             assert_eq!(demand.update(at(ms), wanted, dwell), told, "at {ms} ms");
         }
+    }
+
+    #[test]
+    fn a_late_key_frame_puts_no_old_structure_in_force() {
+        let mut encoding = Encoding::new(None, 90_000, MediaKind::Video, &Config::default());
+        let [mut older, mut newer] = [100, 200].map(|number| l2t1_key(0, number, true).structure.expect("a key frame"));
+        (older.resolutions, newer.resolutions) = (vec![(640, 360)], vec![(1_280, 720)]);
+        encoding.on_structure(SeqNo(70_000), &newer);
+        encoding.on_structure(SeqNo(69_990), &older);
+        assert_eq!(encoding.structure, Some(newer));
+        encoding.restart(90_000);
+        encoding.on_structure(SeqNo(65_600), &older);
+        assert_eq!(encoding.structure, Some(older), "another numbering");
     }
 }

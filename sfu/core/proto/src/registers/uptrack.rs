@@ -172,7 +172,7 @@ impl NackRegister {
         if seq.0 > highest {
             if seq.0 - highest > MAX_MISSING {
                 self.missing.clear();
-                self.gave_up = false;
+                self.gave_up = true;
             } else if seq.0 - highest > 1 {
                 self.missing.insert(highest + 1, Run { last: seq.0 - 1, at: now, tries: 0 });
             }
@@ -271,13 +271,16 @@ impl History {
         Self { ring: Vec::new(), places: FIRST_PLACES.min(capacity), capacity }
     }
 
-    /// The place of a packet is reused by a later one: no allocation once the ring is as long as the stream needs.
+    /// The place of a packet is reused by later ones: no allocation once the ring is as long as the stream needs.
     pub fn insert(&mut self, now: Instant, seq: SeqNo, packet: &[u8]) {
         let is_needed = |kept: &Kept| kept.seq != u64::MAX && now.saturating_duration_since(kept.at) < KEPT;
         while self.places < self.capacity && self.ring.get(self.place(seq.0)).is_some_and(is_needed) {
             self.grow();
         }
         let kept = self.made(now, seq.0);
+        if kept.seq != u64::MAX && kept.seq > seq.0 {
+            return; // it comes so late that its place is a later one's
+        }
         kept.seq = seq.0;
         kept.at = now;
         kept.packet.clear();
@@ -628,6 +631,17 @@ mod tests {
             }
             assert_eq!((history.places, history.ring.len()), (places, places), "{per_second} a second");
         }
+    }
+
+    #[test]
+    fn what_comes_late_takes_the_place_of_nothing_newer() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let now = Instant::now();
+        let mut history = History::new(32);
+        (0..64u64).filter(|seq| *seq != 10).for_each(|seq| history.insert(now, SeqNo(seq), &seq.to_be_bytes()));
+        history.insert(now, SeqNo(10), b"late");
+        assert_eq!(history.get(SeqNo(42)).expect("it is newer").0, 42u64.to_be_bytes());
+        assert!(history.get(SeqNo(10)).is_none());
     }
 
     #[test]
