@@ -280,6 +280,8 @@ def resume(
     room.hang_up(participant, "resumed on another connection")
     participant.session = session
     room.by_session[session] = participant
+    # It may never have heard what it was asked for; its next offer shows what is missing.
+    participant.asked_audio = participant.asked_video = 0
     room.timers.clear(("absent", participant.sid))
     # He looks for a path already, and would never find it if he was asked to begin again.
     room.timers.set(("asked", participant.sid), now.seconds + room.settings.asked_again_seconds)

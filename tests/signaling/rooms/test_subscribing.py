@@ -76,6 +76,42 @@ def test_in_single_mode_sections_that_lack_are_asked_for_once(world: World) -> N
     assert len(world.worker.downtracks) == 5
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("kind", ["audio", "video"])
+def test_in_single_mode_sections_that_lacked_while_the_signal_was_away_are_asked_for_after_the_resume(
+    world: World, kind: str, restarts: bool
+) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    publish = alice.publish_audio if kind == "audio" else alice.publish_video
+    for number in range(3):
+        publish(f"t{number}")
+    world.lose_signal(bob)
+    publish("t3")
+    if restarts:
+        world.restart()
+        world.resume(alice)
+    world.resume(bob)
+    bob.offer()
+    world.settle()
+    assert len(world.worker.downtracks) == 4
+    publish("t4")
+    assert len(world.worker.downtracks) == 5
+
+
+def test_in_single_mode_a_section_that_was_asked_for_without_being_heard_is_asked_for_again(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    for number in range(3):
+        alice.publish_video(f"v{number}")
+    bob.answers_by_itself = False
+    alice.publish_video("v3")
+    bob.asked, bob.must_offer, bob.answers_by_itself = [0, 0], False, True
+    world.lose_signal(bob)
+    world.resume(bob)
+    bob.offer()
+    world.settle()
+    assert len(world.worker.downtracks) == 4
+
+
 def test_a_newcomer_gets_what_is_there_with_the_first_description(world: World) -> None:
     alice = world.join("alice")
     audio, video = alice.publish_audio().sid, alice.publish_video().sid
