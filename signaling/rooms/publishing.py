@@ -52,6 +52,10 @@ def source_name(source: int) -> str:
 
 
 def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackRequest) -> None:
+    if not request.sid:
+        # A client announces again when the answer was lost with its signal: it knows nothing of the first one.
+        abandoned = [t for t in participant.tracks.values() if not t.is_published and request.cid in t.cids]
+        end_tracks(room, participant, abandoned)
     refusal = _refusal(room, participant, request)
     if refusal is not None:
         _refuse(room, participant, request, *refusal)
@@ -292,9 +296,9 @@ def _owners(participant: Participant, sections: Collection[ReceivedSection]) -> 
     nothing carries: Firefox offers a track under another id than the page knows it by, but never unannounced.
     """
     by_cid: dict[str, Track] = {}
-    for track in participant.tracks.values():
-        for cid in track.cids:
-            by_cid.setdefault(cid, track)
+    # Of two that go by one name the one that still waits for its section, and else the newer.
+    for track in sorted(participant.tracks.values(), key=lambda track: not track.is_published):
+        by_cid.update(dict.fromkeys(track.cids, track))
     owners = {section.mid: (section.cid, by_cid[section.cid]) for section in sections if section.cid in by_cid}
     for section in sections:
         if section.mid in owners or (section.cid and participant.client.sdk not in _IN_BROWSERS):

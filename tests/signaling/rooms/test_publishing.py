@@ -232,6 +232,44 @@ def test_sound_comes_as_red_where_that_can_be_read_and_nothing_else_was_said(
     assert (track.mime_type, track.disable_red) == (mime, said.get("disable_red", False))
 
 
+def test_what_is_announced_again_because_the_answer_was_lost_is_the_newer_track_alone(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    alice.announce("mic", AUDIO, MICROPHONE)
+    lost = alice.track("mic").sid
+    world.lose_signal(alice)
+    world.resume(alice)
+    track = alice.publish_audio()
+    assert list(alice.record.tracks) == [track.sid] != [lost]
+    alice.say(mute=rtc.MuteTrackRequest(sid=track.sid, muted=True))
+    assert [(told.sid, told.muted) for told in bob.people[alice.sid].tracks] == [(track.sid, True)]
+    assert [command.muted for command in world.worker.of(border.UpdateUptrack)] == [True]
+
+
+def test_what_is_announced_again_counts_once_among_those_that_wait() -> None:
+    world = World(RoomSettings(pending_tracks_max=1))
+    alice = world.join("alice")
+    for _ in range(3):
+        alice.announce("mic", AUDIO, MICROPHONE)
+    assert len(alice.heard("track_published")) == 3
+    assert len(alice.record.tracks) == 1
+
+
+def test_a_section_under_the_id_of_one_that_is_sent_already_is_the_track_that_waits(world: World) -> None:
+    """As when a track is published anew before its first publication has ended: in one offer one ends, one begins."""
+    alice = world.join("alice")
+    first = alice.publish_audio("mic", stereo=True).sid
+    alice.announce("mic", AUDIO, MICROPHONE)
+    second = alice.track("mic").sid
+    for section in alice.sections:
+        if section.cid == "mic":
+            section.direction, section.cid = sdp.Direction.INACTIVE, ""
+    alice.send_on("mic", "audio")
+    assert list(alice.record.tracks) == [second] != [first]
+    media = next(m for m in sdp.parse(alice.heard("answer")[-1].sdp).media if m.mid == alice.track("mic").mid)
+    opus = next(line for line in media.codecs if line.name == "opus")
+    assert "stereo=1" not in opus.fmtp.split(";"), "what was said of the second holds"
+
+
 def test_a_parked_section_that_is_withdrawn_is_not_used(world: World) -> None:
     alice = world.join("alice")
     alice.send_on("mic", "audio")
