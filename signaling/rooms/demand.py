@@ -56,6 +56,10 @@ def backup_wanted(room: RoomCore, participant: Participant, track: Track) -> boo
     """A subscriber takes none of the track's codecs: ask for one that was announced. False if there is none left."""
     used = {uplink.mime.lower() for uplink in track.uplinks}
     if track.backup_asked and track.backup_asked.lower() not in used:
+        if ("backup", track.sid) not in room.timers:
+            # It did not come in its time; for who is here only now it gets that once more.
+            room.backups_asked.add(track.sid)
+            tell_demand(room, participant, track)
         return True
     spare = [codec.mime_type for codec in track.info.codecs if codec.mime_type and codec.mime_type.lower() not in used]
     if not spare:

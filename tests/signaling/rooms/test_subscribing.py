@@ -434,8 +434,8 @@ def test_a_backup_codec_is_asked_for_when_somebody_needs_it_and_then_sent(world:
     assert not bob.heard("subscription_response")
 
 
-def _without_av1(world: World) -> Client:
-    client = world.client("bob", single=False)
+def _without_av1(world: World, identity: str = "bob") -> Client:
+    client = world.client(identity, single=False)
     client.codecs = ("VP8",)
     world.enter(client)
     world.connect(client)
@@ -494,6 +494,37 @@ def test_who_waits_for_a_backup_codec_that_does_not_come_is_told_and_gets_it_if_
     _send_backup(alice, sid, "vp8")
     (copy,) = world.worker.downtracks.values()
     assert copy.codecs[0].mime == "video/VP8"
+
+
+def test_who_comes_after_a_backup_codec_did_not_come_is_told_too(world: World) -> None:
+    alice, _ = world.join("alice"), _without_av1(world)
+    sid = _publish_av1(alice, "vp8")
+    world.wait(11)
+    alice.forget()
+    carol = _without_av1(world, "carol")
+    asked = alice.heard("subscribed_quality_update")[-1]
+    assert [one.codec for one in asked.subscribed_codecs] == ["av1", "vp8"]
+    world.wait(9)
+    assert not carol.heard("subscription_response")
+    world.wait(2)
+    (response,) = carol.heard("subscription_response")
+    assert (response.track_sid, response.err) == (sid, ERRORS.SE_CODEC_UNSUPPORTED)
+    _send_backup(alice, sid, "vp8")
+    assert {copy.codecs[0].mime for copy in world.worker.downtracks.values()} == {"video/VP8"}
+    alice.forget()
+    late = _without_av1(world, "late")
+    world.wait(60)
+    assert not alice.heard("subscribed_quality_update"), "what flows is not asked for"
+    assert not late.heard("subscription_response")
+
+
+def test_others_who_come_meanwhile_do_not_make_who_waits_for_a_backup_codec_wait_longer(world: World) -> None:
+    alice, bob = world.join("alice"), _without_av1(world)
+    _publish_av1(alice, "vp8")
+    world.wait(6)
+    _without_av1(world, "carol")
+    world.wait(5)
+    assert bob.heard("subscription_response")
 
 
 def test_a_second_backup_is_asked_for_when_the_first_does_not_serve_either(world: World) -> None:
