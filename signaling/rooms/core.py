@@ -92,6 +92,8 @@ class RoomCore:
     """Participants who were told as active speakers, and their last level."""
     backups_asked: set[str] = field(default_factory=set)
     """Tracks whose publishers were just asked for a further codec."""
+    publishers_changed: bool = False
+    """Somebody has begun to publish or has ended it, and the new count is not on its way yet."""
     waiting: dict[str, Participant] = field(default_factory=dict)
     """Who has come, connected or gone and was not told yet: in large rooms that is told together."""
     told_until: float = 0.0
@@ -168,7 +170,7 @@ class RoomCore:
         for one in self.participants.values():
             if one.is_counted:
                 participants += 1
-                publishers += any(track.uplinks for track in one.tracks.values()) if one.tracks else 0
+                publishers += one.is_publisher
         return models.Room(
             sid=self.record.sid,
             name=self.record.name,

@@ -543,6 +543,7 @@ def leave(
 def counts_changed(room: RoomCore, now: Moment) -> None:
     """Counts are told together, and in large rooms rarely."""
     key = ("counts", "")
+    room.publishers_changed = False
     if key not in room.timers:
         wait = _COUNTS_LARGE_SECONDS if len(room.participants) > LARGE_ROOM else _COUNTS_SECONDS
         room.timers.set(key, now.seconds + wait)

@@ -395,6 +395,12 @@ def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track
         end_tracks(room, participant, list(outgrown.values()), by_server=True)
         begun = [(track, uplink) for track, uplink in begun if track.sid not in outgrown]
     published = [track for track, uplink in begun if uplink is track.uplinks[0]]
+    if (
+        published
+        and participant.is_counted
+        and len(published) == sum(t.is_published for t in participant.tracks.values())
+    ):
+        room.publishers_changed = True
     for track in published:
         room.out.append(TrackChanged(participant.identity, source_name(track.info.source), "published"))
     room.announce(participant)
@@ -478,6 +484,8 @@ def end_tracks(room: RoomCore, participant: Participant, tracks: list[Track], *,
             room.send(participant, rtc.SignalResponse(track_unpublished=message))
     room.touch(participant)
     published = [track for track in tracks if track.is_published]
+    if published and participant.is_counted and not participant.is_publisher:
+        room.publishers_changed = True
     if any(track.kind is Kind.AUDIO for track in published):
         quality.silenced(room, participant)
     if published and participant.state != State.DISCONNECTED:

@@ -103,16 +103,16 @@ class Room:
         """Raises a `Refusal`; `JoinParameters` were checked by `presence.check`."""
         presence.check_place(self.core, parameters.grants, now)
         presence.join(self.core, session, parameters, now)
-        self._await_backups(now)
+        self._follow_up(now)
         return self._effects()
 
     def resume(self, session: SessionId, parameters: JoinParameters, now: Moment) -> list[Effect]:
         presence.resume(self.core, session, parameters, self._cache, now)
-        self._await_backups(now)
         participant, permission = self.core.by_session.get(session), parameters.grants.permission()
         # Whoever admitted him to a managed room may have changed his rights; other tokens may be older than what holds.
         if participant is not None and parameters.grants.managed and permission != participant.grants.permission():
             own_state.change(self.core, participant, permission=permission, now=now)
+        self._follow_up(now)
         return self._effects()
 
     def request(self, session: SessionId, request: rtc.SignalRequest, now: Moment) -> list[Effect]:
@@ -121,14 +121,17 @@ class Room:
         if participant is not None:
             presence.answer_held(self.core, participant)
             self._handle(participant, request, now)
-            self._await_backups(now)
+            self._follow_up(now)
         return self._effects()
 
-    def _await_backups(self, now: Moment) -> None:
-        """Publishers were asked for a further codec: it has to come in time."""
+    def _follow_up(self, now: Moment) -> None:
+        """See to what rules have left that do not look at the time."""
         core = self.core
+        # Publishers were asked for a further codec: it has to come in time.
         while core.backups_asked:
             core.timers.set(("backup", core.backups_asked.pop()), now.seconds + core.settings.backup_codec_seconds)
+        if core.publishers_changed:
+            presence.counts_changed(core, now)
 
     def signal_closed(self, session: SessionId, now: Moment) -> list[Effect]:
         presence.signal_closed(self.core, session, now)
@@ -219,6 +222,7 @@ class Room:
                 quality.speakers(core, event)
             case _:
                 pass
+        self._follow_up(now)
         return self._effects()
 
     def quality(self, reports: Iterable[border.TransportQuality]) -> list[Effect]:
@@ -306,6 +310,7 @@ class Room:
                     presence.leave(core, participant, Reason.CONNECTION_TIMEOUT, now)
                 case _:
                     pass
+        self._follow_up(now)
         return self._effects()
 
     # --- administrators ----------------------------------------------------------------------------------------------
@@ -362,6 +367,7 @@ class Room:
             permission=request.permission if request.HasField("permission") else None,
             now=now,
         )
+        self._follow_up(now)
         return self._effects()
 
     def update_subscriptions(self, request: api.UpdateSubscriptionsRequest) -> list[Effect]:

@@ -219,6 +219,11 @@ class Participant:
         """The connection on which tracks and data go to the client."""
         return self.publisher if self.subscriber is None else self.subscriber
 
+    @property
+    def is_publisher(self) -> bool:
+        # In a large audience, most have none and all are counted often.
+        return bool(self.tracks) and any(track.is_published for track in self.tracks.values())
+
     def info(self) -> models.ParticipantInfo:
         info = models.ParticipantInfo(
             sid=self.sid,
@@ -231,7 +236,7 @@ class Participant:
             name=self.name,
             version=self.version,
             permission=self.grants.permission(),
-            is_publisher=any(track.is_published for track in self.tracks.values()),
+            is_publisher=self.is_publisher,
             kind=self.grants.participant_kind,
             attributes=self.attributes,
             disconnect_reason=self.disconnect_reason,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from livekit.protocol import models, rtc
+from livekit.protocol import room as api
 
 from sfu import border, sdp
 from sfu.border import Content, Kind, LayerMode
@@ -24,6 +25,7 @@ from tests.signaling.rooms.world import (
     Client,
     Section,
     World,
+    without_permission,
 )
 
 RESPONSES = rtc.RequestResponse.Reason
@@ -405,6 +407,35 @@ def test_an_offer_that_cannot_be_used_is_answered_with_why_and_a_fresh_start(wor
     assert alice.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
     alice.publish_audio()
     assert len(world.worker.uptracks) == 1
+
+
+def test_who_begins_or_ends_publishing_is_counted_within_a_second(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    world.wait(2)
+
+    def told() -> list[int]:
+        world.wait(1)
+        counts = [update.room.num_publishers for update in bob.heard("room_update")]
+        bob.forget()
+        return counts
+
+    bob.forget()
+    alice.send_on("mic", "audio")
+    assert told() == [], "not announced yet"
+    alice.announce("mic", AUDIO, MICROPHONE)
+    assert told() == [1]
+    alice.publish_video()
+    alice.stop_sending("mic")
+    assert told() == [], "she publishes as before"
+    silenced = without_permission(alice.grants, can_publish=False)
+    request = api.UpdateParticipantRequest(identity="alice", permission=silenced)
+    world.apply(world.room.update_participant(request, world.now))
+    assert told() == [0]
+    spy = world.join("spy", hidden=True)
+    world.wait(2)
+    bob.forget()
+    spy.publish_audio()
+    assert told() == []
 
 
 # --- muting and changing --------------------------------------------------------------------------------------------
