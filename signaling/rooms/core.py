@@ -166,11 +166,12 @@ class RoomCore:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def info(self) -> models.Room:
-        participants, publishers = 0, 0
+        participants, publishers, is_recorded = 0, 0, False
         for one in self.participants.values():
-            if one.is_counted:
-                participants += 1
-                publishers += one.is_publisher
+            grants = one.grants
+            participants += grants.takes_place
+            publishers += one.is_publisher and not grants.hidden
+            is_recorded = is_recorded or grants.is_recorder
         return models.Room(
             sid=self.record.sid,
             name=self.record.name,
@@ -183,6 +184,7 @@ class RoomCore:
             metadata=self.record.metadata,
             num_participants=participants,
             num_publishers=publishers,
+            active_recording=is_recorded,
         )
 
     def excess_of(self, info: models.TrackInfo | models.DataTrackInfo) -> str:
@@ -193,6 +195,11 @@ class RoomCore:
         """
         size, most = info.ByteSize(), self.settings.track_max_bytes
         return f"What is to be told of the track has {size} bytes; at most {most} are taken." if size > most else ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anybody is there whom the room waits for."""
+        return any(not one.is_dependent for one in self.participants.values())
 
     def counted(self) -> list[Participant]:
         """Return those who take a place."""

@@ -95,6 +95,19 @@ class Grants:
         kind = self.kind.lower()
         return models.ParticipantInfo.Kind.AGENT if self.agent and not kind else _KINDS.get(kind, _KINDS[""])
 
+    @property
+    def is_recorder(self) -> bool:
+        return self.recorder or self.kind.lower() == "egress"
+
+    @property
+    def is_dependent(self) -> bool:
+        """Whether it is there for others only, as agents and recorders are. The calls system decides about its own."""
+        return not self.managed and (self.agent or self.is_recorder or self.kind.lower() == "agent")
+
+    @property
+    def takes_place(self) -> bool:
+        return not self.hidden and not self.recorder and not self.is_dependent
+
     def permission(self) -> models.ParticipantPermission:
         return models.ParticipantPermission(
             can_subscribe=self.can_subscribe,

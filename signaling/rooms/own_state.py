@@ -9,8 +9,9 @@ from livekit.protocol import models, rtc
 from signaling.errors import Refusal
 from signaling.rooms import data, publishing, quality, subscribing
 from signaling.rooms.core import Moment, RoomCore
+from signaling.rooms.grants import Grants
 from signaling.rooms.names import check_size, check_text, normal
-from signaling.rooms.presence import check_attributes
+from signaling.rooms.presence import check_attributes, counts_changed, keep_open
 from signaling.rooms.state import Participant
 
 _Reasons = rtc.RequestResponse.Reason
@@ -62,7 +63,7 @@ def change(
     merged = {**participant.attributes, **(attributes or {})}
     merged = {key: value for key, value in merged.items() if value}
     check_attributes(merged, room.settings)
-    was_hidden = participant.is_hidden
+    was_hidden, counted = participant.is_hidden, _counted(participant.grants)
     room.tell_waiting()
     participant.name = name or participant.name
     participant.metadata = metadata or participant.metadata
@@ -76,11 +77,19 @@ def change(
         room.cut_off(participant, now.unix_ms / 1000, participant.grants)
     room.announce(participant)
     if permission is not None:
+        keep_open(room, now)
         subscribing.consider_all(room, participant)
         data.consider_tracks(room, participant)
         if participant.is_hidden != was_hidden:
             _seen_otherwise(room, participant, now)
+        if _counted(participant.grants) != counted:
+            counts_changed(room, now)
     room.refresh_token(participant)
+
+
+def _counted(grants: Grants) -> tuple[bool, bool]:
+    """As what he is counted in what is told of the room."""
+    return grants.takes_place, grants.is_recorder
 
 
 def _seen_otherwise(room: RoomCore, participant: Participant, now: Moment) -> None:

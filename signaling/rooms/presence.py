@@ -133,7 +133,7 @@ def check_place(room: RoomCore, grants: Grants, now: Moment) -> None:
         return
     if not room.overload.takes_joins:
         raise Overloaded("The server is overloaded and lets nobody else in; try again in a few seconds.")
-    if grants.hidden or grants.recorder:
+    if not grants.takes_place:
         return
     if len(room.participants) >= limit and len(room.counted()) >= limit:
         raise RoomFull(f"The room is full: at most {limit} participants.")
@@ -158,9 +158,9 @@ def join(room: RoomCore, session: SessionId, parameters: JoinParameters, now: Mo
     room.participants[participant.sid] = participant
     room.by_identity[participant.identity] = participant
     room.by_session[session] = participant
-    room.record.was_joined = True
+    room.record.was_joined = room.record.was_joined or not participant.is_dependent
     room.changed.add(room.record.sid)
-    room.timers.clear(("room", ""))
+    keep_open(room, now)
 
     room.out.append(Welcome(session, _join_response(room, participant), room.entries(participant)))
     participant.state = State.JOINED
@@ -534,10 +534,20 @@ def leave(
     is_sent_on = reason == Reason.SERVER_SHUTDOWN and action == _Action.RECONNECT
     clean = reason not in _UNCLEAN and not is_sent_on
     room.out.append(ParticipantLeft(participant.identity, reason, clean))
-    if not room.participants:
-        room.timers.set(("room", ""), now.seconds + room.record.departure_timeout_seconds)
-    if published or participant.is_counted:
+    keep_open(room, now)
+    if published or participant.is_counted or participant.grants.is_recorder:
         counts_changed(room, now)
+
+
+def keep_open(room: RoomCore, now: Moment) -> None:
+    """A room is kept by those who are not there for others only; without any its time runs."""
+    key = ("room", "")
+    if room.is_kept:
+        room.timers.clear(key)
+    elif key not in room.timers:
+        record = room.record
+        wait = record.departure_timeout_seconds if record.was_joined else record.empty_timeout_seconds
+        room.timers.set(key, now.seconds + wait)
 
 
 def counts_changed(room: RoomCore, now: Moment) -> None:

@@ -397,7 +397,7 @@ def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track
     published = [track for track, uplink in begun if uplink is track.uplinks[0]]
     if (
         published
-        and participant.is_counted
+        and not participant.is_hidden
         and len(published) == sum(t.is_published for t in participant.tracks.values())
     ):
         room.publishers_changed = True
@@ -484,7 +484,7 @@ def end_tracks(room: RoomCore, participant: Participant, tracks: list[Track], *,
             room.send(participant, rtc.SignalResponse(track_unpublished=message))
     room.touch(participant)
     published = [track for track in tracks if track.is_published]
-    if published and participant.is_counted and not participant.is_publisher:
+    if published and not participant.is_hidden and not participant.is_publisher:
         room.publishers_changed = True
     if any(track.kind is Kind.AUDIO for track in published):
         quality.silenced(room, participant)

@@ -41,7 +41,7 @@ class Room:
         core = self.core
         core.notify("room_started")
         core.changed.add(core.record.sid)
-        core.timers.set(("room", ""), now.seconds + core.record.empty_timeout_seconds)
+        presence.keep_open(core, now)
         return self._effects()
 
     def revive(self, participants: Iterable[Participant], now: Moment) -> list[Effect]:
@@ -63,10 +63,7 @@ class Room:
             core.timers.set(("absent", participant.sid), now.seconds + core.settings.signal_absence_seconds)
             if not participant.primary.was_connected:
                 core.timers.set(("connect", participant.sid), now.seconds + core.settings.connect_seconds)
-        if not core.participants:
-            record = core.record
-            wait = record.departure_timeout_seconds if record.was_joined else record.empty_timeout_seconds
-            core.timers.set(("room", ""), now.seconds + wait)
+        presence.keep_open(core, now)
         return self._effects()
 
     def close(
@@ -289,7 +286,9 @@ class Room:
             participant = core.participants.get(sid)
             match kind:
                 case "room":
-                    if not core.participants:
+                    if not core.is_kept:
+                        # Agents and recorders do not stay alone.
+                        self._everybody_out(Reason.ROOM_CLOSED, now, _Action.DISCONNECT)
                         self._end()
                 case "counts":
                     core.room_changed()

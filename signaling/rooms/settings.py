@@ -27,8 +27,9 @@ class RoomSettings(BaseModel):
         20,
         ge=1,
         le=604_800,
-        description="How long a room is kept after its last participant has left, unless CreateRoom says otherwise. "
-        "Raise it where people come back to the same room after a break.",
+        description="How long a room is kept after its last participant has left, unless CreateRoom says otherwise; "
+        "agents and recorders do not keep it, but in calls. Raise it where people come back to the same room after a "
+        "break.",
     )
     rooms_max: int = Field(
         10_000,
@@ -40,7 +41,8 @@ class RoomSettings(BaseModel):
         5_000,
         ge=1,
         le=100_000,
-        description="Participants of one room; CreateRoom can only lower it. Raise it for larger audiences.",
+        description="Participants of one room, agents, recorders and hidden ones not counted; CreateRoom can only "
+        "lower it. Raise it for larger audiences.",
     )
     tracks_max: int = Field(
         64,

@@ -206,8 +206,13 @@ class Participant:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it takes a place: neither hidden nor a recorder."""
-        return not self.grants.hidden and not self.grants.recorder
+        """Whether it takes a place: neither hidden nor there for others only."""
+        return self.grants.takes_place
+
+    @property
+    def is_dependent(self) -> bool:
+        """It does not keep a room open."""
+        return self.grants.is_dependent
 
     @property
     def primary(self) -> Connection:
