@@ -39,6 +39,7 @@ from signaling.errors import CallyardError
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
 from signaling.events.outbox import Outbox
 from signaling.http_server import HttpServer, http_server
+from signaling.kept_cutoffs import KeptCutoffs
 from signaling.media_rooms import ManagedRooms, Reports
 from signaling.room_directory import RoomDirectory
 from signaling.rooms.grants import Grants
@@ -49,6 +50,7 @@ from signaling.settings import Settings
 log = structlog.get_logger(__name__)
 
 _NODE_FILE = "node"
+_CUTOFFS_FILE = "cutoffs.sqlite"
 _OUTBOX_FILE = "livekit-webhooks.sqlite"
 _WEBHOOK_PATIENCE_SECONDS = 2.0
 _CORS_SECONDS = 600
@@ -80,7 +82,8 @@ class Server:
             Outbox(settings.state_dir / _OUTBOX_FILE if settings.webhooks.urls else None),
             WebhookMetrics(self.metrics.registry),
         )
-        self.rooms = Rooms(settings, self.room_metrics, self.webhooks.publish)
+        self.cutoffs = KeptCutoffs(settings.state_dir / _CUTOFFS_FILE, settings.rooms)
+        self.rooms = Rooms(settings, self.room_metrics, self.webhooks.publish, cutoffs=self.cutoffs)
         self._port = settings.port
         self.calls = create_calls_system(
             settings.calls,
@@ -103,6 +106,7 @@ class Server:
         async with contextlib.AsyncExitStack() as parts:
             lag = asyncio.create_task(sample_loop_lag(self.metrics))
             parts.callback(lag.cancel)
+            parts.callback(self.cutoffs.close)
             parts.push_async_callback(self.webhooks.close, _WEBHOOK_PATIENCE_SECONDS)
             self.webhooks.start()
             try:

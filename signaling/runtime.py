@@ -26,6 +26,7 @@ from sfu.border import AnyCommand, AnyEvent, IceCredentials
 from sfu.node import Node, NodeError, WorkerHandle, place
 from signaling import structured_logs, tokens
 from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unavailable
+from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms import memory, presence
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
 from signaling.rooms.effects import (
@@ -41,6 +42,7 @@ from signaling.rooms.effects import (
     RpcEnded,
     Send,
     SessionId,
+    TokensCutOff,
     ToWorker,
     TrackChanged,
     Welcome,
@@ -127,6 +129,7 @@ class Rooms:
         metrics: RoomMetrics,
         publish: Callable[[WebhookEvent], None],
         *,
+        cutoffs: KeptCutoffs | None = None,
         unix_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.settings = settings
@@ -137,7 +140,7 @@ class Rooms:
         self._by_number: dict[int, Hosted] = {}
         self._sessions: dict[SessionId, Session] = {}
         self._session_rooms: dict[SessionId, Hosted] = {}
-        self._cutoffs: dict[str, dict[str, Cutoff]] = {}
+        self._cutoffs = cutoffs or KeptCutoffs(None, settings.rooms)
         self._frame: Frame | None = None
         self._shedding: set[str] = set()
         """Workers that send idle participants away."""
@@ -246,12 +249,19 @@ class Rooms:
             departure_timeout_seconds=departure_timeout_seconds or settings.departure_timeout_seconds,
             participants_max=participants_max,
             is_managed=is_managed,
-            cutoffs=self._cutoffs.pop(name, {}),
+            cutoffs=self._cutoffs_of(name),
         )
         hosted = self._host(record, worker)
         log.info("room_created", room=name, worker=worker.id)
         self.apply(hosted, hosted.room.open(now))
         return hosted
+
+    def _cutoffs_of(self, name: str) -> dict[str, Cutoff]:
+        """Return what a new room of that name is to remember."""
+        settings = self.settings.rooms
+        if not settings.removal_revokes_tokens:
+            return {}
+        return dict(list(self._cutoffs.of(name).items())[-settings.cutoffs_max :])
 
     @property
     def takes_rooms(self) -> bool:
@@ -324,7 +334,7 @@ class Rooms:
         if hosted is not None:
             presence.check_place(hosted.room.core, grants, self.now())
             return
-        presence.check_cutoff(self._cutoffs.get(grants.room, {}), grants)
+        presence.check_cutoff(self._cutoffs_of(grants.room), grants)
         if grants.managed or not (self.settings.rooms.auto_create or grants.room_create):
             raise NotFound("requested room does not exist")
         if self.is_draining:
@@ -549,18 +559,15 @@ class Rooms:
                     log.info("participant_left", room=hosted.record.name, participant=effect.identity, reason=reason)
                 elif isinstance(effect, ParticipantJoined):
                     log.info("participant_joined", room=hosted.record.name, participant=effect.identity)
+            case TokensCutOff():
+                # Who was removed does not wait for the end of the room, or of the server, to come back.
+                record = hosted.record
+                cutoff = record.cutoffs[effect.identity]
+                self._cutoffs.keep(record.name, effect.identity, cutoff, self._unix_ms() / 1000)
             case Ended():
-                self._keep_cutoffs(hosted.record)
                 self._forget(hosted)
             case ToWorker():
                 pass
-
-    def _keep_cutoffs(self, record: RoomRecord) -> None:
-        """Who was removed does not wait for the end of the room, to come back to one of that name."""
-        if record.cutoffs:
-            self._cutoffs[record.name] = record.cutoffs
-            if len(self._cutoffs) > self.settings.rooms.rooms_max:
-                del self._cutoffs[next(iter(self._cutoffs))]
 
     def _tell(self, effect: Send | CloseSignal | Welcome) -> None:
         session = self._sessions.get(effect.session)

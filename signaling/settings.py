@@ -284,7 +284,7 @@ class Settings(Section):
     )
     state_dir: Path = Field(
         Path("var"),
-        description="Directory for what must survive a restart: waiting webhooks, the database.",
+        description="Directory for what must survive a restart: waiting webhooks, revoked tokens, the database.",
     )
     calls: CallsSettings = CallsSettings()
     drain: DrainSettings = DrainSettings()

@@ -15,7 +15,17 @@ from livekit.protocol.webhook import WebhookEvent
 
 from sfu import sdp
 from sfu.border import NO_OVERLOAD, AnyCommand, Fingerprint, IceCredentials, Overload
-from signaling.rooms.effects import CloseSignal, Dropped, Effect, Notify, RefreshToken, Send, SessionId, ToWorker
+from signaling.rooms.effects import (
+    CloseSignal,
+    Dropped,
+    Effect,
+    Notify,
+    RefreshToken,
+    Send,
+    SessionId,
+    TokensCutOff,
+    ToWorker,
+)
 from signaling.rooms.grants import Grants
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Cutoff, DataTrack, Departed, Participant, RoomRecord, Subscription, Track, Uplink
@@ -140,10 +150,14 @@ class RoomCore:
         if self.settings.removal_revokes_tokens and not participant.grants.managed:
             cutoffs = self.record.cutoffs
             cutoffs.pop(participant.identity, None)
+            if grants is not None:
+                # All that `Grants.within` reads; the rest may be long.
+                grants = replace(grants, name="", metadata="", attributes={}, room_config=None)
             cutoffs[participant.identity] = Cutoff(before, participant.grants.expires_at, grants)
             while len(cutoffs) > self.settings.cutoffs_max:
                 del cutoffs[next(iter(cutoffs))]
             self.changed.add(self.record.sid)
+            self.out.append(TokensCutOff(participant.identity))
 
     def refresh_token(self, participant: Participant) -> None:
         if participant.session is not None:

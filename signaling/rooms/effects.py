@@ -95,6 +95,13 @@ class TrackChanged:
 
 
 @dataclass(frozen=True)
+class TokensCutOff:
+    """What earlier tokens of this one allow has changed, and holds beyond the room's end (`RoomRecord.cutoffs`)."""
+
+    identity: str
+
+
+@dataclass(frozen=True)
 class RpcEnded:
     """A call made by the server was answered, by a payload or an error."""
 
@@ -126,6 +133,7 @@ Effect: TypeAlias = (
     | ParticipantConnected
     | ParticipantLeft
     | TrackChanged
+    | TokensCutOff
     | RpcEnded
     | Dropped
     | Ended

@@ -166,6 +166,20 @@ class RoomSettings(BaseModel):
         description="Removals and changed permissions that one room remembers for that; the oldest gives way. Raise it "
         "for rooms with much moderation.",
     )
+    cutoffs_kept_max: int = Field(
+        10_000,
+        ge=10,
+        le=1_000_000,
+        description="Removals and changed permissions that are kept in `state_dir`, of all rooms together, for when a "
+        "room is over or the server is started anew; the oldest gives way. Raise it for servers with much moderation.",
+    )
+    cutoffs_kept_seconds: int = Field(
+        2_592_000,
+        ge=3_600,
+        le=315_360_000,
+        description="How long they are kept there: as long as tokens that the application makes out may live, by "
+        "default 30 days. Raise it for tokens that live longer.",
+    )
     backup_codec_seconds: float = Field(
         10.0,
         ge=1,

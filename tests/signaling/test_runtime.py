@@ -23,6 +23,7 @@ from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
 from signaling import runtime, tokens
 from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unauthenticated, Unavailable
+from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters, RoomFull
@@ -141,11 +142,13 @@ class Edge:
     metrics: CollectorRegistry
 
     @classmethod
-    async def start(cls, workers: list[MemoryWorker] | None = None, **settings: Any) -> Edge:
+    async def start(
+        cls, workers: list[MemoryWorker] | None = None, *, cutoffs: Path | None = None, **settings: Any
+    ) -> Edge:
         events: list[WebhookEvent] = []
         registry = CollectorRegistry()
         made = Settings(key="devkey", secret=SECRET, **settings)
-        rooms = Rooms(made, RoomMetrics(registry), events.append)
+        rooms = Rooms(made, RoomMetrics(registry), events.append, cutoffs=KeptCutoffs(cutoffs, made.rooms))
         there = [MemoryWorker("0-a"), MemoryWorker("1-b")] if workers is None else workers
         rooms.node = cast(Node, MemoryNode(there))
         for worker in there:
@@ -341,6 +344,36 @@ async def test_who_was_removed_does_not_wait_for_the_end_of_the_room() -> None:
     with pytest.raises(Unauthenticated, match="before this participant was removed"):
         await edge.join(grants=before)
     assert (await edge.join(grants=after)).kinds()[0] == "join"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_removal_and_a_narrowed_permission_outlive_a_restart(tmp_path: Path, killed: bool) -> None:
+    """S-62"""
+    file = tmp_path / "cutoffs.sqlite"
+    edge = await Edge.start(cutoffs=file)
+    mallory, bob = (edge.grants(identity, issued_at=1.0, metadata="m") for identity in ("mallory", "bob"))
+    for grants in (mallory, bob):
+        await edge.join(grants.identity, grants=grants)
+    room, now = edge.hosted().room, edge.rooms.now()
+    narrowed = models.ParticipantPermission(can_subscribe=True)
+    edge.rooms.apply(edge.hosted(), room.remove("mallory", now))
+    request = api.UpdateParticipantRequest(room="lobby", identity="bob", permission=narrowed)
+    edge.rooms.apply(edge.hosted(), room.update_participant(request, now))
+    if not killed:
+        dismissed = asyncio.create_task(edge.rooms.dismiss())
+        await asyncio.sleep(0)
+        dismissed.cancel()
+    # The workers have gone with it, and what they remembered.
+    after = await Edge.start(cutoffs=file)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="before this participant was removed"):
+            await after.join("mallory", grants=mallory)
+        signal = await after.join("bob", grants=bob)
+        held = after.hosted().room.core.participants[signal.sid].grants
+        assert (held.can_publish, held.can_subscribe, held.metadata) == (False, True, "m")
+    assert (await after.join("mallory", grants=edge.grants("mallory", issued_at=2.0**40))).kinds()[0] == "join"
+    without = await Edge.start(cutoffs=file, rooms={"removal_revokes_tokens": False})
+    assert (await without.join("mallory", grants=mallory)).kinds()[0] == "join"
 
 
 async def test_a_room_ends_by_its_own_time() -> None:
