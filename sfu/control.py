@@ -8,6 +8,7 @@ and what commands do (the core).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -17,9 +18,15 @@ import msgspec
 from sfu import border
 from sfu.border import Fingerprint, Value
 
+log = logging.getLogger("sfu.control")
+
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 """A frame beyond this is a fault of the sender, never a batch that happens to be large: senders cut theirs."""
+MAX_VALUE_BYTES: Final = MAX_FRAME_BYTES // 2
+"""What is remembered under one key; it must fit a frame in both directions, with its key. A participant who receives
+a thousand tracks has half of that."""
+_MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES - 16
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 _HEADER_BYTES: Final = 4
 
@@ -181,7 +188,7 @@ def frames(messages: Iterable[bytes]) -> Iterable[bytes]:
     batch: list[bytes] = []
     size = 0
     for message in messages:
-        if len(message) > MAX_FRAME_BYTES - 16:
+        if len(message) > _MAX_MESSAGE_BYTES:
             raise ControlError(f"a message of {len(message)} bytes does not fit a frame of {MAX_FRAME_BYTES}")
         if batch and size + len(message) > _BATCH_BYTES:
             yield _frame(batch)
@@ -291,13 +298,19 @@ class Controller(asyncio.Protocol):
     def send(self, messages: Sequence[Value]) -> None:
         """Queues messages in order; silently nothing once the connection has ended (`lost` tells).
 
-        What is sent in one turn of the loop leaves at its end, together: each write may wake the worker.
+        What is sent in one turn of the loop leaves at its end, together: each write may wake the worker. A message that
+        fits no frame costs itself only: with it in there nothing of that turn would leave.
         """
         if self._transport is None or self._ended:
             return
         if not self._unsent:
             self._loop.call_soon(self._write)
-        self._unsent += map(encode, messages)
+        for message in messages:
+            encoded = encode(message)
+            if len(encoded) > _MAX_MESSAGE_BYTES:
+                log.error("message_too_long", extra={"kind": type(message).__name__, "bytes": len(encoded)})
+            else:
+                self._unsent.append(encoded)
 
     def _write(self) -> None:
         unsent, self._unsent = self._unsent, []

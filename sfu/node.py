@@ -126,7 +126,13 @@ class WorkerHandle:
         self._controller.send(commands)
 
     def remember(self, key: str, value: bytes) -> None:
-        """Leaves `value` with the worker, so that a restarted signaling process finds it."""
+        """Leaves `value` with the worker, so that a restarted signaling process finds it.
+
+        One that is too long is left out; what was remembered before stays, as where the worker's memory is full.
+        """
+        if len(value) > control.MAX_VALUE_BYTES:
+            log.error("memory_too_long", extra={"worker": self.id, "key": key, "bytes": len(value)})
+            return
         self._controller.send([control.Remember(key=key, value=value)])
 
     def forget(self, key: str) -> None:

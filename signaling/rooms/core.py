@@ -95,7 +95,7 @@ class RoomCore:
     changed: set[str] = field(default_factory=set)
     """Sids of participants, and of the room, whose records differ from what was remembered."""
     changed_little: set[str] = field(default_factory=set)
-    """Those of which only a count went on, many times a second perhaps: they are remembered a little later."""
+    """Those of which only a count or a wish has changed, many times a second perhaps: remembered a little later."""
     server_calls: dict[str, str] = field(default_factory=dict)
     """RPC made by the server and not answered yet: request id → identity that was called."""
     speaking: dict[str, float] = field(default_factory=dict)

@@ -40,7 +40,10 @@ _KINDS = ("audio", "video")
 
 @dataclass
 class ClientOfferedState:
-    """All that `ClientOffered` must remember. `idle`: free sections on which the client receives, with their kind."""
+    """All that `ClientOffered` must remember. `idle`: free sections on which the client receives, with their kind.
+
+    `cid_of`: only of sections on which the client sends by its last offer, so that it has no more than one offer's.
+    """
 
     local: LocalTransport
     mimes: tuple[str, ...] = ()
@@ -102,11 +105,9 @@ class ClientOffered:
         }
         placed, unsupported = self._place(bundled, agreed, wanted)
 
-        cid_of = dict(self.state.cid_of)
-        cid_of |= {mid: _msid_of(bundled[mid]) for mid in agreed if agreed[mid].codecs and bundled[mid].direction.sends}
-        heard_of = {
-            mid: _heard(mid, bundled[mid], agreed[mid], cid_of.get(mid)) for mid in agreed if agreed[mid].codecs
-        }
+        cid_of = {mid: _msid_of(bundled[mid]) for mid in agreed if agreed[mid].codecs and bundled[mid].direction.sends}
+        known = self.state.cid_of | cid_of
+        heard_of = {mid: _heard(mid, bundled[mid], agreed[mid], known.get(mid)) for mid in agreed if agreed[mid].codecs}
         said_of = publishing([heard for heard in heard_of.values() if heard is not None and heard.active])
         received = []
         sections = []
@@ -549,7 +550,7 @@ def _msid_of(media: Media) -> tuple[str, str]:
 
 
 def _heard(mid: str, media: Media, agreed: sdp.Agreed, msid: tuple[str, str] | None) -> ReceivedSection | None:
-    """Describe what a section brings us, or used to; None if the client never sent on it."""
+    """Describe what a section brings us, or did until now; None if the client did not send on it."""
     if msid is None:
         return None
     return ReceivedSection(

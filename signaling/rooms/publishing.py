@@ -56,6 +56,8 @@ def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackReq
         # A client announces again when the answer was lost with its signal: it knows nothing of the first one.
         abandoned = [t for t in participant.tracks.values() if not t.is_published and request.cid in t.cids]
         end_tracks(room, participant, abandoned)
+    # It is kept with the track.
+    request.DiscardUnknownFields()
     refusal = _refusal(room, participant, request)
     if refusal is not None:
         _refuse(room, participant, request, *refusal)
@@ -336,7 +338,9 @@ def _take_sections(room: RoomCore, participant: Participant, answer: Answer) -> 
     begun = []
     for section in active.values():
         if section.mid not in owners:
-            participant.parked[section.cid] = section
+            # More than he may announce would wait for nothing.
+            if len(participant.parked) < room.settings.tracks_max:
+                participant.parked[section.cid] = section
             continue
         _, track = owners[section.mid]
         if section.cid and section.cid not in track.cids:

@@ -501,9 +501,10 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
                 room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
             continue
         publisher, track = found
-        subscriber.wishes[sid] = request.subscribe
+        if subscriber.wishes.get(sid) is not request.subscribe:
+            subscriber.wishes[sid] = request.subscribe
+            room.changed_little.add(subscriber.sid)
         changed = _reconcile(room, subscriber, publisher, track) or changed
-    room.touch(subscriber)
     if changed:
         negotiate(room, subscriber)
 
@@ -519,15 +520,15 @@ def track_setting(room: RoomCore, subscriber: Participant, request: rtc.UpdateTr
         priority=request.priority,
     )
     for sid in dict.fromkeys(request.track_sids):
-        if sid not in room.by_track:
+        if sid not in room.by_track or subscriber.settings.get(sid) == want:
             continue
         subscriber.settings[sid] = want
+        room.changed_little.add(subscriber.sid)
         subscription = subscriber.subscriptions.get(sid)
         if subscription is not None and subscription.want != want:
             subscription.want = want
             if subscription.sent is not None:
                 room.command(border.SetDowntrack(downtrack=subscription.downtrack, want=want))
-    room.touch(subscriber)
 
 
 def subscription_permission(room: RoomCore, publisher: Participant, request: rtc.SubscriptionPermission) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -128,6 +130,38 @@ async def test_another_protocol_version_is_refused(tmp_path: Path) -> None:
     async with server:
         with pytest.raises(control.ControlError, match="version"):
             await control.attach(path, "test", 1 << 20)
+
+
+@asynccontextmanager
+async def attached(path: Path, max_queue_bytes: int) -> AsyncIterator[tuple[control.Controller, asyncio.Queue[bytes]]]:
+    """A controller of something that notes all messages it is sent."""
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames = control.FrameReader()
+        while data := await reader.read(1 << 20):
+            for body in frames.feed(data):
+                for message in control.split(body):
+                    got.put_nowait(message)
+        writer.close()
+
+    server = await asyncio.start_unix_server(note, path)
+    async with server:
+        loop = asyncio.get_running_loop()
+        _, controller = await loop.create_unix_connection(lambda: control.Controller(max_queue_bytes), str(path))
+        yield controller, got
+        controller.close("over")
+
+
+async def test_a_message_that_fits_no_frame_costs_itself_only(tmp_path: Path) -> None:
+    """S-44"""
+    async with attached(tmp_path / "s", 1 << 26) as (controller, got):
+        before = border.RemoveTransport(transport=1)
+        after = border.RemoveTransport(transport=2)
+        controller.send([before])
+        controller.send([control.Remember(key="k", value=bytes(control.MAX_FRAME_BYTES)), after])
+        async with asyncio.timeout(10):
+            assert [await got.get(), await got.get()] == [control.encode(before), control.encode(after)]
 
 
 async def test_a_worker_that_does_not_read_costs_bounded_memory(tmp_path: Path) -> None:

@@ -220,6 +220,18 @@ async def test_memory_beyond_its_bound_is_refused(run_directory: Path) -> None:
         assert set(await worker.recall()) == {"fits", "does not"}
 
 
+async def test_what_is_too_long_to_be_remembered_is_left_out_and_costs_nothing_else(run_directory: Path) -> None:
+    """S-44"""
+    async with running(settings_in(run_directory, workers=1)) as watched:
+        [worker] = watched.node.workers
+        worker.remember("grows", b"short")
+        worker.remember("stays", bytes(control.MAX_VALUE_BYTES))
+        worker.remember("grows", bytes(control.MAX_VALUE_BYTES + 1))
+        worker.remember("other", b"one")
+        remembered = {"grows": b"short", "stays": bytes(control.MAX_VALUE_BYTES), "other": b"one"}
+        assert await worker.recall() == remembered
+
+
 async def test_a_newer_controller_takes_the_place_of_the_older(run_directory: Path) -> None:
     """F-23"""
     async with running(settings_in(run_directory, workers=1)) as watched:

@@ -10,10 +10,12 @@ import pytest
 from livekit.protocol import models, rtc
 
 from sfu import border
+from sfu.sdp import Direction
 from signaling.rooms.core import LARGE_ROOM
+from signaling.rooms.memory import pack
 from signaling.rooms.presence import RoomFull
 from signaling.rooms.settings import RoomSettings
-from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, World
+from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, Section, World
 
 RESPONSES = rtc.RequestResponse.Reason
 UNITS = {
@@ -237,6 +239,58 @@ def test_tracks_that_are_announced_and_withdrawn_for_ever_leave_nothing_behind()
     assert len(world.worker.uptracks) == len(world.worker.downtracks) == 1
     assert len(bob.record.subscriptions) == 1
     assert not bob.record.wishes
+
+
+def test_offers_that_bring_other_sections_each_time_leave_nothing_behind() -> None:
+    """S-45"""
+    world = World()
+    alice = world.join("alice")
+    sizes = []
+    for number in range(4):
+        alice.sections = [
+            Section(f"{number}-{one}", "audio", Direction.SENDONLY, f"{number}-{one}-{'c' * 400}", codecs=("opus",))
+            for one in range(100)
+        ]
+        alice.offer()
+        world.settle()
+        sizes.append(len(pack(alice.record)))
+    assert len(alice.record.parked) == world.settings.tracks_max
+    assert sizes == sizes[:1] * 4
+
+
+def test_what_a_request_has_and_nobody_knows_is_not_kept() -> None:
+    world = World()
+    alice = world.join("alice")
+    request = rtc.AddTrackRequest(cid="c", type=AUDIO, source=MICROPHONE)
+    before = len(pack(alice.record))
+    # A field of a number that the protocol does not have: 100 000 bytes.
+    request.MergeFromString(b"\xf2\x3f\xa0\x8d\x06" + bytes(100_000))
+    alice.say(add_track=request)
+    assert alice.track("c")
+    assert len(pack(alice.record)) < before + 1_000
+
+
+def test_who_says_nothing_new_of_what_he_receives_has_nothing_remembered() -> None:
+    """S-44"""
+    world = World()
+    alice, bob = world.join("alice"), world.join("bob")
+    sid = alice.publish_video().sid
+    core = world.room.core
+    said = rtc.UpdateTrackSettings(track_sids=[sid], width=100)
+    bob.say(track_setting=said)
+    bob.say(subscription=rtc.UpdateSubscription(track_sids=[sid], subscribe=True))
+    core.changed.clear()
+    core.changed_little.clear()
+    for _ in range(2):
+        bob.say(track_setting=said)
+        bob.say(track_setting=rtc.UpdateTrackSettings())
+        bob.say(subscription=rtc.UpdateSubscription(track_sids=[sid], subscribe=True))
+        bob.say(subscription=rtc.UpdateSubscription())
+    assert not core.changed
+    assert not core.changed_little
+    bob.say(track_setting=rtc.UpdateTrackSettings(track_sids=[sid], width=200))
+    # The worker knows it already, so it may be remembered a little later.
+    assert (core.changed, core.changed_little) == (set(), {bob.sid})
 
 
 def test_an_overloaded_worker_takes_no_new_video_and_keeps_what_there_is() -> None:

@@ -160,6 +160,27 @@ def test_an_ended_publication_is_told_once_more_as_inactive_with_its_cid() -> No
     assert [section.cid for section in after] == [section.cid for section in before]
 
 
+def test_of_sections_that_are_over_nothing_is_kept() -> None:
+    """S-45"""
+    server = client_offered()
+    offer = captured("chromium_publisher_simulcast_vp8")
+    server.answer(offer)
+    kept = set(server.state.cid_of)
+    for number in range(3):
+        session = sdp.parse(offer)
+        mids = {media.mid or "": f"{media.mid}-{number}" for media in session.media}
+        media = tuple(msgspec.structs.replace(one, mid=mids[one.mid or ""]) for one in session.media)
+        groups = (sdp.Group(semantics="BUNDLE", mids=tuple(mids.values())),)
+        server.answer(sdp.write(msgspec.structs.replace(session, media=media, groups=groups)))
+        assert set(server.state.cid_of) == {mids[mid] for mid in kept}
+    # Nor of one that stays and is silent: each could have had another name, as long as a description may be.
+    server.answer(offer)
+    ended = changed(offer, direction=Direction.INACTIVE, msids=(), ssrcs=())
+    assert len(server.answer(ended).received) == 2
+    assert server.answer(ended).received == ()
+    assert not server.state.cid_of
+
+
 def said(cid: str, publishing: Publishing) -> Callable[[Sequence[ReceivedSection]], dict[str, Publishing]]:
     """Of the section that carries that track."""
     return lambda sections: {section.mid: publishing for section in sections if section.cid == cid}
