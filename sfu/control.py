@@ -317,8 +317,10 @@ class Controller(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._ended or not unsent:
             return
+        # Of what one turn of the loop brings, the worker cannot have read anything yet.
+        is_stuck = transport.get_write_buffer_size() > self._max_queue_bytes
         transport.writelines(frames(unsent))
-        if transport.get_write_buffer_size() > self._max_queue_bytes:
+        if is_stuck:
             self.close("the worker does not read its commands")
 
     def close(self, reason: str) -> None:

@@ -207,12 +207,12 @@ class Slot:
 
 @dataclass
 class ServerOfferedState:
-    """All that `ServerOffered` must remember. `outstanding`: the offer that waits for its answer, id and sections."""
+    """All that `ServerOffered` must remember. `outstanding`: the offer that waits for its answer, id and mids."""
 
     local: LocalTransport
     slots: list[Slot] = field(default_factory=list)
     last_id: int = 0
-    outstanding: tuple[int, dict[str, Media]] | None = None
+    outstanding: tuple[int, tuple[str, ...]] | None = None
     needs_offer: bool = True
     restarting: bool = False
 
@@ -275,8 +275,7 @@ class ServerOffered:
         sections += [_offered_section(slot, self.state.local) for slot in self.state.slots]
         placed = _with_candidates(sections, self.state.local.addresses)
         text = sdp.write(_session(placed, offer=None, version=self.state.last_id))
-        by_mid = {section.mid: section for section in sections if section.mid is not None}
-        self.state.outstanding = (self.state.last_id, by_mid)
+        self.state.outstanding = (self.state.last_id, ("0", *(slot.mid for slot in self.state.slots)))
         return Offer(
             sdp=text,
             id=self.state.last_id,
@@ -297,7 +296,7 @@ class ServerOffered:
         offered = self.state.outstanding[1]
         answer = sdp.parse(answer_sdp, limits)
         answered = {media.mid: media for media in answer.media if media.mid is not None}
-        if set(answered) != set(offered):
+        if answered.keys() != set(offered):
             raise sdp.SdpError("answer_mismatch", "the answer's sections are not those of the offer")
         bundled = {mid: media for mid, media in answered.items() if not media.rejected}
         remote = _remote_of(answer, bundled)

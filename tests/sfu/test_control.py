@@ -164,6 +164,16 @@ async def test_a_message_that_fits_no_frame_costs_itself_only(tmp_path: Path) ->
             assert [await got.get(), await got.get()] == [control.encode(before), control.encode(after)]
 
 
+async def test_what_is_sent_at_once_is_never_too_much(tmp_path: Path) -> None:
+    async with attached(tmp_path / "s", 1 << 20) as (controller, got):
+        for number in range(8):
+            controller.send([control.Remember(key=f"{number}", value=bytes(1 << 20))])
+        controller.send([border.RemoveTransport(transport=1)])
+        async with asyncio.timeout(10):
+            kinds = [control.type_of(await got.get()) for _ in range(9)]
+        assert kinds == ["remember"] * 8 + ["remove_transport"]
+
+
 async def test_a_worker_that_does_not_read_costs_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "s"
     release = asyncio.Event()
@@ -180,5 +190,6 @@ async def test_a_worker_that_does_not_read_costs_bounded_memory(tmp_path: Path) 
         controller.listen(lambda _: None, lost.set_result)
         for _ in range(8):
             controller.send([control.Remember(key="k", value=bytes(1 << 20))])
+            await asyncio.sleep(0)
         assert await lost == "the worker does not read its commands"
         release.set()

@@ -428,6 +428,13 @@ def test_only_one_offer_is_out_and_a_change_waits_for_the_answer() -> None:
     assert not server.needs_offer
 
 
+def test_of_an_offer_that_is_out_only_its_sections_are_remembered() -> None:
+    server = server_offered()
+    offer = server.offer([wanted(1), wanted(2)])
+    assert offer is not None
+    assert server.state.outstanding == (offer.id, tuple(by_mid(offer.sdp)))
+
+
 def test_stale_answers_are_passed_over_and_an_answer_without_id_is_taken() -> None:
     """F-13"""
     server = server_offered()
