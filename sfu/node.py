@@ -340,15 +340,24 @@ class Node:
         return [self._workers[index] for index in sorted(self._workers)]
 
     async def start(self) -> list[WorkerHandle]:
-        """Attaches to workers that a predecessor left, starts the rest. `NodeError` if one does not come up."""
+        """Attaches to workers that a predecessor left, starts the rest. `NodeError` if there is none then.
+
+        One that does not come up costs the others nothing, as they may have calls: it is tried again and again.
+        """
         prepare_run_directory(self._run_directory)
         await self._adopt()
         missing = [index for index in range(self.count) if index not in self._workers]
         results = await asyncio.gather(*map(self._launch, missing), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            await self.stop(0)
-            raise failures[0]
+        failures = {
+            index: result for index, result in zip(missing, results, strict=True) if isinstance(result, BaseException)
+        }
+        for failure in failures.values():
+            if not self._workers or not isinstance(failure, NodeError):
+                await self.detach()
+                raise failure
+        for index, failure in failures.items():
+            log.error("worker_start_failed", extra={"index": index, "reason": str(failure)})
+            self._spawn(self._replace(index))
         self._spawn(self._heartbeat_forever())
         return self.workers
 
@@ -419,21 +428,26 @@ class Node:
             log=self._log_style,
         )
         launch_file = socket.with_suffix(".json")
-        launch_file.write_bytes(msgspec.json.encode(launch))
-        # ASYNC220: it returns at once, and the exit is watched by pidfd. S603: the arguments are all ours.
-        child = subprocess.Popen(  # noqa: ASYNC220, S603
-            [sys.executable, "-m", "sfu.worker", str(launch_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        socket.with_suffix(".pid").write_text(f"{child.pid}\n", encoding="ascii")
-        process = Process(child.pid, child)
+        try:
+            launch_file.write_bytes(msgspec.json.encode(launch))
+            # ASYNC220: it returns at once, and the exit is watched by pidfd. S603: the arguments are all ours.
+            child = subprocess.Popen(  # noqa: ASYNC220, S603
+                [sys.executable, "-m", "sfu.worker", str(launch_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            socket.with_suffix(".pid").write_text(f"{child.pid}\n", encoding="ascii")
+            process = Process(child.pid, child)
+        except OSError as error:
+            # No memory, no process, no room on the disk: what did begin ends by itself, as nobody attaches to it.
+            _remove_traces(socket)
+            raise NodeError(f"worker {index} did not start: {error}") from error
         try:
             async with asyncio.timeout(self.settings.start_timeout_seconds):
                 controller, info = await self._attach_when_up(socket, child)
-        except (TimeoutError, control.ControlError, NodeError) as error:
+        except (OSError, control.ControlError, NodeError) as error:
             process.kill_and_reap()
             _remove_traces(socket)
             reason = str(error) or f"no answer in {self.settings.start_timeout_seconds:g} s"
@@ -499,7 +513,9 @@ class Node:
         _remove_traces(self._run_directory / f"{worker.id}.sock")
         if not self._stopping:
             self._on_lost(worker)
-            self._spawn(self._replace(worker))
+            if asyncio.get_running_loop().time() - worker._attached_at >= _SETTLED_SECONDS:
+                self._failures.pop(worker.index, None)
+            self._spawn(self._replace(worker.index))
 
     def _drop(self, worker: WorkerHandle, reason: str) -> None:
         worker.alive = False
@@ -508,11 +524,7 @@ class Node:
         if self._workers.get(worker.index) is worker:
             del self._workers[worker.index]
 
-    async def _replace(self, lost: WorkerHandle) -> None:
-        lived = asyncio.get_running_loop().time() - lost._attached_at
-        index = lost.index
-        if lived >= _SETTLED_SECONDS:
-            self._failures.pop(index, None)
+    async def _replace(self, index: int) -> None:
         while not self._stopping and index not in self._workers:
             failures = self._failures.get(index, 0)
             self._failures[index] = failures + 1

@@ -113,7 +113,7 @@ class Server:
                 await self.rooms.start()
             except NodeError as error:
                 raise CallyardError(f"{error}.") from error
-            parts.push_async_callback(self.rooms.node.stop, 0)
+            parts.push_async_exit(self._leave_workers)
             self._port = listener.getsockname()[1]
             await self.calls.start()
             parts.push_async_callback(self.calls.stop)
@@ -127,6 +127,14 @@ class Server:
             await self._drain(http)
             await serving
         log.info("server_stopped")
+
+    async def _leave_workers(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop the workers, or, if this process ends by a fault, leave them to its successor with all their calls."""
+        node = self.rooms.node
+        if kind is not None and issubclass(kind, Exception):
+            await node.detach()
+        else:
+            await node.stop(0)
 
     def stop(self, *, drain_seconds: float | None = None) -> None:
         """Begin to drain; a second call stops at once. None: the deadline from the settings."""

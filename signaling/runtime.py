@@ -168,7 +168,7 @@ class Rooms:
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Raises `NodeError` if a worker does not come up."""
+        """Raises `NodeError` if no worker comes up."""
         workers = await self.node.start()
         for worker in workers:
             await self._revive(worker)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -92,6 +93,17 @@ async def running(settings: NodeSettings) -> AsyncIterator[Watched]:
         yield watched
     finally:
         await watched.node.stop(0)
+
+
+async def ended(worker: WorkerHandle) -> None:
+    """Killed, and gone."""
+    process = os.pidfd_open(worker.info.pid)
+    os.kill(worker.info.pid, signal.SIGKILL)
+    gone = asyncio.Event()
+    asyncio.get_running_loop().add_reader(process, gone.set)
+    await gone.wait()
+    asyncio.get_running_loop().remove_reader(process)
+    os.close(process)
 
 
 def test_there_is_a_worker_for_each_core_unless_said_otherwise(run_directory: Path) -> None:
@@ -190,6 +202,46 @@ async def test_a_new_node_finds_the_old_workers_with_their_memory(run_directory:
         assert [worker.info for worker in after.node.workers] == [worker.info for worker in workers]
         assert await after.node.workers[0].recall() == {"room/1": b"one", "room/2": bytes(5 * 1024 * 1024)}
         assert await after.node.workers[1].recall() == {}
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/not/there"])
+async def test_a_worker_that_cannot_be_started_again_costs_those_that_live_nothing(
+    program: str, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-14"""
+    settings = settings_in(run_directory)
+    before = Watched(settings)
+    alive, victim = await before.node.start()
+    await before.node.detach()
+    await ended(victim)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", program)
+        after = Watched(settings)
+        assert [worker.info for worker in await after.node.start()] == [alive.info]
+    try:
+        await after.until(lambda: after.started)
+        assert [worker.index for worker in after.node.workers] == [0, 1]
+        assert after.node.workers[0].info == alive.info
+        assert not after.lost
+    finally:
+        await after.node.stop(0)
+
+
+async def test_a_start_that_fails_leaves_those_that_live_to_the_next(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-14"""
+    settings = settings_in(run_directory)
+    before = Watched(settings)
+    alive, victim = await before.node.start()
+    await before.node.detach()
+    await ended(victim)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "environ", None)
+        with pytest.raises(TypeError):
+            await Watched(settings).node.start()
+    async with running(settings) as after:
+        assert after.node.workers[0].info == alive.info
 
 
 async def test_workers_of_other_settings_are_drained_not_adopted(run_directory: Path) -> None:

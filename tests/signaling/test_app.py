@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from signaling.app import Server
+from signaling.settings import Settings
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -144,3 +147,31 @@ def test_it_prints_how_to_begin_and_stops_when_told(number: signal.Signals, tmp_
     assert re.search(rf"http://localhost:{process.port}/console; sign in with this token:\n  [\w.-]+\n", output)
     assert '"event": "server_stopped"' in log
     assert "Traceback" not in log
+
+
+async def test_a_start_that_fails_leaves_the_workers_and_their_calls_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-14"""
+    made = Server(Settings(key="devkey", secret="s" * 32, state_dir=tmp_path))
+    ended = []
+
+    async def start() -> None:
+        ended.append("started")
+
+    async def stop(_: float) -> None:
+        ended.append("stopped")
+
+    async def detach() -> None:
+        ended.append("detached")
+
+    async def fail() -> None:
+        raise ConnectionError("the database is away")
+
+    monkeypatch.setattr(made.rooms, "start", start)
+    monkeypatch.setattr(made.rooms.node, "stop", stop)
+    monkeypatch.setattr(made.rooms.node, "detach", detach)
+    monkeypatch.setattr(made.calls.service, "prepare", fail)
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectionError):
+        await made.run(listener)
+    assert ended == ["started", "detached"]
