@@ -246,10 +246,19 @@ class Room:
                 data.channel_open(core, self._cache, participant, opened)
         for uptrack in snapshot.uptracks:
             found = core.by_uptrack.get(uptrack.uptrack)
+            if uptrack.layers:
+                media = border.UptrackMedia(uptrack=uptrack.uptrack, mime=uptrack.mime, layers=uptrack.layers)
+                publishing.media_arrived(core, media)
             if found is not None and found[2].max_spatial != uptrack.max_spatial:
                 demand.demand_changed(
                     core, border.UptrackDemand(uptrack=uptrack.uptrack, max_spatial=uptrack.max_spatial)
                 )
+        for downtrack in snapshot.downtracks:
+            found_copy = core.by_downtrack.get(downtrack.downtrack)
+            # Of one of which the worker never said anything it says that it is active.
+            if found_copy is not None and (found_copy[1].is_active is not False) != downtrack.active:
+                state = border.DowntrackState(downtrack=downtrack.downtrack, active=downtrack.active, reason="found_so")
+                subscribing.state_changed(core, state)
         return self._effects()
 
     def _make_good(self, snapshot: border.Snapshot, unshown: Set[int], now: Moment) -> None:

@@ -392,6 +392,7 @@ def _renew(room: RoomCore, subscription: Subscription) -> None:
     subscription.ssrc = room.sources.ssrc()
     subscription.rtx_ssrc = room.sources.ssrc() if subscription.kind is Kind.VIDEO else None
     subscription.sent = None
+    subscription.is_active = None
 
 
 def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:

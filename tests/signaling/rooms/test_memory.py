@@ -155,6 +155,53 @@ def test_what_the_worker_needs_is_asked_of_the_publisher_after_a_restart() -> No
     world.event(border.UptrackDemand(uptrack=1, max_spatial=1))
 
 
+@pytest.mark.parametrize("told", [True, False, None])
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_is_paused_is_told_as_it_is_after_a_restart(told: bool | None, shown: bool) -> None:
+    world, alice, bob = busy_world()
+    number = bob.record.subscriptions[alice.track("cam").sid].downtrack
+    if told is not None:
+        world.event(border.DowntrackState(downtrack=number, active=told, reason="bandwidth"))
+    world.restart()
+    snapshot = world.snapshot()
+    downtracks = tuple(
+        msgspec.structs.replace(one, active=shown if one.downtrack == number else True) for one in snapshot.downtracks
+    )
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, downtracks=downtracks), frozenset(), world.now))
+    bob.forget()
+    world.resume(bob)
+    states = [one.state for update in bob.heard("stream_state_update") for one in update.stream_states]
+    silent = told is None and shown
+    assert states == ([] if silent else [rtc.StreamState.ACTIVE if shown else rtc.StreamState.PAUSED])
+
+
+def test_what_is_paused_is_told_when_only_the_link_to_the_worker_was_lost() -> None:
+    world, alice, bob = busy_world()
+    number = bob.record.subscriptions[alice.track("cam").sid].downtrack
+    world.event(border.DowntrackState(downtrack=number, active=False, reason="bandwidth"))
+    bob.forget()
+    for _ in range(2):
+        world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
+    (update,) = bob.heard("stream_state_update")
+    assert [one.state for one in update.stream_states] == [rtc.StreamState.ACTIVE]
+
+
+def test_a_codec_that_was_seen_while_nobody_listened_is_known_after_a_restart() -> None:
+    world, alice, _ = busy_world()
+    (uplink,) = alice.record.tracks[alice.track("cam").sid].uplinks
+    assert not uplink.has_media
+    world.restart()
+    snapshot = world.snapshot()
+    uptracks = tuple(
+        msgspec.structs.replace(one, mime="video/VP9", layers=(0,)) if one.uptrack == uplink.uptrack else one
+        for one in snapshot.uptracks
+    )
+    world.apply(world.room.attach(msgspec.structs.replace(snapshot, uptracks=uptracks), frozenset(), world.now))
+    record = world.room.core.by_identity["alice"]
+    (uplink,) = next(track for track in record.tracks.values() if track.cids == {"cam": ""}).uplinks
+    assert (uplink.mime, uplink.has_media) == ("video/VP9", True)
+
+
 def test_what_the_worker_has_and_we_do_not_know_goes() -> None:
     world, alice, bob = busy_world()
     world.restart()

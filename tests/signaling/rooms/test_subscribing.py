@@ -586,3 +586,24 @@ def test_the_worker_says_what_is_paused_and_the_subscriber_is_told(world: World)
     world.resume(bob)
     (update,) = bob.heard("stream_state_update")
     assert [one.state for one in update.stream_states] == [STREAM.PAUSED]
+
+
+def test_what_was_paused_and_is_sent_anew_is_not_told_as_paused(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    sid = alice.publish_video().sid
+    number = bob.record.subscriptions[sid].downtrack
+    world.event(border.DowntrackState(downtrack=number, active=False, reason="bandwidth"))
+    mid = next(section for section in bob.sections if section.mid == world.worker.downtracks[number].mid)
+    mid.direction = sdp.Direction.INACTIVE
+    bob.offer()
+    world.settle()
+    mid.direction = sdp.Direction.RECVONLY
+    bob.offer()
+    world.settle()
+    assert bob.record.subscriptions[sid].downtrack != number
+    assert bob.record.subscriptions[sid].sent is not None
+    bob.forget()
+    world.lose_signal(bob)
+    world.resume(bob)
+    states = [one.state for update in bob.heard("stream_state_update") for one in update.stream_states]
+    assert STREAM.PAUSED not in states

@@ -696,7 +696,7 @@ class World:
             ),
             uptracks=tuple(
                 border.UptrackSummary(
-                    uptrack=number, transport=added.transport, mime="video/VP8", layers=(0,), max_spatial=None
+                    uptrack=number, transport=added.transport, mime=added.codecs[0].mime, layers=(), max_spatial=None
                 )
                 for number, added in self.worker.uptracks.items()
             ),
