@@ -257,8 +257,10 @@ class Room:
             found_copy = core.by_downtrack.get(downtrack.downtrack)
             # Of one of which the worker never said anything it says that it is active.
             if found_copy is not None and (found_copy[1].is_active is not False) != downtrack.active:
-                state = border.DowntrackState(downtrack=downtrack.downtrack, active=downtrack.active, reason="found_so")
-                subscribing.state_changed(core, state)
+                found_so = border.DowntrackState(
+                    downtrack=downtrack.downtrack, active=downtrack.active, reason="found_so"
+                )
+                subscribing.state_changed(core, found_so)
         return self._effects()
 
     def _make_good(self, snapshot: border.Snapshot, unshown: Set[int], now: Moment) -> None:
