@@ -110,6 +110,10 @@ drop_reasons! {
     TwccMalformed => "twcc_malformed",
     /// Data-channel packets beyond what one client may send; not acknowledged, so that what is reliable comes again.
     DataOverRate => "data_over_rate",
+    /// Data-channel packets that no sound stack sends: data that is none, or of streams that were never offered.
+    DataMalformed => "data_malformed",
+    /// A data-channel packet with pieces of messages beyond what one association keeps: it has ended.
+    DataTooMuch => "data_too_much",
 }
 
 impl fmt::Display for DropReason {

@@ -14,7 +14,6 @@ use crate::command::{ChannelSpec, Remote};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::downlink::Downlink;
-use crate::drop_reason::DropReason;
 use crate::dtls::{Certificate, DimplEngine, DtlsEngine, DtlsError, DtlsOutput, SrtpKeys};
 use crate::engine::allot::Allotment;
 use crate::event::TransportState;
@@ -353,10 +352,8 @@ impl Transport {
                     work.notes.push(Note::Secured);
                 }
                 DtlsOutput::Data(data) => {
-                    if let Some(sctp) = &mut self.sctp
-                        && !sctp.receive(now, data)
-                    {
-                        work.counters.dropped.add(DropReason::DataOverRate);
+                    if let Some(reason) = self.sctp.as_mut().and_then(|sctp| sctp.receive(now, data)) {
+                        work.counters.dropped.add(reason);
                     }
                 }
                 DtlsOutput::Closed => work.notes.push(Note::PeerClosed),

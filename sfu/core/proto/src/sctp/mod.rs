@@ -6,6 +6,7 @@
 
 mod allowance;
 pub mod dcep;
+mod held;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,8 +22,10 @@ use sctp_proto::{
 
 use crate::command::{ChannelSpec, DtlsRole};
 use crate::config::Config;
+use crate::drop_reason::DropReason;
 use allowance::Allowance;
 use dcep::Dcep;
+use held::{Held, Weighed};
 
 /// Both ends send INIT in most stacks; we wait so long for theirs, because a crossing costs a retransmission time.
 const OPEN_PATIENCE: Duration = Duration::from_millis(1_000);
@@ -85,6 +88,9 @@ pub struct Sctp {
     channels: HashMap<StreamId, Channel>,
     events: VecDeque<SctpEvent>,
     allowance: Allowance,
+    held: Held,
+    /// DATA chunks that the association took out of the packet being read.
+    taken: usize,
     max_channels: usize,
     max_message_bytes: usize,
     reliable_cap: usize,
@@ -104,8 +110,8 @@ impl Sctp {
                 .with_max_receive_buffer_size(bytes(config.sctp_receive_buffer_bytes))
                 .with_max_receive_message_size(bytes(config.max_message_bytes))
                 .with_max_send_message_size(bytes(config.max_message_bytes))
-                .with_max_num_inbound_streams(1_024)
-                .with_max_num_outbound_streams(1_024)
+                .with_max_num_inbound_streams(held::STREAMS)
+                .with_max_num_outbound_streams(held::STREAMS)
                 .with_rto_initial_ms(500)
                 .with_rto_min_ms(200)
                 .with_rto_max_ms(5_000)
@@ -127,6 +133,8 @@ impl Sctp {
             channels: HashMap::new(),
             events: VecDeque::new(),
             allowance: Allowance::new(config.data_messages_per_second, config.data_bytes_per_second),
+            held: Held::new(config.sctp_receive_buffer_bytes),
+            taken: 0,
             max_channels: config.max_channels,
             max_message_bytes: config.max_message_bytes,
             reliable_cap: config.reliable_buffer_bytes,
@@ -159,14 +167,20 @@ impl Sctp {
         self.channels.values().filter(|c| c.is_open).map(|c| c.label.as_str())
     }
 
-    /// Takes one SCTP packet out of a DTLS record. False: the peer has sent more than it may; the packet is as if lost.
-    pub fn receive(&mut self, now: Instant, packet: &[u8]) -> bool {
+    /// Takes one SCTP packet out of a DTLS record. Says why, if it was as if lost, or was the last.
+    pub fn receive(&mut self, now: Instant, packet: &[u8]) -> Option<DropReason> {
         if self.is_lost {
-            return true;
+            return None;
         }
-        if !self.allowance.takes(now, packet) {
-            return false;
+        let load = match self.held.weigh(packet) {
+            Weighed::Malformed => return Some(DropReason::DataMalformed),
+            Weighed::Ahead => return Some(DropReason::DataOverRate),
+            Weighed::Fits(load) => load,
+        };
+        if !self.allowance.takes(now, packet, load.work) {
+            return Some(DropReason::DataOverRate);
         }
+        self.taken = 0;
         let packet = Bytes::copy_from_slice(packet);
         match self.endpoint.handle(now, PEER, None, None, packet) {
             Some((handle, DatagramEvent::NewAssociation(association))) => self.adopt(handle, association),
@@ -181,7 +195,12 @@ impl Sctp {
         }
         self.connect_at = self.connect_at.filter(|_| self.association.is_none());
         self.progress(now);
-        true
+        self.held.took(load, self.taken);
+        if self.is_lost || !self.held.is_too_much() {
+            return None;
+        }
+        self.lose();
+        Some(DropReason::DataTooMuch)
     }
 
     pub fn send(&mut self, now: Instant, label: &str, payload: &[u8]) -> Sent {
@@ -223,9 +242,11 @@ impl Sctp {
             collect(transmit.payload, out);
         }
         if let Some((_, association)) = &mut self.association {
+            let told = out.len();
             while let Some(transmit) = association.poll_transmit(now) {
                 collect(transmit.payload, out);
             }
+            out.range(told..).for_each(|packet| self.held.tells(packet));
         }
     }
 
@@ -273,6 +294,7 @@ impl Sctp {
         if let Some((old, _)) = self.association.replace((handle, association)) {
             self.endpoint.handle_event(old, EndpointEvent::drained());
         }
+        self.held = self.held.of_another();
     }
 
     fn progress(&mut self, now: Instant) {
@@ -284,11 +306,9 @@ impl Sctp {
                     self.open_wanted(now);
                 }
                 AssociationOutput::HandshakeFailed { .. } | AssociationOutput::AssociationLost { .. } => {
-                    self.is_lost = true;
-                    self.channels.clear();
-                    self.events.push_back(SctpEvent::Lost);
-                    return;
+                    return self.lose();
                 }
+                AssociationOutput::DatagramReceived => self.taken += 1,
                 AssociationOutput::Stream(StreamEvent::Readable { id }) => self.read(id),
                 AssociationOutput::Stream(StreamEvent::BufferedAmountLow { id }) => self.fill(id),
                 AssociationOutput::Stream(StreamEvent::Finished { id } | StreamEvent::Stopped { id, .. }) => {
@@ -298,6 +318,14 @@ impl Sctp {
             }
         }
         while self.association.as_mut().and_then(|(_, a)| a.accept_stream().map(|s| s.stream_identifier())).is_some() {}
+    }
+
+    /// Nothing is kept of an association that has ended.
+    fn lose(&mut self) {
+        self.is_lost = true;
+        self.association = None;
+        self.channels.clear();
+        self.events.push_back(SctpEvent::Lost);
     }
 
     fn open_wanted(&mut self, now: Instant) {
@@ -329,6 +357,7 @@ impl Sctp {
             let Ok(mut stream) = association.stream(id) else { return };
             let Ok(Some(message)) = stream.read_sctp() else { return };
             let mut payload = vec![0; message.len()];
+            self.held.gave(message.chunks.len(), payload.len());
             if message.read(&mut payload).is_err() {
                 continue;
             }
@@ -681,5 +710,216 @@ mod tests {
         ends.our_events.clear();
         ends.run(Duration::from_secs(1));
         assert_eq!(ends.our_events, [message("_reliable", b"still here")]);
+    }
+
+    /// One that puts DATA of its own making under the association of `theirs`.
+    struct Forger {
+        header: Vec<u8>,
+        next: u32,
+    }
+
+    impl Forger {
+        fn new(ends: &mut Ends) -> Self {
+            let mut packets = VecDeque::new();
+            ends.theirs.send(ends.now, "_reliable", b"true");
+            ends.theirs.poll_packet(ends.now, &mut packets);
+            let packet = packets.pop_front().expect("a message is sent at once");
+            assert_eq!((packets.len(), packet[12]), (0, 0), "one chunk of DATA");
+            assert_eq!(ends.ours.receive(ends.now, &packet), None);
+            let tsn = u32::from_be_bytes([packet[16], packet[17], packet[18], packet[19]]);
+            Self { header: packet[..8].to_vec(), next: tsn.wrapping_add(1) }
+        }
+
+        fn data(&mut self, flags: u8, stream: u16, ssn: u16, bytes: usize) -> Vec<u8> {
+            let mut chunk = vec![0, flags];
+            chunk.extend_from_slice(&(16 + bytes as u16).to_be_bytes());
+            chunk.extend_from_slice(&self.next.to_be_bytes());
+            chunk.extend_from_slice(&stream.to_be_bytes());
+            chunk.extend_from_slice(&ssn.to_be_bytes());
+            chunk.extend_from_slice(&[0, 0, 0, 53]);
+            chunk.resize((16 + bytes).next_multiple_of(4), 0);
+            self.next = self.next.wrapping_add(1);
+            chunk
+        }
+
+        fn packet(&self, chunks: &[Vec<u8>]) -> Vec<u8> {
+            let mut packet = [&self.header[..], &[0; 4], &chunks.concat()].concat();
+            let checksum = crc32c(&packet).to_le_bytes();
+            packet[8..12].copy_from_slice(&checksum);
+            packet
+        }
+    }
+
+    /// Packets of `chunks` for so long, 10 ms apart; what became of them. What is sent back is not listened to.
+    fn flood(
+        ends: &mut Ends,
+        seconds: u32,
+        packets_at_once: usize,
+        mut chunks: impl FnMut(&mut Forger) -> Vec<Vec<u8>>,
+    ) -> HashMap<Option<DropReason>, usize> {
+        ends.theirs.open(ends.now, [reliable()]);
+        ends.run(Duration::from_secs(2));
+        let mut forger = Forger::new(ends);
+        ends.our_events.clear();
+        let (mut became, mut out) = (HashMap::new(), VecDeque::new());
+        for _ in 0..seconds * 100 {
+            ends.now += Duration::from_millis(10);
+            ends.ours.timeout(ends.now);
+            for _ in 0..packets_at_once {
+                let before = forger.next;
+                let chunks = chunks(&mut forger);
+                let reason = ends.ours.receive(ends.now, &forger.packet(&chunks));
+                if reason == Some(DropReason::DataOverRate) {
+                    // As one who sends again what is not acknowledged.
+                    forger.next = before;
+                }
+                *became.entry(reason).or_default() += 1;
+                ends.ours.poll_packet(ends.now, &mut out);
+                out.clear();
+                if ends.ours.is_lost {
+                    break;
+                }
+            }
+            ends.our_events.extend(std::iter::from_fn(|| ends.ours.poll_event()));
+            if ends.ours.is_lost {
+                break;
+            }
+        }
+        became
+    }
+
+    const UNORDERED: u8 = 4;
+    const BEGINNING: u8 = 2;
+    const ENDING: u8 = 1;
+
+    /// S-28
+    #[test]
+    fn data_without_data_and_of_streams_never_offered_is_not_taken() {
+        let mut ends = Ends::new(&Config::default());
+        let mut number = 0;
+        let became = flood(&mut ends, 1, 40, |forger| {
+            number += 1;
+            let (stream, bytes) = [(0, 0), (held::STREAMS, 5), (u16::MAX, 5)][number % 3];
+            (0..58).map(|_| forger.data(UNORDERED | BEGINNING, stream, 0, bytes)).collect()
+        });
+        assert_eq!(became, HashMap::from([(Some(DropReason::DataMalformed), 4_000)]));
+        let now = ends.now;
+        ends.theirs.send(now, "_reliable", b"still here");
+        ends.run(Duration::from_secs(1));
+        assert_eq!(ends.our_events.last(), Some(&message("_reliable", b"still here")));
+    }
+
+    /// S-28
+    #[test]
+    fn messages_without_end_are_taken_slowly_and_end_the_association() {
+        let floods: [fn(&mut Forger, u16) -> Vec<u8>; 5] = [
+            |forger, _| forger.data(UNORDERED | BEGINNING, 0, 0, 1),
+            |forger, n| forger.data(if n == 0 { UNORDERED | BEGINNING } else { UNORDERED }, 0, 0, 1),
+            |forger, n| forger.data(BEGINNING, 0, n + 3, 1),
+            |forger, n| forger.data(BEGINNING | ENDING, 0, n + 3, 1),
+            |forger, n| forger.data(UNORDERED | BEGINNING, n % 1_024, 0, 40),
+        ];
+        for (which, make) in floods.into_iter().enumerate() {
+            let mut ends = Ends::new(&Config::default());
+            let (mut first, mut number) = (None, 0);
+            let became = flood(&mut ends, 20, 4, |forger| {
+                number = forger.next.wrapping_sub(*first.get_or_insert(forger.next)) as u16;
+                (0..30).map(|more| make(forger, number + more)).collect()
+            });
+            assert_eq!(became.get(&Some(DropReason::DataTooMuch)), Some(&1), "{which}: {became:?}");
+            assert!(became.contains_key(&Some(DropReason::DataOverRate)), "{which}: {became:?}");
+            assert!((4_000..4_300).contains(&number), "{which}: {number}");
+            assert_eq!(ends.our_events.last(), Some(&SctpEvent::Lost), "{which}");
+            assert!(ends.ours.association.is_none() && ends.ours.deadline().is_none());
+        }
+    }
+
+    /// S-28
+    #[test]
+    fn behind_what_is_missing_only_so_much_is_taken() {
+        let mut ends = Ends::new(&Config::default());
+        let mut first = None;
+        let became = flood(&mut ends, 10, 1, |forger| {
+            let first = *first.get_or_insert(forger.next);
+            if forger.next == first {
+                forger.next += 1;
+            }
+            (0..30).map(|_| forger.data(UNORDERED | BEGINNING | ENDING, 0, 0, 1)).collect()
+        });
+        // The first packet is followed by no more than what it takes to tell of what is missing.
+        assert_eq!(became.get(&None), Some(&(2_048 / 30)), "{became:?}");
+        assert!(became.len() == 2 && became.contains_key(&Some(DropReason::DataOverRate)), "{became:?}");
+    }
+
+    /// S-28
+    #[test]
+    fn nothing_hides_behind_a_chunk_that_says_it_is_longer() {
+        let mut ends = Ends::new(&Config::default());
+        let mut number = 0;
+        let became = flood(&mut ends, 1, 4, |forger| {
+            let hidden: Vec<u8> = (0..20).flat_map(|_| forger.data(UNORDERED | BEGINNING, 0, 0, 1)).collect();
+            number += 1;
+            // HEARTBEAT, COOKIE ACK, SHUTDOWN, RECONFIG with a response, INIT ACK, SACK.
+            let fields: &[u8] = match number % 6 {
+                0 => &[4, 0, 0, 0, 0, 1, 0, 4],
+                1 => &[11, 0, 0, 0],
+                2 => &[7, 0, 0, 0, 0, 0, 0, 0],
+                3 => &[130, 0, 0, 0, 0, 16, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0],
+                4 => &[2, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 0, 4, 0, 4, 0, 0, 0, 0, 9],
+                _ => &[3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+            };
+            let mut chunk = [fields, &hidden].concat();
+            let len = chunk.len() as u16;
+            chunk[2..4].copy_from_slice(&len.to_be_bytes());
+            vec![chunk]
+        });
+        assert_eq!(became, HashMap::from([(Some(DropReason::DataMalformed), 400)]));
+    }
+
+    /// S-28
+    #[test]
+    fn a_large_transfer_with_losses_arrives_whole_and_leaves_nothing_behind() {
+        for spec in
+            [reliable(), ChannelSpec { label: "_reliable".to_owned(), ordered: false, max_retransmits: Some(0) }]
+        {
+            let mut ends = Ends::new(&Config::default());
+            let now = ends.now;
+            let is_lossy = spec.max_retransmits.is_some();
+            ends.theirs.open(now, [spec]);
+            ends.run(Duration::from_secs(2));
+            ends.our_events.clear();
+            let (mut packets, mut late, mut back) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+            let (mut number, mut most, mut sent) = (1u32, 0.0f64, 0);
+            for step in 0..3_500 {
+                ends.now += Duration::from_millis(10);
+                if sent < 250 && step % 10 == 0 {
+                    let now = ends.now;
+                    ends.theirs.send(now, "_reliable", &vec![sent as u8; 2_000 + 60_000 * (sent & 1)]);
+                    sent += 1;
+                }
+                ends.theirs.timeout(ends.now);
+                ends.ours.timeout(ends.now);
+                ends.theirs.poll_packet(ends.now, &mut packets);
+                packets.extend(late.drain(..));
+                for packet in packets.drain(..) {
+                    number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    match number >> 16 & 31 {
+                        0 => {}
+                        1 => late.push_back(packet),
+                        _ => assert_eq!(ends.ours.receive(ends.now, &packet), None),
+                    }
+                    most = most.max(ends.ours.held.chunks());
+                    ends.ours.poll_packet(ends.now, &mut back);
+                }
+                ends.ours.poll_packet(ends.now, &mut back);
+                for packet in back.drain(..) {
+                    ends.theirs.receive(ends.now, &packet);
+                }
+                ends.our_events.extend(std::iter::from_fn(|| ends.ours.poll_event()));
+            }
+            assert!(is_lossy || ends.our_events.len() == 250, "{} came", ends.our_events.len());
+            assert!((20.0..1_100.0).contains(&most), "{most}");
+            assert!(ends.ours.held.chunks() < 1.0, "{}", ends.ours.held.chunks());
+        }
     }
 }
