@@ -884,7 +884,11 @@ def test_who_loses_signal_and_media_with_his_network_has_time_to_come_back(world
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [("consent_lost", REASONS.CONNECTION_TIMEOUT), ("closed_by_peer", REASONS.CLIENT_INITIATED)],
+    [
+        ("consent_lost", REASONS.CONNECTION_TIMEOUT),
+        ("data_lost", REASONS.CONNECTION_TIMEOUT),
+        ("closed_by_peer", REASONS.CLIENT_INITIATED),
+    ],
 )
 def test_a_transport_that_the_worker_has_closed_is_the_end(world: World, reason: str, expected: int) -> None:
     alice = world.join("alice")

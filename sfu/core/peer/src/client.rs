@@ -313,6 +313,12 @@ impl Client {
         self.progress(now);
     }
 
+    /// A packet under DTLS that the client's own SCTP knows nothing of.
+    pub fn send_sctp(&mut self, now: Instant, packet: &[u8]) {
+        self.dtls.as_mut().expect("DTLS has begun").send(packet).expect("the packet fits a record");
+        self.progress(now);
+    }
+
     pub fn close(&mut self, now: Instant) {
         self.dtls.as_mut().expect("DTLS has begun").close();
         self.progress(now);

@@ -114,6 +114,8 @@ drop_reasons! {
     DataMalformed => "data_malformed",
     /// A data-channel packet with pieces of messages beyond what one association keeps: it has ended.
     DataTooMuch => "data_too_much",
+    /// A data-channel packet that ended its association: a message over the limit, or an error that the peer tells of.
+    DataFatal => "data_fatal",
 }
 
 impl fmt::Display for DropReason {

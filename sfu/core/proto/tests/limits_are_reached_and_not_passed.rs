@@ -1,5 +1,6 @@
 //! What one worker and one client may have: taken up to the limit, refused beyond it, and nobody else notices.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use callyard_peer::World;
@@ -8,7 +9,8 @@ use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{ChannelSpec, Command, DtlsRole, UptrackSpec, Want};
 use callyard_proto::config::Config;
 use callyard_proto::drop_reason::DropReason;
-use callyard_proto::event::Event;
+use callyard_proto::event::{Event, TransportState};
+use callyard_proto::sctp::Sctp;
 
 const VIEWER: u32 = 5_000;
 
@@ -248,4 +250,102 @@ fn a_picture_that_is_longer_than_what_is_kept_is_asked_for_anew() {
     assert!(parts.len() < usize::from(PARTS), "it did not fit");
     assert!(parts.iter().all(|part| !part.marker), "{} parts look like a whole", parts.len());
     goes_on(&mut world, &mut camera);
+}
+
+/// Two clients with a channel each.
+fn talking(config: Config) -> World {
+    let mut world = World::with_config(1, config);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let now = world.now;
+    for client in &mut world.clients {
+        let roomy = Config { max_message_bytes: 100_000, ..Config::default() };
+        let mut sctp = Sctp::new(&roomy, DtlsRole::Client);
+        sctp.open(now, [ChannelSpec { label: "any".into(), ordered: true, max_retransmits: None }]);
+        client.sctp = Some(sctp);
+    }
+    world.run(Duration::from_secs(3));
+    world.take_events();
+    world
+}
+
+/// Why the transport of the first client was closed, once it was; the other's data goes on.
+fn how_it_ended(world: &mut World) -> Option<String> {
+    let now = world.now;
+    world.clients[1].send_data(now, "any", &7u32.to_be_bytes());
+    world.flush();
+    world.run(Duration::from_millis(100));
+    assert_eq!(sent_up(world, 1), [7]);
+    let mut ends = world.take_events().into_iter().filter_map(|event| match event {
+        Event::TransportState { transport, state: TransportState::Closed, reason } => {
+            assert_eq!(transport, World::transport(0));
+            Some(reason)
+        }
+        _ => None,
+    });
+    ends.next()
+}
+
+/// S-28: his data was dead otherwise, and nobody knew.
+#[test]
+fn who_sends_a_message_over_the_limit_is_closed_and_told() {
+    let mut world = talking(Config::default());
+    let now = world.now;
+    world.clients[0].send_data(now, "any", &[1; 60_000]);
+    assert_eq!(how_it_ended(&mut world), None);
+    let now = world.now;
+    world.clients[0].send_data(now, "any", &[1; 70_000]);
+    let ended = (0..10).find_map(|_| how_it_ended(&mut world));
+    assert_eq!(ended.as_deref(), Some("data_lost"));
+    assert_eq!(world.engine.counters().dropped.get(DropReason::DataFatal), 1);
+    assert!(world.clients[0].is_closed);
+    assert_eq!(how_it_ended(&mut world), None);
+}
+
+/// CRC32c (RFC 9260 §6.8) in its place, little end first.
+fn seal(packet: &mut [u8]) {
+    packet[8..12].fill(0);
+    let bit = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    let crc = !packet.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit));
+    packet[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// S-28: each piece costs by all that are kept, and the window counts bytes alone.
+#[test]
+fn a_flood_of_pieces_of_messages_holds_up_nobody_else() {
+    for (bytes, counted) in [(0, DropReason::DataMalformed), (1, DropReason::DataTooMuch)] {
+        let mut world = talking(Config::default());
+        let (now, mut packets) = (world.now, VecDeque::new());
+        let sctp = world.clients[0].sctp.as_mut().expect("connected");
+        sctp.send(now, "any", b"true");
+        sctp.poll_packet(now, &mut packets);
+        let model = packets.pop_front().expect("a message is sent at once").to_vec();
+        let mut tsn = u32::from_be_bytes([model[16], model[17], model[18], model[19]]);
+        world.clients[0].send_sctp(now, &model);
+        let mut ended = None;
+        for _ in 0..30 {
+            let now = world.now;
+            for _ in 0..4 {
+                let mut packet = model[..12].to_vec();
+                for _ in 0..50 {
+                    tsn = tsn.wrapping_add(1);
+                    // Unordered, the beginning of a message.
+                    packet.extend_from_slice(&[0, 6, 0, 16 + bytes]);
+                    packet.extend_from_slice(&tsn.to_be_bytes());
+                    packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 53]);
+                    packet.resize(packet.len() + usize::from(bytes).next_multiple_of(4), 0);
+                }
+                seal(&mut packet);
+                if ended.is_none() {
+                    world.clients[0].send_sctp(now, &packet);
+                }
+            }
+            ended = ended.or_else(|| how_it_ended(&mut world));
+        }
+        assert_eq!(ended.as_deref(), (bytes > 0).then_some("data_lost"));
+        let times = world.engine.counters().dropped.get(counted);
+        assert_eq!(times, if bytes > 0 { 1 } else { 120 });
+    }
 }

@@ -73,7 +73,10 @@ impl Engine {
                     self.counters.data_channels_stalled += 1;
                     self.emit(Event::DataChannelStalled { transport: id, label });
                 }
-                Note::Sctp(SctpEvent::ChannelClosed { .. } | SctpEvent::Lost) => {}
+                Note::Sctp(SctpEvent::Ended) => self.close_transport(now, slot, "closed_by_peer"),
+                // There is no second association on one connection: only a new one has data again.
+                Note::Sctp(SctpEvent::Lost) => self.close_transport(now, slot, "data_lost"),
+                Note::Sctp(SctpEvent::ChannelClosed { .. }) => {}
             }
         }
         if self.notes.is_empty() {

@@ -22,6 +22,7 @@ const CHUNK_WORK: f64 = 50.0;
 const LEAST_DATA_BYTES: usize = 16;
 const INIT_ACK: u8 = 2;
 const HEARTBEAT: u8 = 4;
+const ABORT: u8 = 6;
 const SHUTDOWN: u8 = 7;
 const SHUTDOWN_ACK: u8 = 8;
 const COOKIE_ACK: u8 = 11;
@@ -150,6 +151,11 @@ impl Held {
     pub(super) fn chunks(&self) -> f64 {
         (self.weight + self.bytes / FULL_CHUNK_BYTES).max(0.0)
     }
+}
+
+/// Whether its sender ends the association by that packet, or consents to its end.
+pub(super) fn is_ending(packet: &[u8]) -> bool {
+    chunks(packet).any(|chunk| matches!(chunk[0], ABORT | SHUTDOWN | SHUTDOWN_ACK | SHUTDOWN_COMPLETE))
 }
 
 /// Of chunks that have so many bytes together.

@@ -52,7 +52,9 @@ pub enum SctpEvent {
     ChannelClosed {
         label: String,
     },
-    /// The association failed or was ended by the peer.
+    /// The peer ended the association, as it does with all of its connection.
+    Ended,
+    /// The association failed, and there will be no other.
     Lost,
 }
 
@@ -91,6 +93,8 @@ pub struct Sctp {
     held: Held,
     /// DATA chunks that the association took out of the packet being read.
     taken: usize,
+    /// The packet being read says that the peer ends the association.
+    is_ending: bool,
     max_channels: usize,
     max_message_bytes: usize,
     reliable_cap: usize,
@@ -135,6 +139,7 @@ impl Sctp {
             allowance: Allowance::new(config.data_messages_per_second, config.data_bytes_per_second),
             held: Held::new(config.sctp_receive_buffer_bytes),
             taken: 0,
+            is_ending: false,
             max_channels: config.max_channels,
             max_message_bytes: config.max_message_bytes,
             reliable_cap: config.reliable_buffer_bytes,
@@ -181,6 +186,7 @@ impl Sctp {
             return Some(DropReason::DataOverRate);
         }
         self.taken = 0;
+        self.is_ending = held::is_ending(packet);
         let packet = Bytes::copy_from_slice(packet);
         match self.endpoint.handle(now, PEER, None, None, packet) {
             Some((handle, DatagramEvent::NewAssociation(association))) => self.adopt(handle, association),
@@ -195,11 +201,15 @@ impl Sctp {
         }
         self.connect_at = self.connect_at.filter(|_| self.association.is_none());
         self.progress(now);
+        let is_peers = std::mem::take(&mut self.is_ending);
+        if self.is_lost {
+            return (!is_peers).then_some(DropReason::DataFatal);
+        }
         self.held.took(load, self.taken);
-        if self.is_lost || !self.held.is_too_much() {
+        if !self.held.is_too_much() {
             return None;
         }
-        self.lose();
+        self.lose(SctpEvent::Lost);
         Some(DropReason::DataTooMuch)
     }
 
@@ -306,7 +316,7 @@ impl Sctp {
                     self.open_wanted(now);
                 }
                 AssociationOutput::HandshakeFailed { .. } | AssociationOutput::AssociationLost { .. } => {
-                    return self.lose();
+                    return self.lose(if self.is_ending { SctpEvent::Ended } else { SctpEvent::Lost });
                 }
                 AssociationOutput::DatagramReceived => self.taken += 1,
                 AssociationOutput::Stream(StreamEvent::Readable { id }) => self.read(id),
@@ -321,11 +331,11 @@ impl Sctp {
     }
 
     /// Nothing is kept of an association that has ended.
-    fn lose(&mut self) {
+    fn lose(&mut self, event: SctpEvent) {
         self.is_lost = true;
         self.association = None;
         self.channels.clear();
-        self.events.push_back(SctpEvent::Lost);
+        self.events.push_back(event);
     }
 
     fn open_wanted(&mut self, now: Instant) {
@@ -874,6 +884,20 @@ mod tests {
             vec![chunk]
         });
         assert_eq!(became, HashMap::from([(Some(DropReason::DataMalformed), 400)]));
+    }
+
+    #[test]
+    fn a_peer_that_ends_the_association_is_told_from_one_that_fails() {
+        for (chunk, event, reason) in [
+            // ABORT without a cause, and ERROR of an unknown cause.
+            (vec![6, 0, 0, 4], SctpEvent::Ended, None),
+            (vec![9, 0, 0, 8, 0, 99, 0, 4], SctpEvent::Lost, Some(DropReason::DataFatal)),
+        ] {
+            let mut ends = Ends::new(&Config::default());
+            let became = flood(&mut ends, 1, 1, |_| vec![chunk.clone()]);
+            assert_eq!(became, HashMap::from([(reason, 1)]));
+            assert_eq!(ends.our_events.last(), Some(&event));
+        }
     }
 
     /// S-28
