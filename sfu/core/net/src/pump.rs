@@ -320,6 +320,10 @@ impl<M: Machine> Receiver for Framed<'_, M> {
     fn closed(&mut self, connection: TcpId) {
         self.machine.tcp_closed(self.now, connection);
     }
+
+    fn is_full(&self) -> bool {
+        self.machine.transmits().is_full()
+    }
 }
 
 /// The same allocation with another lifetime: collecting an emptied vector of equal layout reuses it in place.

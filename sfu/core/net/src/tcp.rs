@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use callyard_proto::demux::{Kind, classify};
 use callyard_proto::framing::{DEFAULT_MAX_FRAME_LEN, FrameDecoder, frame_header};
 use callyard_proto::transmit::TcpId;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -30,6 +31,8 @@ pub struct TcpOptions {
 pub(crate) trait Receiver {
     fn frame(&mut self, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
     fn closed(&mut self, connection: TcpId);
+    /// What is to be sent should leave before more is read.
+    fn is_full(&self) -> bool;
 }
 
 /// The listener with all its connections, behind one pollable descriptor.
@@ -58,6 +61,8 @@ struct Connection {
     /// When the engine last sent something here; it answers nobody who has not passed a check.
     answered: Option<Instant>,
     wants_write: bool,
+    /// Whether the first frame was a check, once it is here.
+    is_known: Option<bool>,
 }
 
 const LISTENER: u64 = 0;
@@ -65,7 +70,11 @@ const BACKLOG: libc::c_int = 256;
 /// Accepted in one pass, so that a flood of connections cannot hold up the packets.
 const ACCEPTS_PER_PASS: usize = 32;
 const EVENTS_PER_PASS: usize = 64;
-const READ_LEN: usize = 1 << 16;
+/// Read in one pass, give or take one read, so that the packets of UDP wait no longer than for as many of their own.
+const BYTES_PER_PASS: u64 = 256 * 1024;
+const FRAMES_PER_PASS: u64 = 2_048;
+/// After a loss as much comes at once, and each frame may be sent to a thousand before the next is read.
+const READ_LEN: usize = 1 << 13;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// ICE consent checks come every 5 s (RFC 7675 §5.1) and are answered; six missed in a row and the peer is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -112,12 +121,14 @@ impl Tcp {
     ///
     /// True if there may be more than was taken.
     pub(crate) fn service(&mut self, now: Instant, receiver: &mut impl Receiver, counters: &mut NetCounters) -> bool {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_PASS];
-        // SAFETY: the array is live and its length is given.
-        let count =
-            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_PER_PASS as libc::c_int, 0) };
-        let count = usize::try_from(count).unwrap_or(0);
-        for event in &events[..count] {
+        let (bytes, frames) = (counters.tcp_received_bytes, counters.tcp_received_frames);
+        for _ in 0..EVENTS_PER_PASS {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            // One at a time: it goes to the end of the line, and all others have their turn before it has its next.
+            // SAFETY: a live event, and room for one is what is said.
+            if unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), &raw mut event, 1, 0) } != 1 {
+                return false;
+            }
             let (id, flags) = (event.u64, event.events as libc::c_int);
             if id == LISTENER {
                 self.accept(now, counters);
@@ -129,8 +140,14 @@ impl Tcp {
             if flags & (libc::EPOLLIN | libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP) != 0 {
                 self.read(id, receiver, counters);
             }
+            if counters.tcp_received_bytes - bytes >= BYTES_PER_PASS
+                || counters.tcp_received_frames - frames >= FRAMES_PER_PASS
+                || receiver.is_full()
+            {
+                break;
+            }
         }
-        count == EVENTS_PER_PASS
+        true
     }
 
     /// Closes what has been silent for too long, and takes up accepting again.
@@ -246,6 +263,7 @@ impl Tcp {
                     opened: now,
                     answered: None,
                     wants_write: false,
+                    is_known: None,
                 },
             );
         }
@@ -261,11 +279,16 @@ impl Tcp {
         };
         counters.tcp_received_bytes += len as u64;
         let peer = connection.peer;
+        let is_known = &mut connection.is_known;
         let intact = connection.decoder.feed(&self.scratch[..len], |frame| {
             counters.tcp_received_frames += 1;
-            receiver.frame(TcpId(id), peer, frame);
+            // The first frame is a check (RFC 6544 §7); who begins otherwise has nothing more to say.
+            *is_known = Some(is_known.unwrap_or_else(|| classify(frame) == Kind::Stun));
+            if *is_known == Some(true) {
+                receiver.frame(TcpId(id), peer, frame);
+            }
         });
-        if intact.is_err() {
+        if intact.is_err() || connection.is_known == Some(false) {
             counters.tcp_malformed += 1;
             self.close(id, receiver, counters);
         }
@@ -319,3 +342,102 @@ impl AsRawFd for Tcp {
 }
 
 const READ_INTEREST: libc::c_int = libc::EPOLLIN | libc::EPOLLRDHUP;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard {
+        frames: HashMap<TcpId, usize>,
+        closed: usize,
+        is_full: bool,
+    }
+
+    impl Receiver for Heard {
+        fn frame(&mut self, connection: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {
+            *self.frames.entry(connection).or_default() += 1;
+        }
+
+        fn closed(&mut self, _connection: TcpId) {
+            self.closed += 1;
+        }
+
+        fn is_full(&self) -> bool {
+            self.is_full
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "sockets know no virtual time")]
+    fn listener(clients: usize) -> (Tcp, Instant, Vec<TcpStream>) {
+        let now = Instant::now();
+        let options = TcpOptions {
+            bind: "127.0.0.1:0".parse().expect("a literal address"),
+            max_connections: clients,
+            unauthenticated_timeout: Duration::from_secs(10),
+            max_queue_bytes: 1 << 16,
+        };
+        let tcp = Tcp::bind(options, now).expect("a free port");
+        let address = tcp.listener.local_addr().expect("it is bound");
+        let clients = (0..clients).map(|_| TcpStream::connect(address).expect("the listener is up")).collect();
+        (tcp, now, clients)
+    }
+
+    #[test]
+    fn a_pass_takes_so_many_frames_and_everybody_has_his_turn() {
+        let (mut tcp, now, mut clients) = listener(6);
+        let (mut heard, mut counters) = (Heard::default(), NetCounters::default());
+        while counters.tcp_accepted < 6 {
+            tcp.service(now, &mut heard, &mut counters);
+        }
+        let frames = 20_000;
+        let small = [0, 1, 0].repeat(frames);
+        for client in &mut clients {
+            client.write_all(&small).expect("there is room for as much on the way");
+        }
+        let (mut passes, mut most) = (0, 0);
+        while counters.tcp_received_frames < 6 * frames as u64 {
+            let before = counters.tcp_received_frames;
+            let is_more = tcp.service(now, &mut heard, &mut counters);
+            let taken = counters.tcp_received_frames - before;
+            assert!(is_more || taken < 2_048, "{taken}");
+            most = most.max(taken);
+            passes += 1;
+            if passes == 6 {
+                assert_eq!(heard.frames.len(), 6, "one after the other");
+            }
+        }
+        assert!((2_048..5_000).contains(&most), "{most}");
+        assert_eq!((heard.closed, counters.tcp_malformed), (0, 0));
+    }
+
+    #[test]
+    fn what_is_to_be_sent_leaves_before_more_is_read() {
+        let (mut tcp, now, mut clients) = listener(2);
+        let (mut heard, mut counters) = (Heard { is_full: true, ..Heard::default() }, NetCounters::default());
+        let long = [&[2, 0][..], &[0; 512]].concat().repeat(100);
+        for client in &mut clients {
+            client.write_all(&long).expect("there is room for as much on the way");
+        }
+        while counters.tcp_received_frames < 200 {
+            let before = counters.tcp_received_frames;
+            let is_more = tcp.service(now, &mut heard, &mut counters);
+            let taken = counters.tcp_received_frames - before;
+            assert!(taken <= 16 && (is_more || taken == 0), "{taken}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_begin_with_a_check_is_closed_at_once() {
+        let (mut tcp, now, mut clients) = listener(2);
+        let (mut heard, mut counters) = (Heard::default(), NetCounters::default());
+        clients[0].write_all(&[0, 1, 0x16].repeat(1_000)).expect("the connection is open");
+        // What follows a check is whatever it is.
+        clients[1].write_all(&[0, 1, 0, 0, 1, 0x16]).expect("the connection is open");
+        while heard.closed == 0 || heard.frames.is_empty() {
+            tcp.service(now, &mut heard, &mut counters);
+        }
+        assert_eq!(heard.frames.into_values().collect::<Vec<_>>(), [2]);
+        assert_eq!((heard.closed, counters.tcp_malformed, counters.tcp_connections), (1, 1, 1));
+    }
+}

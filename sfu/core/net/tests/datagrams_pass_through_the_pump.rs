@@ -12,7 +12,7 @@ use callyard_proto::event::{Event, Snapshot};
 use callyard_proto::overload::Reading;
 use callyard_proto::transmit::{Path, TcpId, TransmitArena};
 
-/// Sends each datagram back `copies` times as one run, half of them when it is told to go on; answers a TCP frame unless it starts with `silent`.
+/// Sends each datagram back `copies` times as one run, half of them when it is told to go on; answers a TCP frame unless it ends with `silent`.
 struct Echo {
     copies: usize,
     arena: TransmitArena,
@@ -57,7 +57,7 @@ impl Machine for Echo {
     }
 
     fn receive_tcp(&mut self, _now: Instant, connection: TcpId, _peer: SocketAddr, frame: &mut [u8]) {
-        if !frame.starts_with(b"silent") {
+        if !frame.ends_with(b"silent") {
             self.answer(Path::Tcp(connection), frame, self.copies);
         }
     }
@@ -256,13 +256,13 @@ fn tcp_frames_are_answered_on_the_same_port_and_strangers_are_closed() {
         stream
     };
     let mut answered = connect();
-    answered.write_all(b"\x00\x05hello").expect("the connection is open");
-    let mut frame = [0; 7];
+    answered.write_all(b"\x00\x06\x00hello").expect("the connection is open");
+    let mut frame = [0; 8];
     answered.read_exact(&mut frame).expect("an answer");
-    assert_eq!(&frame, b"\x00\x05hello");
+    assert_eq!(&frame, b"\x00\x06\x00hello");
 
     let mut stranger = connect();
-    stranger.write_all(b"\x00\x06silent").expect("the connection is open");
+    stranger.write_all(b"\x00\x07\x00silent").expect("the connection is open");
     // The limit is two.
     let mut third = connect();
     assert_eq!(third.read(&mut frame).ok().unwrap_or(0), 0);
@@ -284,7 +284,7 @@ fn a_reader_that_does_not_read_loses_frames_and_nothing_else() {
     let thread = start("127.0.0.1:0", 1000, Duration::ZERO);
     let mut slow = TcpStream::connect(thread.local_address()).expect("the listener is up");
     let mut frame = vec![0x04, 0x00];
-    frame.extend_from_slice(&[7; 0x400]);
+    frame.extend_from_slice(&[0; 0x400]);
     for _ in 0..16 {
         slow.write_all(&frame).expect("it is read");
     }
