@@ -125,15 +125,16 @@ class WorkerHandle:
         self.unshown.sent(commands)
         self._controller.send(commands)
 
-    def remember(self, key: str, value: bytes) -> None:
+    def remember(self, key: str, value: bytes) -> bool:
         """Leaves `value` with the worker, so that a restarted signaling process finds it.
 
-        One that is too long is left out; what was remembered before stays, as where the worker's memory is full.
+        False if it is too long: what was remembered before stays.
         """
         if len(value) > control.MAX_VALUE_BYTES:
             log.error("memory_too_long", extra={"worker": self.id, "key": key, "bytes": len(value)})
-            return
+            return False
         self._controller.send([control.Remember(key=key, value=value)])
+        return True
 
     def forget(self, key: str) -> None:
         self._controller.send([control.Forget(key=key)])

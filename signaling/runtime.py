@@ -592,7 +592,10 @@ class Rooms:
             if sid == core.record.sid:
                 worker.remember(f"{_ROOM_KEY}{core.record.number}", memory.pack(core.record))
             elif sid in core.participants:
-                worker.remember(_participant_key(core.record.number, sid), memory.pack(core.participants[sid]))
+                key = _participant_key(core.record.number, sid)
+                if not worker.remember(key, memory.pack(core.participants[sid])):
+                    # Better none than an older one, which would have SSRCs for unused that are in use.
+                    worker.forget(key)
             else:
                 worker.forget(_participant_key(core.record.number, sid))
         core.changed.clear()

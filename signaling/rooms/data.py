@@ -313,10 +313,11 @@ def update_subscription(room: RoomCore, subscriber: Participant, request: rtc.Up
     wishes = {
         update.track_sid: update.subscribe for update in request.updates if update.track_sid in room.by_data_track
     }
-    subscriber.data_wishes |= wishes
+    if not wishes.items() <= subscriber.data_wishes.items():
+        subscriber.data_wishes |= wishes
+        room.changed_little.add(subscriber.sid)
     for sid in wishes:
         _reconcile(room, subscriber, *room.by_data_track[sid])
-    room.touch(subscriber)
     # Also where nothing changed: handles told before they were asked for mean nothing to the Rust SDK.
     tell_handles(room, subscriber)
 

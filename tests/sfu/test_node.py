@@ -278,7 +278,7 @@ async def test_what_is_too_long_to_be_remembered_is_left_out_and_costs_nothing_e
         [worker] = watched.node.workers
         worker.remember("grows", b"short")
         worker.remember("stays", bytes(control.MAX_VALUE_BYTES))
-        worker.remember("grows", bytes(control.MAX_VALUE_BYTES + 1))
+        assert not worker.remember("grows", bytes(control.MAX_VALUE_BYTES + 1))
         worker.remember("other", b"one")
         remembered = {"grows": b"short", "stays": bytes(control.MAX_VALUE_BYTES), "other": b"one"}
         assert await worker.recall() == remembered

@@ -60,6 +60,7 @@ class MemoryWorker:
     candidates: list[tuple[str, str, int]] = field(default_factory=lambda: [("udp", "192.0.2.7", 7882)])
     unshown: Unshown = field(default_factory=Unshown)
     overload: border.Overload = border.NO_OVERLOAD
+    value_max_bytes: int = 1 << 20
 
     def send(self, *commands: AnyCommand) -> None:
         self.unshown.sent(commands)
@@ -84,9 +85,12 @@ class MemoryWorker:
             )
         )
 
-    def remember(self, key: str, value: bytes) -> None:
+    def remember(self, key: str, value: bytes) -> bool:
+        if len(value) > self.value_max_bytes:
+            return False
         self.log.append(("remember", key))
         self.memory[key] = value
+        return True
 
     def forget(self, key: str) -> None:
         self.log.append(("forget", key))
@@ -317,6 +321,20 @@ async def test_counts_are_remembered_a_little_later() -> None:
     assert not worker.log
     await until(lambda: bool(worker.log))
     assert worker.log == [("remember", f"participant/{number_of(edge)}/{signal.sid}")]
+
+
+async def test_a_participant_who_cannot_be_remembered_is_not_found_again_as_he_was_before() -> None:
+    edge = await Edge.start()
+    alice, bob = await edge.join(), await edge.join("bob")
+    worker, number = edge.worker_of(), number_of(edge)
+    keys = {f"room/{number}", *(f"participant/{number}/{one.sid}" for one in (alice, bob))}
+    assert set(worker.memory) == keys
+    worker.value_max_bytes = 1
+    edge.connect(alice)
+    assert set(worker.memory) == keys - {f"participant/{number}/{alice.sid}"}
+    worker.value_max_bytes = 1 << 20
+    edge.rooms.disconnected(alice.number)
+    assert set(worker.memory) == keys
 
 
 async def test_a_room_that_ends_is_forgotten_everywhere() -> None:

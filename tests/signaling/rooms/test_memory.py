@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ from sfu import border
 from sfu.border import IceCredentials, TransportStatus
 from sfu.node import Unshown
 from signaling.rooms.memory import Unpacker, pack
-from tests.signaling.rooms.world import SCREEN, Client, World, user_packet
+from tests.signaling.rooms.world import SCREEN, Client, World, unpacked, user_packet
 
 UNPACKER = Unpacker(lambda: IceCredentials(ufrag="again", pwd="a" * 24))
 
@@ -35,10 +34,6 @@ def busy_world() -> tuple[World, Client, Client]:
 def plain(value: Any) -> Any:
     """Records as what they are packed to, to be compared."""
     return msgspec.msgpack.decode(unpacked(pack(value)))
-
-
-def unpacked(packed: bytes) -> bytes:
-    return zlib.decompress(packed) if packed[:1] == b"\x78" else packed
 
 
 def test_a_record_is_the_same_after_packing() -> None:

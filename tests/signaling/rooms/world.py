@@ -7,6 +7,7 @@ at that moment, so no test needs to ask for that. Not here: any expectation of a
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -705,6 +706,11 @@ class World:
                 for number, added in self.worker.downtracks.items()
             ),
         )
+
+
+def unpacked(packed: bytes) -> bytes:
+    """Return a record that was packed as it is before it is compressed."""
+    return zlib.decompress(packed) if packed[:1] == b"\x78" else packed
 
 
 def user_packet(payload: bytes, **more: Any) -> models.DataPacket:
