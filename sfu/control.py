@@ -55,6 +55,8 @@ class Remember(Request, frozen=True, kw_only=True, tag="remember"):
 
     key: str
     value: bytes
+    or_none: bool = False
+    """Where there is no room for it, forget what was remembered before: it does not hold any more."""
 
 
 class Forget(Request, frozen=True, kw_only=True, tag="forget"):

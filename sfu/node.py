@@ -125,16 +125,17 @@ class WorkerHandle:
         self.unshown.sent(commands)
         self._controller.send(commands)
 
-    def remember(self, key: str, value: bytes) -> bool:
+    def remember(self, key: str, value: bytes, *, or_none: bool = False) -> None:
         """Leaves `value` with the worker, so that a restarted signaling process finds it.
 
-        False if it is too long: what was remembered before stays.
+        or_none: where it is too long, or the worker has no room for it, what was remembered before is forgotten.
         """
         if len(value) > control.MAX_VALUE_BYTES:
             log.error("memory_too_long", extra={"worker": self.id, "key": key, "bytes": len(value)})
-            return False
-        self._controller.send([control.Remember(key=key, value=value)])
-        return True
+            if or_none:
+                self.forget(key)
+            return
+        self._controller.send([control.Remember(key=key, value=value, or_none=or_none)])
 
     def forget(self, key: str) -> None:
         self._controller.send([control.Forget(key=key)])

@@ -365,8 +365,10 @@ class Link(asyncio.Protocol):
         if not self._greeted:
             raise control.ControlError("the first message must be hello")
         match request:
-            case control.Remember(key=key, value=value):
+            case control.Remember(key=key, value=value, or_none=or_none):
                 if not worker.memory.remember(key, value):
+                    if or_none:
+                        worker.memory.forget(key)
                     self.reply(control.Fault(code="memory_full", message=f"the memory has no room for {key!r}"))
             case control.Forget(key=key):
                 worker.memory.forget(key)

@@ -593,9 +593,8 @@ class Rooms:
                 worker.remember(f"{_ROOM_KEY}{core.record.number}", memory.pack(core.record))
             elif sid in core.participants:
                 key = _participant_key(core.record.number, sid)
-                if not worker.remember(key, memory.pack(core.participants[sid])):
-                    # Better none than an older one, which would have SSRCs for unused that are in use.
-                    worker.forget(key)
+                # Better none than an older one, which would have SSRCs for unused that are in use.
+                worker.remember(key, memory.pack(core.participants[sid]), or_none=True)
             else:
                 worker.forget(_participant_key(core.record.number, sid))
         core.changed.clear()

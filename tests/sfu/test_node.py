@@ -270,6 +270,10 @@ async def test_memory_beyond_its_bound_is_refused(run_directory: Path) -> None:
         worker.remember("fits", b"")
         worker.remember("does not", bytes(900_000))
         assert set(await worker.recall()) == {"fits", "does not"}
+        worker.remember("fits", bytes(900_000))
+        assert await worker.recall() == {"fits": b"", "does not": bytes(900_000)}
+        worker.remember("fits", bytes(900_000), or_none=True)
+        assert set(await worker.recall()) == {"does not"}
 
 
 async def test_what_is_too_long_to_be_remembered_is_left_out_and_costs_nothing_else(run_directory: Path) -> None:
@@ -278,7 +282,9 @@ async def test_what_is_too_long_to_be_remembered_is_left_out_and_costs_nothing_e
         [worker] = watched.node.workers
         worker.remember("grows", b"short")
         worker.remember("stays", bytes(control.MAX_VALUE_BYTES))
-        assert not worker.remember("grows", bytes(control.MAX_VALUE_BYTES + 1))
+        worker.remember("grows", bytes(control.MAX_VALUE_BYTES + 1))
+        worker.remember("gone", b"short", or_none=True)
+        worker.remember("gone", bytes(control.MAX_VALUE_BYTES + 1), or_none=True)
         worker.remember("other", b"one")
         remembered = {"grows": b"short", "stays": bytes(control.MAX_VALUE_BYTES), "other": b"one"}
         assert await worker.recall() == remembered

@@ -85,12 +85,12 @@ class MemoryWorker:
             )
         )
 
-    def remember(self, key: str, value: bytes) -> bool:
-        if len(value) > self.value_max_bytes:
-            return False
+    def remember(self, key: str, value: bytes, *, or_none: bool = False) -> None:
         self.log.append(("remember", key))
-        self.memory[key] = value
-        return True
+        if len(value) <= self.value_max_bytes:
+            self.memory[key] = value
+        elif or_none:
+            self.memory.pop(key, None)
 
     def forget(self, key: str) -> None:
         self.log.append(("forget", key))
@@ -331,6 +331,7 @@ async def test_a_participant_who_cannot_be_remembered_is_not_found_again_as_he_w
     assert set(worker.memory) == keys
     worker.value_max_bytes = 1
     edge.connect(alice)
+    edge.rooms.apply(edge.hosted(), edge.hosted().room.update_metadata("longer"))
     assert set(worker.memory) == keys - {f"participant/{number}/{alice.sid}"}
     worker.value_max_bytes = 1 << 20
     edge.rooms.disconnected(alice.number)
