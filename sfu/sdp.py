@@ -220,7 +220,7 @@ class Limits(NamedTuple):
     """How large a description may be."""
 
     bytes: int = 256 * 1024
-    lines: int = 5_000
+    lines: int = 20_000
     sections: int = 512
 
 

@@ -110,7 +110,7 @@ class RoomSettings(BaseModel):
         "tracks on one connection.",
     )
     description_lines_max: int = Field(
-        5_000, ge=500, le=100_000, description="Lines of a description. Raise it with `description_max_bytes`."
+        20_000, ge=500, le=100_000, description="Lines of a description. Raise it with `description_max_bytes`."
     )
     description_sections_max: int = Field(
         512,

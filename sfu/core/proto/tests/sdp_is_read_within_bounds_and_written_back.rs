@@ -1,6 +1,6 @@
 //! Descriptions of browsers and of RFC 8829 §7 as oracles, what is refused, and that nothing is lost on the way back.
 
-use callyard_proto::sdp::{Direction, Msid, RidDirection, Session, Setup, agree, parse, supported, write};
+use callyard_proto::sdp::{Direction, Media, Msid, RidDirection, Session, Setup, agree, parse, supported, write};
 use proptest::prelude::*;
 
 const FIXTURES: [(&str, &str); 11] = [
@@ -99,7 +99,7 @@ fn what_cannot_be_served_is_refused_with_its_code() {
         (around("a=x\0y\n"), "control_character"),
         (around("a=x\ra=y\n"), "control_character"),
         ("v=0\ro=- 1 1 IN IP4 0.0.0.0\rs=-\r".into(), "control_character"),
-        (around(&"a=x\n".repeat(5_000)), "too_many_lines"),
+        (around(&"a=x\n".repeat(20_000)), "too_many_lines"),
         (around(&format!("a={}\n", "x".repeat(256 * 1024))), "too_long"),
         (around(&sections), "too_many_sections"),
         (around(&fingerprints), "too_many"),
@@ -135,7 +135,7 @@ fn the_largest_allowed_description_is_still_read() {
     let sections: String = (0..512).map(|mid| format!("m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:{mid}\n")).collect();
     assert_eq!(parse(around(&sections).as_bytes()).expect("within bounds").media.len(), 512);
     let head = around("");
-    let lines = 5_000 - head.lines().count();
+    let lines = 20_000 - head.lines().count();
     assert!(parse(around(&"a=x\n".repeat(lines)).as_bytes()).is_ok());
     assert_eq!(parse(around(&"a=x\n".repeat(lines + 1)).as_bytes()).map_err(|e| e.code()), Err("too_many_lines"));
     let room = 256 * 1024 - head.len() - "a=\r\n".len();
@@ -144,6 +144,21 @@ fn the_largest_allowed_description_is_still_read() {
         parse(around(&format!("a={}\n", "x".repeat(room + 1))).as_bytes()).map_err(|e| e.code()),
         Err("too_long")
     );
+}
+
+/// A subscriber of hundreds of tracks is offered more than anybody may send us.
+#[test]
+fn what_is_written_has_no_limit() {
+    let mut session = fixture("chromium_simulcast_vp8");
+    let video = session.media[0].clone();
+    for number in 0..600 {
+        let mid = format!("more-{number}");
+        session.groups[0].mids.push(mid.clone());
+        session.media.push(Media { mid: Some(mid), ..video.clone() });
+    }
+    let written = write(&session).expect("all of it can be read back");
+    assert!(written.len() > 256 * 1024 && written.lines().count() > 20_000);
+    assert_eq!(parse(written.as_bytes()).map_err(|error| error.code()), Err("too_long"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 256 * 1024, lines: 5_000, sections: 512 }
+        Self { bytes: 256 * 1024, lines: 20_000, sections: 512 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::codec::static_codec;
 use super::error::SdpError;
-use super::parse::parse;
+use super::parse::{Limits, parse_within};
 use super::types::*;
 use crate::command::Fingerprint;
 
@@ -18,7 +18,9 @@ pub fn write(session: &Session) -> Result<String, SdpError> {
             media.codecs.push(static_codec(0));
         }
     }
-    let read_back = parse(text.as_bytes())?;
+    // However much it is: limits are for what strangers send, and we may have hundreds of tracks for somebody.
+    let own = Limits { bytes: text.len(), lines: text.len(), sections: session.media.len() };
+    let read_back = parse_within(text.as_bytes(), &own)?;
     if read_back == expected { Ok(text) } else { Err(SdpError::Unwritable { what: difference(&read_back, &expected) }) }
 }
 
