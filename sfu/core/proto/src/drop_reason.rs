@@ -114,7 +114,7 @@ drop_reasons! {
     DataMalformed => "data_malformed",
     /// A data-channel packet with pieces of messages beyond what one association keeps: it has ended.
     DataTooMuch => "data_too_much",
-    /// A data-channel packet that ended its association: a message over the limit, or an error that the peer tells of.
+    /// A data-channel packet that ended its association, such as a piece of a message over the limit.
     DataFatal => "data_fatal",
 }
 

@@ -25,6 +25,7 @@ const HEARTBEAT: u8 = 4;
 const ABORT: u8 = 6;
 const SHUTDOWN: u8 = 7;
 const SHUTDOWN_ACK: u8 = 8;
+const ERROR: u8 = 9;
 const COOKIE_ACK: u8 = 11;
 const SHUTDOWN_COMPLETE: u8 = 14;
 const RECONFIG: u8 = 130;
@@ -151,6 +152,12 @@ impl Held {
     pub(super) fn chunks(&self) -> f64 {
         (self.weight + self.bytes / FULL_CHUNK_BYTES).max(0.0)
     }
+}
+
+/// Whether it tells of errors alone. They end nothing by themselves (RFC 9260 §3.3.10), but to `sctp-proto` they do.
+pub(super) fn is_only_errors(packet: &[u8]) -> bool {
+    let mut chunks = chunks(packet).peekable();
+    chunks.peek().is_some() && chunks.all(|chunk| chunk[0] == ERROR)
 }
 
 /// Whether its sender ends the association by that packet, or consents to its end.

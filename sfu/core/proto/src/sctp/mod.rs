@@ -177,6 +177,9 @@ impl Sctp {
         if self.is_lost {
             return None;
         }
+        if held::is_only_errors(packet) {
+            return None;
+        }
         let load = match self.held.weigh(packet) {
             Weighed::Malformed => return Some(DropReason::DataMalformed),
             Weighed::Ahead => return Some(DropReason::DataOverRate),
@@ -887,17 +890,20 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_ends_the_association_is_told_from_one_that_fails() {
-        for (chunk, event, reason) in [
-            // ABORT without a cause, and ERROR of an unknown cause.
-            (vec![6, 0, 0, 4], SctpEvent::Ended, None),
-            (vec![9, 0, 0, 8, 0, 99, 0, 4], SctpEvent::Lost, Some(DropReason::DataFatal)),
-        ] {
-            let mut ends = Ends::new(&Config::default());
-            let became = flood(&mut ends, 1, 1, |_| vec![chunk.clone()]);
-            assert_eq!(became, HashMap::from([(reason, 1)]));
-            assert_eq!(ends.our_events.last(), Some(&event));
-        }
+    fn an_abort_is_the_peers_end_and_an_error_is_none() {
+        let mut ends = Ends::new(&Config::default());
+        // An unknown cause.
+        let became = flood(&mut ends, 1, 1, |_| vec![vec![9, 0, 0, 8, 0, 99, 0, 4]]);
+        assert_eq!(became, HashMap::from([(None, 100)]));
+        let now = ends.now;
+        ends.theirs.send(now, "_reliable", b"still here");
+        ends.run(Duration::from_secs(1));
+        assert_eq!(ends.our_events.last(), Some(&message("_reliable", b"still here")));
+
+        let mut ends = Ends::new(&Config::default());
+        let became = flood(&mut ends, 1, 1, |_| vec![vec![6, 0, 0, 4]]);
+        assert_eq!(became, HashMap::from([(None, 1)]));
+        assert_eq!(ends.our_events.last(), Some(&SctpEvent::Ended));
     }
 
     /// S-28
