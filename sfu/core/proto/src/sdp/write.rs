@@ -19,7 +19,7 @@ pub fn write(session: &Session) -> Result<String, SdpError> {
         }
     }
     // However much it is: limits are for what strangers send, and we may have hundreds of tracks for somebody.
-    let own = Limits { bytes: text.len(), lines: text.len(), sections: session.media.len() };
+    let own = Limits { bytes: text.len(), lines: text.len(), sections: text.len() };
     let read_back = parse_within(text.as_bytes(), &own)?;
     if read_back == expected { Ok(text) } else { Err(SdpError::Unwritable { what: difference(&read_back, &expected) }) }
 }
