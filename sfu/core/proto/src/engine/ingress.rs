@@ -201,11 +201,12 @@ impl Engine {
             let bytes = header.header_len + payload.len();
             uptrack.layers.on_packet(now, (spatial, meta.temporal), &meta, meta.keyframe, bytes);
         }
+        // The second packet tells what flows. Another codec is told at a tick: a publisher may change it with every packet, and
+        // each time everybody is chosen for.
+        let is_news = is_media && uptrack.current_codec.is_some() && (!was_live || uptrack.announced.is_none());
         if is_media {
             uptrack.current_codec = Some(codec_index);
         }
-        // Another codec is told at a tick: a publisher may change it with every packet, and each time everybody is chosen for.
-        let is_news = is_media && (!was_live || uptrack.announced.is_none());
         if let Some(level) = carried.audio_level
             && !uptrack.muted
         {
