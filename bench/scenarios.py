@@ -172,30 +172,26 @@ def _lossy(percent: int) -> Scenario:
     )
 
 
-def _with_and_without(scenario: Scenario) -> Scenario:
-    """For the same server with a part of its work and without."""
+def _variant(scenario: Scenario, suffix: str, words: str, group: str) -> Scenario:
+    """The same people, measured by itself: what is known and wanted of the original is not of it."""
     return replace(
         scenario,
-        name=f"{scenario.name}-both",
-        title=f"{scenario.title}, with and without",
-        group="estimation",
+        name=f"{scenario.name}-{suffix}",
+        title=f"{scenario.title}, {words}",
+        group=group,
         is_ramped=False,
         target_us=None,
         peers_us={},
     )
+
+
+def _with_and_without(scenario: Scenario) -> Scenario:
+    """For the same server with a part of its work and without."""
+    return _variant(scenario, "both", "with and without", "estimation")
 
 
 def _taking_runs(scenario: Scenario) -> Scenario:
-    return replace(
-        scenario,
-        name=f"{scenario.name}-runs",
-        title=f"{scenario.title}, clients take runs",
-        group="offload",
-        takes_runs=True,
-        is_ramped=False,
-        target_us=None,
-        peers_us={},
-    )
+    return replace(_variant(scenario, "runs", "clients take runs", "offload"), takes_runs=True)
 
 
 FULL = (

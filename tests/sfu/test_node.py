@@ -204,16 +204,22 @@ async def test_a_new_node_finds_the_old_workers_with_their_memory(run_directory:
         assert await after.node.workers[1].recall() == {}
 
 
+async def one_left_of_two(settings: NodeSettings) -> WorkerHandle:
+    """What a successor finds where signaling has ended, and one of its two workers after it."""
+    before = Watched(settings)
+    alive, victim = await before.node.start()
+    await before.node.detach()
+    await ended(victim)
+    return alive
+
+
 @pytest.mark.parametrize("program", ["/bin/false", "/not/there"])
 async def test_a_worker_that_cannot_be_started_again_costs_those_that_live_nothing(
     program: str, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F-14"""
     settings = settings_in(run_directory)
-    before = Watched(settings)
-    alive, victim = await before.node.start()
-    await before.node.detach()
-    await ended(victim)
+    alive = await one_left_of_two(settings)
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", program)
         after = Watched(settings)
@@ -232,10 +238,7 @@ async def test_a_start_that_fails_leaves_those_that_live_to_the_next(
 ) -> None:
     """F-14"""
     settings = settings_in(run_directory)
-    before = Watched(settings)
-    alive, victim = await before.node.start()
-    await before.node.detach()
-    await ended(victim)
+    alive = await one_left_of_two(settings)
     with monkeypatch.context() as broken:
         broken.setattr(os, "environ", None)
         with pytest.raises(TypeError):
