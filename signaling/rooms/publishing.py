@@ -56,8 +56,6 @@ def add_track(room: RoomCore, participant: Participant, request: rtc.AddTrackReq
         # A client announces again when the answer was lost with its signal: it knows nothing of the first one.
         abandoned = [t for t in participant.tracks.values() if not t.is_published and request.cid in t.cids]
         end_tracks(room, participant, abandoned)
-    # It is kept with the track.
-    request.DiscardUnknownFields()
     refusal = _refusal(room, participant, request)
     if refusal is not None:
         _refuse(room, participant, request, *refusal)

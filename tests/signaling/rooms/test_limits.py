@@ -15,6 +15,7 @@ from signaling.rooms.core import LARGE_ROOM
 from signaling.rooms.memory import pack
 from signaling.rooms.presence import RoomFull
 from signaling.rooms.settings import RoomSettings
+from signaling.wire.livekit import frames
 from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, Section, World, unpacked
 
 RESPONSES = rtc.RequestResponse.Reason
@@ -266,7 +267,8 @@ def test_what_a_request_has_and_nobody_knows_is_not_kept() -> None:
     before = len(unpacked(pack(alice.record)))
     # A field of a number that the protocol does not have: 100 000 bytes.
     request.MergeFromString(b"\xf2\x3f\xa0\x8d\x06" + bytes(100_000))
-    alice.say(add_track=request)
+    # As every message comes to a room: by way of the wire.
+    alice.say(add_track=frames.read(rtc.SignalRequest(add_track=request).SerializeToString()).add_track)
     assert alice.track("c")
     assert len(unpacked(pack(alice.record))) < before + 1_000
 
