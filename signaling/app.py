@@ -35,7 +35,7 @@ from signaling.calls_system import create_calls_system
 from signaling.console.dashboard import console_routes
 from signaling.console.figures import RoomFigures
 from signaling.console.routes import call_page_routes
-from signaling.errors import CallyardError
+from signaling.errors import CallyardError, SettingsError
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
 from signaling.events.outbox import Outbox
 from signaling.http_server import HttpServer, http_server
@@ -57,14 +57,20 @@ _CORS_SECONDS = 600
 
 
 def node_id(state_dir: Path) -> str:
-    """Return the id under which the database knows this node: the same after a restart, for its rooms live on."""
-    state_dir.mkdir(parents=True, exist_ok=True)
+    """Return the id under which the database knows this node: the same after a restart, for its rooms live on.
+
+    `SettingsError` where the directory cannot be used.
+    """
     file = state_dir / _NODE_FILE
-    if not file.exists():
-        made = file.with_suffix(".new")
-        made.write_text(secrets.token_hex(16))
-        made.replace(file)
-    return file.read_text().strip()
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            made = file.with_suffix(".new")
+            made.write_text(secrets.token_hex(16))
+            made.replace(file)
+        return file.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{state_dir} cannot be used ({error.strerror}); set CALLYARD_STATE_DIR.") from error
 
 
 class Server:
@@ -72,6 +78,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        node = node_id(settings.state_dir)
         self.metrics = SignalingMetrics(CollectorRegistry())
         self.room_metrics = RoomMetrics(self.metrics.registry)
         self.worker_metrics = WorkerMetrics()
@@ -88,7 +95,7 @@ class Server:
         self.calls = create_calls_system(
             settings.calls,
             settings.calls_database_url,
-            ManagedRooms(self.rooms, node=node_id(settings.state_dir), url=self.signal_url),
+            ManagedRooms(self.rooms, node=node, url=self.signal_url),
             settings.keyring,
             dev=settings.dev > 0,
             name_max_bytes=settings.rooms.name_max_bytes,

@@ -1,7 +1,6 @@
 """What was decided about people of rooms, kept on disk: it outlives the room and the process, as their tokens do.
 
-One SQLite table in write-ahead mode, as the webhooks' outbox: safe against the death of the process, not against that
-of the machine. Not here: what a decision means (`rooms/presence.py`).
+How it is kept: `kept_table.py`. Not here: what a decision means (`rooms/presence.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +13,20 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from signaling.kept_table import opened
 from signaling.rooms.settings import RoomSettings
 from signaling.rooms.state import Cutoff
 
 log = structlog.get_logger(__name__)
 
+_SCHEMA = (
+    (
+        "CREATE TABLE IF NOT EXISTS cutoff ("
+        "number INTEGER PRIMARY KEY AUTOINCREMENT, room TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL, "
+        "cutoff BLOB NOT NULL, UNIQUE (room, identity))"
+    ),
+    "CREATE INDEX IF NOT EXISTS cutoff_at ON cutoff (at)",
+)
 _BUSY_SECONDS = 0.1
 """The predecessor may still write while its successor starts; the loop waits no longer for it."""
 
@@ -34,17 +42,12 @@ class KeptCutoffs:
         self._most = settings.cutoffs_kept_max
         self._seconds = settings.cutoffs_kept_seconds
         self._unwritten: dict[tuple[str, str], tuple[float, Cutoff]] = {}
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(file or ":memory:", isolation_level=None, timeout=_BUSY_SECONDS)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS cutoff ("
-            "number INTEGER PRIMARY KEY AUTOINCREMENT, room TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL, "
-            "cutoff BLOB NOT NULL, UNIQUE (room, identity))"
-        )
-        self._database.execute("CREATE INDEX IF NOT EXISTS cutoff_at ON cutoff (at)")
+        try:
+            self._database = opened(file, *_SCHEMA, busy_seconds=_BUSY_SECONDS)
+        except (sqlite3.Error, OSError) as error:
+            # Rooms go on without it, and the next start tries again.
+            log.error("cutoffs_not_opened", failure=str(error))
+            self._database = opened(None, *_SCHEMA)
 
     def keep(self, room: str, identity: str, cutoff: Cutoff, at: float) -> None:
         """Note what was decided at `at`, in Unix seconds, instead of what was decided before about the same one."""

@@ -1,15 +1,15 @@
-"""Deliveries that are still owed, kept on disk so that a killed process finds them again.
+"""Deliveries that are still owed, kept on disk (`kept_table.py`) so that a killed process finds them again.
 
-One SQLite table in write-ahead mode: safe against the death of the process, not against that of the machine (no fsync
-per event: the loop would wait for the disk). Not here: when and how often something is delivered.
+Not here: when and how often something is delivered.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from signaling.kept_table import opened
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,10 @@ class Outbox:
 
     def __init__(self, file: Path | None) -> None:
         """file: None keeps everything in memory, for tests and for receivers that may miss events."""
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(file or ":memory:", isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(
+        self._database = opened(
+            file,
             "CREATE TABLE IF NOT EXISTS delivery ("
-            "number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, room TEXT NOT NULL, body BLOB NOT NULL)"
+            "number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, room TEXT NOT NULL, body BLOB NOT NULL)",
         )
 
     def add(self, urls: Iterable[str], room: str, body: bytes) -> list[Delivery]:

@@ -51,6 +51,13 @@ def test_unusable_settings_end_with_a_sentence_on_stderr(arguments: list[str], s
     assert "Traceback" not in result.stderr + result.stdout
 
 
+def test_a_state_directory_that_cannot_be_used_is_a_sentence() -> None:
+    result = run("serve", "--dev", "--port", "0", CALLYARD_STATE_DIR="/dev/null/state")
+    assert result.exit_code == 1
+    assert "callyard: /dev/null/state cannot be used (Not a directory); set CALLYARD_STATE_DIR." in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+
+
 def test_doctor_shows_values_with_their_origin_and_hides_secrets() -> None:
     result = run("doctor", "--port", "0", CALLYARD_KEY="k", CALLYARD_SECRET=SECRET, CALLYARD_LOG_LEVEL="warning")
     rows = [line.split() for line in result.stdout.splitlines()]

@@ -94,3 +94,12 @@ def test_in_memory_only(decided: Cutoff) -> None:
     cutoffs = kept(None)
     cutoffs.keep("lobby", "bob", decided, at=100)
     assert cutoffs.of("lobby") == {"bob": decided}
+
+
+def test_where_nothing_can_be_kept_it_is_kept_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with capture_logs() as logs:
+        cutoffs = kept(tmp_path / "file" / "cutoffs.sqlite")
+    assert [entry["event"] for entry in logs] == ["cutoffs_not_opened"]
+    cutoffs.keep("lobby", "alice", REMOVED, at=100)
+    assert cutoffs.of("lobby") == {"alice": REMOVED}
