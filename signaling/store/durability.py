@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,6 +55,8 @@ class WalSync:
         self._syncing = False
         self._waiting: list[asyncio.Future[int]] = []
         self._folding: asyncio.Task[None] | None = None
+        self._checkpoint = threading.Lock()
+        """Of two that write the log into the database SQLite sends one away, and does not let it wait."""
 
     async def wait(self) -> None:
         # One that runs already may have begun before our commit; the next one is ours.
@@ -131,16 +134,20 @@ class WalSync:
 
     def _rewrite(self) -> None:
         """Write all of the log into the database and sync that; raises if anything of it could not be."""
-        with contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as connection:
+        with self._checkpoint, contextlib.closing(sqlite3.connect(self._database, isolation_level=None)) as connection:
             busy, frames, written = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         if busy or frames != written:
             raise OSError("others hold the log")
 
     async def _fold(self) -> None:
         try:
-            await asyncio.to_thread(_fold, self._database)
+            await asyncio.to_thread(self._fold_alone)
         finally:
             self._folding = None
+
+    def _fold_alone(self) -> None:
+        with self._checkpoint:
+            _fold(self._database)
 
 
 def _fold(database: str) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -154,6 +155,33 @@ async def test_whatever_a_sync_fails_of_nobody_waits_for_ever(
         with pytest.raises(NotOnDisk):
             await asyncio.wait_for(_write(database, 1), 10)
     await asyncio.wait_for(_write(database, 2), 10)
+    await database.close()
+
+
+async def test_what_the_disk_did_not_take_is_written_anew_after_a_folding_that_has_begun(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _folded(database)
+    begun, free = threading.Event(), threading.Event()
+
+    def fold(_: str) -> None:
+        begun.set()
+        assert free.wait(10)
+
+    monkeypatch.setattr(durability, "_fold", fold)
+    with monkeypatch.context() as only_now:
+        only_now.setattr(durability, "COMMITS_PER_FOLD", 1)
+        await _write(database, 1)
+    assert await asyncio.to_thread(begun.wait, 10)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", Mock(side_effect=OSError(errno.EIO, "broken")))
+        with pytest.raises(NotOnDisk):
+            await _write(database, 2)
+    writing = asyncio.create_task(_write(database, 3))
+    # Time enough for a write that does not wait.
+    assert not (await asyncio.wait({writing}, timeout=0.2))[0]
+    free.set()
+    await asyncio.wait_for(writing, 10)
     await database.close()
 
 
