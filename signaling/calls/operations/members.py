@@ -9,7 +9,7 @@ from typing import Any
 from signaling.calls import custom, views
 from signaling.calls.call_types import is_above
 from signaling.calls.model import Member
-from signaling.calls.operations import sessions
+from signaling.calls.operations import rings, sessions
 from signaling.calls.problems import Fault, Problem, missing, not_found
 from signaling.calls.rights import Holding, app_role, own
 from signaling.calls.state import Turn
@@ -78,6 +78,7 @@ def change(turn: Turn, upsert: Sequence[NamedMember], remove: Sequence[str], *, 
             turn.emit(type_, {"member": shown}, "MPWS")
     for member in gone:
         turn.emit("member.removed", {"member": views.member(member, turn.facts.users)}, "MPWS", users=(member.user_id,))
+        rings.withdraw(turn, member.user_id)
 
 
 def _refresh(turn: Turn, concerned: frozenset[str], gone: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from signaling.calls.model import Block, Participant
-from signaling.calls.operations import sessions
+from signaling.calls.operations import rings, sessions
 from signaling.calls.operations.members import check_not_above_me
 from signaling.calls.problems import not_found, unprocessable
 from signaling.calls.rights import require
@@ -74,6 +74,7 @@ def block(turn: Turn, user_id: str, reason: str | None, expires_at: datetime | N
     sessions.refresh(turn, "blocked", removal="blocked", only=frozenset([user_id]))
     if known is None:
         turn.emit("participant.blocked", {"user_id": user_id, "reason": reason}, "PS", users=(user_id,))
+    rings.withdraw(turn, user_id)
     return entry
 
 

@@ -220,6 +220,18 @@ def call_off(turn: Turn, ring: Ring, reason: str) -> Ring:
     return ring
 
 
+def withdraw(turn: Turn, user_id: str) -> None:
+    """Stop ringing somebody who is not to come any more; the others ring on."""
+    for ring in list(turn.state.rings.values()):
+        if not any(callee.user_id == user_id and callee.state == "ringing" for callee in ring.callees):
+            continue
+        ring = _settle(turn, _answer(turn, ring, user_id, "cancelled", None, None), quietly=True)
+        data = {"ring_id": ring.id, "reason": "cancelled", "ring": shown(turn, ring)}
+        # The caller is told that this one has missed it: to him the ring itself may go on.
+        turn.emit("call.ring_cancelled", data, "S", users=(user_id,))
+        _missed(turn, ring, user_id, "cancelled")
+
+
 def expire(turn: Turn) -> None:
     """Let every callee whose time is up miss the ring."""
     for ring in list(turn.state.rings.values()):
@@ -269,10 +281,9 @@ def _answer(turn: Turn, ring: Ring, user_id: str, state: str, reason: str | None
 def _settle(turn: Turn, ring: Ring, *, quietly: bool = False) -> Ring:
     """Resolve a pending ring in which nobody rings any more."""
     if ring.state == "pending" and ring.settled:
-        all_rejected = all(callee.state == "rejected" for callee in ring.callees)
-        ring = turn.put(
-            "rings", ring.id, ring, state="rejected_by_all" if all_rejected else "timed_out", ended_at=turn.now
-        )
+        states = {callee.state for callee in ring.callees}
+        state = "rejected_by_all" if states == {"rejected"} else "timed_out" if "missed" in states else "cancelled"
+        ring = turn.put("rings", ring.id, ring, state=state, ended_at=turn.now)
         sessions.note_ring_resolved(turn)
         if not quietly:
             _end_session_of_lonely_caller(turn, ring)

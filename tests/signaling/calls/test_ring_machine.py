@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from signaling.calls.model import Ring
-from signaling.calls.operations import calls, joining, rings
+from signaling.calls.operations import calls, joining, members, rings
 from signaling.calls.operations.joining import JoinWish
+from signaling.calls.operations.members import NamedMember
 from tests.signaling.calls.harness import Desk, check_numbers
 
 CALLEES = ("bob", "carl", "dora")
@@ -82,6 +83,14 @@ class RingLife(RuleBasedStateMachine):
         if ring is not None:
             refused = self.desk.refused("alice", lambda turn: rings.cancel(turn, ring.id))
             assert refused == (None if ring.state == "pending" else "already_resolved")
+
+    @rule(callee=st.sampled_from(CALLEES))
+    def remove_and_add(self, callee: str) -> None:
+        named = NamedMember(callee, None, None, "/members/0")
+        self.desk.do("alice", lambda turn: members.remove_one(turn, callee, force=False))
+        self.desk.do("alice", lambda turn: members.change(turn, [named], [], force=False))
+        rung = [one for ring in self.desk.state.rings.values() for one in ring.callees if one.state == "ringing"]
+        assert callee not in {one.user_id for one in rung}
 
     @rule(seconds=st.sampled_from([0.001, 1, 4.999, 5, 10, 29, 61]))
     def wait(self, seconds: float) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.signaling.api.world import World, code, pointers
 
 CALL = "/calls/default/x"
@@ -128,13 +130,39 @@ async def test_with_everybody_kept_out_nobody_is_rung(world: World) -> None:
     assert (await world.call("default/x", by="alice", ring=True, notify=True))["ring"] is None
 
 
-async def test_who_is_blocked_while_he_rings_hears_that_it_is_over_and_who_is_blocked_that_he_is(world: World) -> None:
-    await ringing(world, "bob", "carl")
-    bob = await world.listen(world.as_("bob"))
+@pytest.mark.parametrize("act", ["block", "remove"])
+async def test_who_is_not_to_come_any_more_stops_ringing_at_once_and_the_others_ring_on(
+    world: World, act: str
+) -> None:
+    ring = await ringing(world, "bob", "carl")
+    alice, bob, carl = [await world.listen(world.as_(name)) for name in ("alice", "bob", "carl")]
+    if act == "block":
+        done = await world.as_("alice").put(f"{CALL}/blocks/bob", {})
+    else:
+        done = await world.as_("alice").delete(f"{CALL}/members/bob")
+    assert done.is_success, done.text
+    # Why it is over, and that it is: his devices stop.
+    why = {"block": "participant.blocked", "remove": "member.removed"}[act]
+    heard = [type_ for type_ in bob.types() if type_ != "call.capabilities_updated"]
+    assert heard == [why, "call.ring_cancelled", "call.ring_missed"]
+    (missed,) = alice.only("call.ring_missed")
+    assert (missed["data"]["user_id"], missed["data"]["reason"]) == ("bob", "cancelled")
+    assert states(missed["data"]["ring"]) == {"bob": "cancelled", "carl": "ringing"}
+    assert missed["data"]["ring"]["state"] == "pending"
+    assert not {"call.ring_cancelled", "call.ring_missed"} & set(carl.types())
+    assert code(await world.as_("bob").post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"}))[0] in (404, 409)
+    rejected = (await world.as_("carl").post(f"{RINGS}/{ring['id']}/reject")).json()["ring"]
+    assert (rejected["state"], states(rejected)) == ("cancelled", {"bob": "cancelled", "carl": "rejected"})
+    await world.advance(60)
+    assert not {"call.ring_cancelled", "call.ring_missed"} & set(bob.types())
+
+
+async def test_with_its_only_callee_a_ring_ends(world: World) -> None:
+    ring = await ringing(world, "bob")
     await world.as_("alice").put(f"{CALL}/blocks/bob", {})
-    assert [type_ for type_ in bob.types() if type_ != "call.capabilities_updated"] == ["participant.blocked"]
-    await world.advance(30)
-    assert bob.types() == ["call.ring_missed"]
+    shown = (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"]
+    assert (shown["state"], states(shown)) == ("cancelled", {"bob": "cancelled"})
+    assert shown["ended_at"] is not None
 
 
 async def test_l_1_the_caller_cancels_and_each_callee_misses_once(world: World) -> None:
