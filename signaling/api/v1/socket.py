@@ -241,6 +241,8 @@ class EventSocket:
                 seqs[cid] = await self._watch(socket, cid)
                 accepted.append(cid)
             except Problem as problem:
+                if problem.status >= 500:
+                    raise
                 denied.append({"cid": cid, "code": str(problem.code)})
         socket.control({"type": "subscribed", "cids": accepted, "denied": denied, "seqs": seqs})
 
@@ -326,7 +328,9 @@ class EventSocket:
                 self._limiter.take_calls(socket.principal, read // READ_PER_CALL, done=True)
                 if sent is not None:
                     return sent
-        except Problem:
+        except Problem as problem:
+            if problem.status >= 500:
+                raise
             socket.control({"type": "unsubscribed", "cids": [cid], "reason": "missing_capability"})
             return False
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import uvicorn
@@ -17,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from signaling.api.client_address import TrustedProxies
 from signaling.api.v1.socket import READ_PER_CALL, REFUSALS_MAX, RESUME_ATTEMPTS_MAX, EventSocket
+from signaling.calls.problems import Problem
 from signaling.calls.settings import CallsSettings, RateLimits
 from signaling.events.channel import Frame
 from signaling.http_server import http_server, listen
@@ -251,6 +253,26 @@ async def test_resuming_replays_what_was_missed_and_resyncs_what_is_too_old(serv
         assert (event["prev_seq"], event["seq"]) == (6, 7)
         await alice.send(type="resume", last={"default:x": "seven"})
         assert (await alice.receive())["problem"]["code"] == "unprocessable"
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "frame", [{"type": "subscribe", "cids": ["default:x"]}, {"type": "resume", "last": {"default:x": 1}}]
+)
+async def test_who_asks_while_a_call_changes_too_fast_is_asked_to_ask_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, frame: dict[str, Any]
+) -> None:
+    await server.world.call("default/x", by="alice")
+    async with server.greeted("alice") as alice:
+        with monkeypatch.context() as fast:
+            busy = Problem("unavailable", "The call changes too fast; try again.", retry_after_ms=100)
+            fast.setattr(server.world.service, "operate", AsyncMock(side_effect=busy))
+            await alice.send(**frame)
+            refused = await alice.receive()
+        assert (refused["type"], refused["problem"]["status"]) == ("error", 503)
+        assert refused["problem"]["retry_after_ms"] == 100
+        await alice.send(**frame)
+        assert (await alice.receive())["cids"] == ["default:x"]
 
 
 @ON_SQLITE
