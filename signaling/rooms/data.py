@@ -23,6 +23,7 @@ RELIABLE = "_reliable"
 LOSSY = "_lossy"
 _KINDS = {RELIABLE: models.DataPacket.Kind.RELIABLE, LOSSY: models.DataPacket.Kind.LOSSY}
 _NOT_FOR_CLIENTS = ("speaker",)
+_Described = models.DataTrackInfo | rtc.PublishDataTrackRequest
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,8 @@ def _take_track(room: RoomCore, publisher: Participant, request: rtc.PublishData
         sid=room.sources.sid("DTR_"),
         name=request.name,
         encryption=request.encryption,
-        frame_encoding=request.frame_encoding,
     )
-    if request.HasField("schema"):
-        info.schema.CopyFrom(request.schema)
+    _describe(info, request)
     refusal = _track_refusal(room, publisher, info)
     if refusal is not None:
         reason, message = refusal
@@ -228,6 +227,21 @@ def _take_track(room: RoomCore, publisher: Participant, request: rtc.PublishData
         _begin_track(room, publisher, track)
     room.send(publisher, rtc.SignalResponse(publish_data_track_response=rtc.PublishDataTrackResponse(info=info)))
     return track
+
+
+def asked_again(info: models.DataTrackInfo) -> rtc.PublishDataTrackRequest:
+    """Return the request that such a track was published with."""
+    request = rtc.PublishDataTrackRequest(pub_handle=info.pub_handle, name=info.name, encryption=info.encryption)
+    _describe(request, info)
+    return request
+
+
+def _describe(target: _Described, source: _Described) -> None:
+    """Copy what frames are made of, as far as it is told: an empty message would say something too."""
+    if source.HasField("frame_encoding"):
+        target.frame_encoding.CopyFrom(source.frame_encoding)
+    if source.HasField("schema"):
+        target.schema.CopyFrom(source.schema)
 
 
 def _begin_track(room: RoomCore, publisher: Participant, track: DataTrack) -> None:

@@ -367,9 +367,7 @@ def sync_state(room: RoomCore, participant: Participant, state: rtc.SyncState, c
         disabled = rtc.UpdateTrackSettings(track_sids=state.track_sids_disabled, disabled=True)
         subscribing.track_setting(room, participant, disabled)
     requests = [
-        rtc.PublishDataTrackRequest(
-            pub_handle=response.info.pub_handle, name=response.info.name, encryption=response.info.encryption
-        )
+        data.asked_again(response.info)
         for response in state.publish_data_tracks[: room.settings.data_tracks_max]
         if response.info.pub_handle not in participant.data_tracks
     ]

@@ -324,7 +324,9 @@ def publish(client: Client, handle: int = 1, name: str = "d") -> str:
 def test_a_data_track_is_told_and_forwarded_under_a_handle_of_each_subscriber(world: World, single: bool) -> None:
     alice, bob = world.join("alice"), world.join("bob", single=single)
     first, second = publish(alice, 5, "one"), publish(alice, 9, "two")
-    assert [track.sid for track in bob.people[alice.sid].data_tracks] == [first, second]
+    told = bob.people[alice.sid].data_tracks
+    assert [track.sid for track in told] == [first, second]
+    assert not any(track.HasField("frame_encoding") or track.HasField("schema") for track in told)
     assert bob.handles == {1: first, 2: second}
     entry = bob.heard("data_track_subscriber_handles")[-1].sub_handles[1]
     assert (entry.publisher_identity, entry.publisher_sid) == ("alice", alice.sid)
@@ -437,9 +439,12 @@ def test_data_tracks_that_a_resuming_client_still_has_are_published_again(world:
     alice, bob = world.join("alice"), world.join("bob")
     world.lose_signal(alice)
     info = models.DataTrackInfo(pub_handle=3, name="again")
+    info.frame_encoding.custom = "x-frames"
+    info.schema.name = "positions"
     state = rtc.SyncState(publish_data_tracks=[rtc.PublishDataTrackResponse(info=info)])
     world.resume(alice, sync_state=state)
-    assert [track.name for track in bob.people[alice.sid].data_tracks] == ["again"]
+    (track,) = bob.people[alice.sid].data_tracks
+    assert (track.name, track.frame_encoding.custom, track.schema.name) == ("again", "x-frames", "positions")
     world.resume(alice, sync_state=state)
     assert len(alice.record.data_tracks) == 1
 

@@ -389,7 +389,6 @@ def publishes_data_of(client: Client, size: int) -> None:
     request = rtc.PublishDataTrackRequest(pub_handle=number, name=f"n{number}")
     request.schema.name = "s" * 1_000
     info = models.DataTrackInfo(pub_handle=number, sid="DTR_1", name=f"n{number}", schema=request.schema)
-    info.frame_encoding.SetInParent()
     request.schema.name += "s" * (size - info.ByteSize())
     client.say(publish_data_track_request=request)
 
