@@ -182,6 +182,9 @@ def grants_of(
         if not isinstance(value, bool):
             raise Unauthenticated(f"invalid token: `{name}` is not a boolean")
         values[attribute] = value
+    # Who does not say may send data if he may publish: LiveKit's `VideoGrant.GetCanPublishData`, and tokens for viewers
+    # leave it out.
+    values.setdefault("can_publish_data", values.get("can_publish", True))
     sources = video.get("canPublishSources") or ()
     if not isinstance(sources, (list, tuple)) or not all(isinstance(name, str) and name in SOURCES for name in sources):
         raise Unauthenticated("invalid token: `canPublishSources` names an unknown source")

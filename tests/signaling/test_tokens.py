@@ -86,6 +86,7 @@ def test_a_token_is_read() -> None:
         room="lobby",
         room_join=True,
         can_publish=False,
+        can_publish_data=False,
         can_publish_sources=("camera",),
         hidden=True,
         room_config={"emptyTimeout": 5},

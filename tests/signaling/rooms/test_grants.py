@@ -36,6 +36,26 @@ def test_claims_say_exactly_the_grants(grants: Grants) -> None:
     assert grants_of(claims, lifetime_seconds=grants.lifetime_seconds) == grants
 
 
+@pytest.mark.parametrize(
+    ("video", "allowed"),
+    [
+        ({}, True),
+        ({"canPublish": True}, True),
+        ({"canPublish": False}, False),
+        ({"canPublish": False, "canPublishData": None}, False),
+        ({"canPublish": False, "canPublishData": True}, True),
+        ({"canPublish": True, "canPublishData": False}, False),
+        ({"canPublishData": False}, False),
+    ],
+)
+def test_a_token_that_does_not_speak_of_data_allows_it_to_who_may_publish(
+    video: dict[str, bool | None], allowed: bool
+) -> None:
+    grants = grants_of({"iss": "devkey", "video": video}, lifetime_seconds=600)
+    assert grants.can_publish_data == allowed
+    assert grants.claims()["video"]["canPublishData"] == allowed, "a refreshed token says it"
+
+
 @given(_GRANTS, _GRANTS)
 def test_within_another_s_bounds_nothing_is_allowed_that_one_of_them_does_not(one: Grants, other: Grants) -> None:
     both = one.within(other)
