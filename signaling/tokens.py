@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from signaling.errors import Unauthenticated
 from signaling.rooms.grants import Grants, grants_of
 
 LEEWAY_SECONDS = 60
+_FIRST_EXPIRY = "firstExp"
+"""In tokens that we refresh: `exp` of the one that the application made out."""
 _TOKEN_MAX_CHARACTERS = 65_536
 _BAD = "invalid token"
 _signatures = jwt.PyJWS()
@@ -26,7 +29,7 @@ _signatures = jwt.PyJWS()
 def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
     """Return what a token allows; raises `Unauthenticated`. `now`: Unix seconds."""
     claims = _verified_claims(token, keyring)
-    expires, not_before = _time(claims, "exp"), _time(claims, "nbf")
+    expires, first_expires, not_before = (_time(claims, name) for name in ("exp", _FIRST_EXPIRY, "nbf"))
     if expires is None:
         raise Unauthenticated(f"{_BAD}: it has no expiry")
     if now >= expires + LEEWAY_SECONDS:
@@ -40,7 +43,7 @@ def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
         claims,
         lifetime_seconds=int(max(0.0, min(lifetime, 2**31))),
         issued_at=issued or 0.0,
-        expires_at=expires,
+        expires_at=expires if first_expires is None else first_expires,
     )
 
 
@@ -94,8 +97,12 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 def sign(grants: Grants, keyring: Mapping[str, str], now: float) -> str:
-    """Return a token with just these grants, valid as long as the one they came from."""
+    """Return a token with just these grants, valid as long as the one they came from.
+
+    It says the very moment, and never a whole second: what applications make out is known by that (`check_cutoff`).
+    """
     key = grants.key if grants.key in keyring else next(iter(keyring))
-    at = int(now)
-    times = {"nbf": at, "iat": at, "exp": at + grants.lifetime_seconds}
+    at = now if now % 1 else now - 0.0005
+    times = {"nbf": int(now), "iat": at, "exp": math.ceil(now) + grants.lifetime_seconds}
+    times |= {_FIRST_EXPIRY: grants.expires_at} if grants.expires_at else {}
     return jwt.encode({"iss": key, **times, **grants.claims()}, keyring[key], algorithm="HS256")

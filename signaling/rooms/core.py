@@ -6,6 +6,7 @@ append effects to `out`. No I/O, no clock: `Moment` is an argument, ids and rand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -150,6 +151,9 @@ class RoomCore:
         if self.settings.removal_revokes_tokens and not participant.grants.managed:
             cutoffs = self.record.cutoffs
             cutoffs.pop(participant.identity, None)
+            if participant.grants.issued_at == math.floor(before):
+                # The token that he came with is of this very second, and cannot be told from one made out just after.
+                before = participant.grants.issued_at + 1
             if grants is not None:
                 # All that `Grants.within` reads; the rest may be long.
                 grants = replace(grants, name="", metadata="", attributes={}, room_config=None)

@@ -83,7 +83,7 @@ class Grants:
     issued_at: float = field(default=0.0, compare=False)
     """Unix seconds; 0 where the token does not say."""
     expires_at: float = field(default=0.0, compare=False)
-    """Unix seconds."""
+    """Unix seconds; of a refreshed token, when the one that the application made out does."""
 
     def may_publish(self, source: int) -> bool:
         if not self.can_publish:

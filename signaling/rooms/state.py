@@ -268,7 +268,7 @@ class Cutoff:
     """What an administrator decided about somebody whose earlier tokens are still about."""
 
     before: float
-    """Tokens issued by then, in Unix seconds."""
+    """Tokens issued by then, in Unix seconds. Those that say the whole second of that moment may be newer, and pass."""
     expires_by: float
     """Of tokens that do not say when they were issued, those that expire by then: as the one in use did, or earlier."""
     grants: Grants | None

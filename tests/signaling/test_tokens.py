@@ -146,6 +146,17 @@ def test_a_token_of_the_javascript_sdk_does_not_say_when_it_was_made_out() -> No
     assert verify(token(), KEYRING, NOW + 5).issued_at == NOW
 
 
+@pytest.mark.parametrize("elapsed", [0.0, 0.25, 1.0, 100.999])
+def test_a_refreshed_token_says_the_very_moment_and_how_long_the_first_one_held(elapsed: float) -> None:
+    grants = verify(token(nbf=0, exp=int(NOW) + 120), KEYRING, NOW)
+    for _ in range(2):
+        grants = verify(sign(grants, KEYRING, NOW + elapsed), KEYRING, NOW + elapsed)
+        assert grants.issued_at % 1, "a whole second would be taken for rounded"
+        assert grants.issued_at == pytest.approx(NOW + elapsed, abs=0.001)
+        assert grants.issued_at <= NOW + elapsed
+        assert (grants.expires_at, grants.lifetime_seconds) == (NOW + 120, 600)
+
+
 def test_a_short_token_is_refreshed_for_ten_minutes() -> None:
     grants = verify(token(exp=int(NOW) + 5), KEYRING, NOW)
     fresh = sign(grants, KEYRING, NOW)

@@ -1001,6 +1001,45 @@ def test_who_was_removed_does_not_come_back_by_a_token_from_before(world: World,
         world.enter(client)
 
 
+@pytest.mark.parametrize(
+    ("issued_at", "opens"),
+    [(NOW - 1, False), (NOW, True), (NOW + 0.2, False), (NOW + 0.4, True), (NOW + 1, True)],
+)
+def test_a_token_of_the_second_of_a_removal_is_new_unless_it_says_the_moment(
+    world: World, issued_at: float, opens: bool
+) -> None:
+    # Applications write whole seconds, so one made out at .55 says 0; tokens that were refreshed say the moment.
+    world.join("alice", issued_at=NOW - 300)
+    world.wait(0.3)
+    world.apply(world.room.remove("alice", world.now))
+    if opens:
+        assert world.join("alice", issued_at=issued_at).sid in world.room.core.participants
+    else:
+        with pytest.raises(Unauthenticated, match="before this participant was removed"):
+            world.join("alice", issued_at=issued_at)
+
+
+def test_who_is_removed_in_the_second_of_his_token_does_not_come_back_by_it(world: World) -> None:
+    """S-62"""
+    client = world.join("alice", issued_at=NOW)
+    world.wait(0.3)
+    world.apply(world.room.remove("alice", world.now))
+    with pytest.raises(Unauthenticated):
+        world.enter(client)
+    assert world.join("alice", issued_at=NOW + 1).sid in world.room.core.participants
+
+
+def test_a_token_made_out_in_the_second_of_a_changed_permission_is_not_cut_down(world: World) -> None:
+    alice = world.join("alice", issued_at=NOW - 300)
+    world.wait(0.3)
+    lowered = without_permission(alice.grants, can_publish=False)
+    change = api.UpdateParticipantRequest(room="lobby", identity="alice", permission=lowered)
+    world.apply(world.room.update_participant(change, world.now))
+    assert not world.enter(alice).record.grants.can_publish
+    world.wait(2)
+    assert world.enter(world.client("alice", issued_at=NOW)).record.grants.can_publish
+
+
 def test_a_token_made_out_after_the_removal_opens_the_room_again(world: World) -> None:
     removed(world, issued_at=NOW - 300)
     assert world.join("alice", issued_at=world.now.unix_ms / 1000 + 1).sid in world.room.core.participants
