@@ -33,6 +33,9 @@ _CLOSING_SECONDS = 15
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
 
+_OWN_PLACES = 64
+"""Connections beyond the limit that are kept for this machine: a supervisor that is told 503 ends the server, and with
+it all calls."""
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
     b"Access-Control-Allow-Origin: *\r\nContent-Length: 44\r\n\r\nThe server has as many connections as it may"
@@ -105,10 +108,12 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
     """Return a server for `app`; `serve(sockets=[listen(…)])` runs it."""
     # Read at parse time by the handshake's parser, which knows no other way to be told.
     websockets.http11.MAX_LINE_LENGTH = settings.request_head_max_bytes
+    places = open_files.for_connections(settings.connections_max + _OWN_PLACES, settings.files_reserved)
 
     class Protocol(_BoundedHead):
         head_timeout_seconds = settings.request_head_timeout_seconds
-        connections_max = open_files.for_connections(settings.connections_max, settings.files_reserved)
+        connections_max = max(1, places - _OWN_PLACES)
+        own_connections_max = places
 
     return HttpServer(
         uvicorn.Config(
@@ -179,15 +184,21 @@ class _BoundedHead(H11Protocol):
 
     head_timeout_seconds: float
     connections_max: int
+    own_connections_max: int
+    """The same for connections of this machine."""
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as its base does
         super().connection_made(transport)
-        if len(self.connections) > self.connections_max:
+        if len(self.connections) > (self.own_connections_max if self._is_own() else self.connections_max):
             transport.write(_TOO_MANY)
             transport.close()
         else:
             self._arm()
+
+    def _is_own(self) -> bool:
+        """What comes from an address of this machine comes from the one that it goes to, on whatever interface."""
+        return self.client is not None and self.server is not None and self.client[0] == self.server[0]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

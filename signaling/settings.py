@@ -104,8 +104,8 @@ class HttpSettings(Section):
         20_000,
         ge=10,
         le=1_000_000,
-        description="Connections served at once, WebSockets included; more get 503. Raise it together with the "
-        "process's hard limit of open files, which bounds it too.",
+        description="Connections served at once, WebSockets included; more get 503, but for 64 of the machine's own, as "
+        "health checks are. Raise it together with the process's hard limit of open files, which bounds it too.",
     )
     files_reserved: int = Field(
         256,

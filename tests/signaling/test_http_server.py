@@ -48,8 +48,12 @@ async def running(settings: HttpSettings) -> AsyncIterator[int]:
         await task
 
 
-def connected(port: int, q: str) -> websockets.connect:
-    return websockets.connect(f"ws://127.0.0.1:{port}/ws?q={q}")
+STRANGER = "127.0.0.2"
+"""An address of loopback that the server does not listen on."""
+
+
+def connected(port: int, q: str, origin: str = "127.0.0.1") -> websockets.connect:
+    return websockets.connect(f"ws://127.0.0.1:{port}/ws?q={q}", local_addr=(origin, 0))
 
 
 async def _until_closed(reader: asyncio.StreamReader) -> bytes:
@@ -152,8 +156,10 @@ def test_a_foreign_address_is_said_in_a_sentence() -> None:
         listen("192.0.2.1", 7880, 16)
 
 
-async def _opened(port: int, number: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    return [await asyncio.open_connection("127.0.0.1", port) for _ in range(number)]
+async def _opened(
+    port: int, number: int, origin: str = STRANGER
+) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    return [await asyncio.open_connection("127.0.0.1", port, local_addr=(origin, 0)) for _ in range(number)]
 
 
 async def test_a_connection_too_many_is_told_so_at_once_and_the_next_is_served_when_one_ends() -> None:
@@ -166,9 +172,27 @@ async def test_a_connection_too_many_is_told_so_at_once_and_the_next_is_served_w
         writer.close()
         silent[0][1].close()
         await silent[0][1].wait_closed()
-        async with asyncio.timeout(5), connected(port, "xyz") as socket_:
+        async with asyncio.timeout(5), connected(port, "xyz", STRANGER) as socket_:
             assert await socket_.recv() == "3"
         for _, writer in silent:
+            writer.close()
+
+
+async def test_where_strangers_take_all_places_a_check_of_this_machine_is_answered() -> None:
+    """kubelet's liveness probe, which would end the server; of its connections there are so many and no more."""
+    async with running(HttpSettings(connections_max=10)) as port:
+        silent = await _opened(port, 10)
+        own = await _opened(port, 64, "127.0.0.1")
+        reader, writer = own[-1]
+        writer.write(b"GET /length?q=xyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+        for origin in (STRANGER, "127.0.0.1"):
+            ((reader, writer),) = await _opened(port, 1, origin)
+            async with asyncio.timeout(2):
+                assert (await _until_closed(reader)).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+        for _, writer in (*silent, *own):
             writer.close()
 
 
