@@ -53,6 +53,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _tcp_port(settings)
     yield _media_ports(settings.node)
     yield _state_dir(settings.state_dir)
+    yield _database(settings.calls_database_url)
     yield _open_files()
     yield _receive_buffer()
     yield _segmentation()
@@ -140,6 +141,16 @@ def _state_dir(directory: Path) -> Finding:
     if free_mib < 100:
         return Finding("state directory", Verdict.WARNING, f"Only {free_mib} MiB are free at {existing}.")
     return Finding("state directory", Verdict.OK, f"{directory} can be written to, {free_mib} MiB free.")
+
+
+def _database(url: str) -> Finding:
+    # Slow to import, and every command imports this module.
+    from signaling.store.location import located
+
+    location = located(url)
+    if location.get_backend_name() == "sqlite":
+        return Finding("database", Verdict.OK, f"Calls are kept in SQLite, {location.database}: by one node alone.")
+    return Finding("database", Verdict.OK, f"Calls are kept in PostgreSQL on {location.host or 'this machine'}.")
 
 
 def _open_files() -> Finding:

@@ -104,8 +104,8 @@ class HttpSettings(Section):
         20_000,
         ge=10,
         le=1_000_000,
-        description="Connections served at once, WebSockets included; more get 503, but for 64 of the machine's own, as "
-        "health checks are. Raise it together with the process's hard limit of open files, which bounds it too.",
+        description="Connections served at once, WebSockets included; more get 503, but for 64 of the machine's own: "
+        "health checks. Raise it together with the process's hard limit of open files, which bounds it too.",
     )
     files_reserved: int = Field(
         256,
@@ -279,8 +279,9 @@ class Settings(Section):
     database_url: str = Field(
         "",
         max_length=2048,
-        description="Where calls are kept: `postgresql://user:secret@host/name` or `sqlite:///path`. Empty: SQLite in "
-        "`state_dir`. Take PostgreSQL when more than one node serves calls.",
+        description="Where calls are kept: `postgresql://user:secret@host/name`, if need be with `?sslmode=require` or "
+        "the like (`@` in the secret is `%40`), or `sqlite:///path`. Empty: SQLite in `state_dir`. Take PostgreSQL "
+        "when more than one node serves calls.",
     )
     state_dir: Path = Field(
         Path("var"),
@@ -294,6 +295,16 @@ class Settings(Section):
     node: NodeSettings = NodeSettings()
     rooms: RoomSettings = RoomSettings()
     webhooks: WebhookSettings = WebhookSettings()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, url: str) -> str:
+        if url:
+            # Slow to import, and only for those who name one.
+            from signaling.store.location import located
+
+            located(url)
+        return url
 
     @cached_property
     def keyring(self) -> dict[str, str]:

@@ -25,7 +25,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Delete, Table, bindparam, delete, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -33,6 +32,7 @@ from signaling.errors import Unavailable
 from signaling.store.direct import direct
 from signaling.store.durability import NotSynced, WalSync
 from signaling.store.kinds import OF_ENTITY, Kind
+from signaling.store.location import located
 from signaling.store.prepared import DIRECT, Prepared, as_sqlalchemy, decode, encode
 
 log = structlog.get_logger(__name__)
@@ -60,8 +60,8 @@ class Database:
     """All access goes through `read` and `write`."""
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
-        """url: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`; the bare names are understood too."""
-        self.url = make_url(_driver(url))
+        """url: as `located` reads it."""
+        self.url = located(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         common: dict[str, Any] = {
             "max_overflow": 0,
@@ -192,13 +192,6 @@ def _away(error: Exception) -> DatabaseAway:
     reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     log.warning("database_away", error=type(error).__name__, reason=reason)
     return DatabaseAway("The database does not answer; try again.")
-
-
-def _driver(url: str) -> str:
-    for plain, driver in (("sqlite:", "sqlite+aiosqlite:"), ("postgresql:", "postgresql+asyncpg:")):
-        if url.startswith(plain):
-            return driver + url.removeprefix(plain)
-    return url
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -83,6 +83,23 @@ def test_doctor_names_the_media_port_that_is_taken() -> None:
     assert f"ok  media ports: UDP and TCP {port} free on ::." in free
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [("", "SQLite, "), ("postgres://me:hunter2@db.example.org/calls?sslmode=require", "PostgreSQL on db.example.org.")],
+)
+def test_doctor_says_where_calls_are_kept(url: str, place: str) -> None:
+    result = run("doctor", "--dev", "--port", "0", CALLYARD_DATABASE_URL=url)
+    assert f"ok  database: Calls are kept in {place}" in result.stdout
+
+
+def test_a_database_that_cannot_be_used_is_a_sentence_without_its_secret() -> None:
+    result = run("serve", "--dev", CALLYARD_DATABASE_URL="postgresql://me:hunter2@x@db/calls")
+    assert result.exit_code == 2
+    assert "callyard: `database_url` (environment CALLYARD_DATABASE_URL): There is one `@` too many" in result.stderr
+    assert "hunter2" not in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr + result.stdout
+
+
 def test_doctor_warns_of_development_keys() -> None:
     result = run("doctor", "--dev", "--port", "0")
     assert "warning  keys: `devkey` has the published development secret" in result.stdout

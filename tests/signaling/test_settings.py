@@ -49,6 +49,8 @@ def test_secrets_do_not_show_in_their_text() -> None:
         (GOOD | {"webhooks": {"key": "ghost"}}, "not among the API keys"),
         (GOOD | {"webhooks": {"urls": ["ftp://x"]}}, "not an http:// or https:// URL"),
         (GOOD | {"http": {"body_max_bytes": 1}}, "greater than or equal to 65536"),
+        (GOOD | {"database_url": "mysql://db/calls"}, "of the kind `mysql` cannot be used"),
+        (GOOD | {"database_url": "postgresql://me:p@ss@db/calls"}, "one `@` too many"),
         ({"dev": 1, "key": "devkey", "secret": "secret", "bind": "0.0.0.0"}, "public knowledge"),
         ({"dev": 1, "key": "devkey", "secret": "secret", "bind": "::"}, "public knowledge"),
         ({"dev": 1, "key": "devkey", "secret": "secret", "bind": "example.org"}, "public knowledge"),
