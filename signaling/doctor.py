@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import resource
 import socket
 import tempfile
@@ -28,6 +29,9 @@ from signaling.settings_sources import LoadedSettings, value_at
 
 _UDP_SEGMENT = 103
 """linux/udp.h; the socket module does not name it."""
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*:)[^@]*(?=@)")
+_USER_OF_WEBSITE = re.compile(r"(?<=://)[^/?#]*(?=@)")
+_VALUE_IN_QUERY = re.compile(r"(?<==)[^&]+")
 _OPEN_FILES_MIN = 4096
 _RECEIVE_BUFFER_MIN_BYTES = 5_000_000
 """Half a second of 10 000 packets/s of 1 kB: what a worker may have to wait for the processor."""
@@ -61,7 +65,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
 
 
 def effective(loaded: LoadedSettings) -> Iterator[tuple[str, str, str]]:
-    """Yield path, value and origin of every setting; secrets are masked."""
+    """Yield path, value and origin of every setting; secrets are masked, those within URLs too."""
     for path, origin in loaded.origins.items():
         yield path, _shown(value_at(loaded.settings, path)), origin
 
@@ -73,7 +77,15 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items())
     if isinstance(value, (tuple, list, frozenset)):
         return ", ".join(_shown(item) for item in value)
-    return "" if value is None else str(value)
+    return "" if value is None else _masked(str(value))
+
+
+def _masked(text: str) -> str:
+    """Of a website's URL, as webhooks have, all that may be a token: the user's name alone may be one."""
+    if not text.startswith(("http://", "https://")):
+        return _PASSWORD.sub(r"\1(set)", text)
+    address, mark, query = _USER_OF_WEBSITE.sub("(set)", text).partition("?")
+    return address + mark + _VALUE_IN_QUERY.sub("(set)", query)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

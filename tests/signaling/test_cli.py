@@ -67,6 +67,24 @@ def test_doctor_shows_values_with_their_origin_and_hides_secrets() -> None:
     assert SECRET not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "shown"),
+    [
+        ("DATABASE_URL", "postgres://me:hunter2@db/calls?sslmode=allow", "postgres://me:(set)@db/calls?sslmode=allow"),
+        ("DATABASE_URL", "postgresql://me@db/calls", "postgresql://me@db/calls"),
+        ("DATABASE_URL", "postgresql://me:hunter2/a@db/calls", "postgresql://me:(set)@db/calls"),
+        ("WEBHOOKS_URLS", "https://me:hunter2@a.example,https://b.test", "https://(set)@a.example, https://b.test"),
+        ("WEBHOOKS_URLS", "https://hunter2@a.example:8443/x", "https://(set)@a.example:8443/x"),
+        ("WEBHOOKS_URLS", "https://a.example/x?a=hunter2&b=hunter2%3D", "https://a.example/x?a=(set)&b=(set)"),
+        ("WEBHOOKS_URLS", "https://a.example/@me", "https://a.example/@me"),
+    ],
+)
+def test_doctor_hides_secrets_within_urls(setting: str, value: str, shown: str) -> None:
+    result = run("doctor", "--dev", "--port", "0", **{f"CALLYARD_{setting}": value})
+    assert shown in result.stdout
+    assert "hunter2" not in result.stdout
+
+
 def test_doctor_fails_when_the_port_is_taken(taken_port: int) -> None:
     result = run("doctor", "--dev", "--port", str(taken_port))
     assert result.exit_code == 1
