@@ -8,10 +8,12 @@ environment or the file.
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -23,6 +25,10 @@ DEV_KEY = "devkey"
 DEV_SECRET = "secret"  # noqa: S105 - the published development secret, refused on public addresses
 SECRET_MIN_CHARACTERS = 32
 """RFC 7518 §3.2: an HS256 key of at least 256 bits."""
+_STUN_URL = re.compile(r"stuns?:[^\s/?#@]+")
+"""RFC 7064; a browser that is told anything else makes no connection at all."""
+_TURN_URL = re.compile(r"turns?:[^\s/?#@]+(\?transport=(udp|tcp))?")
+"""RFC 7065."""
 
 
 class Section(BaseModel):
@@ -234,6 +240,28 @@ class IceSettings(Section):
     turn_username: str = Field("", max_length=512, description="User name for `turn_urls`.")
     turn_credential: SecretStr = Field(SecretStr(""), description="Password for `turn_urls`; every client gets it.")
 
+    @field_validator("stun_urls")
+    @classmethod
+    def _stun(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not _STUN_URL.fullmatch(url):
+                raise ValueError(f"`{url}` is no STUN server's URL, as `stun:stun.example.org:3478` is")
+        return urls
+
+    @field_validator("turn_urls")
+    @classmethod
+    def _turn(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not _TURN_URL.fullmatch(url):
+                raise ValueError(f"`{url}` is no TURN server's URL, as `turns:turn.example.org:443?transport=tcp` is")
+        return urls
+
+    @model_validator(mode="after")
+    def _turn_is_complete(self) -> Self:
+        if self.turn_urls and not (self.turn_username and self.turn_credential.get_secret_value()):
+            raise ValueError("`ice.turn_urls` need `ice.turn_username` and `ice.turn_credential`")
+        return self
+
 
 class Settings(Section):
     """Everything a server can be told. `settings_sources.load` makes one."""
@@ -295,6 +323,14 @@ class Settings(Section):
     node: NodeSettings = NodeSettings()
     rooms: RoomSettings = RoomSettings()
     webhooks: WebhookSettings = WebhookSettings()
+
+    @field_validator("public_url")
+    @classmethod
+    def _website(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and not (parts.scheme in ("http", "https") and parts.hostname):
+            raise ValueError(f"`{url}` is no website's URL, as `https://calls.example.org` is")
+        return url
 
     @field_validator("database_url")
     @classmethod

@@ -9,6 +9,7 @@ from signaling.settings import Settings
 
 SECRET = "0123456789abcdef0123456789abcdef"
 GOOD: dict[str, Any] = {"key": "k", "secret": SECRET}
+TURN: dict[str, Any] = {"turn_urls": ["turn:turn.example.org"], "turn_username": "me", "turn_credential": "secret"}
 
 
 def problem(**fields: Any) -> str:
@@ -49,6 +50,19 @@ def test_secrets_do_not_show_in_their_text() -> None:
         (GOOD | {"webhooks": {"key": "ghost"}}, "not among the API keys"),
         (GOOD | {"webhooks": {"urls": ["ftp://x"]}}, "not an http:// or https:// URL"),
         (GOOD | {"http": {"body_max_bytes": 1}}, "greater than or equal to 65536"),
+        (GOOD | {"ice": {"stun_urls": ["stun.example.org:3478"]}}, "`stun.example.org:3478` is no STUN server's URL"),
+        (GOOD | {"ice": {"stun_urls": ["stun://stun.example.org"]}}, "no STUN server's URL"),
+        (GOOD | {"ice": {"stun_urls": ["stun:"]}}, "no STUN server's URL"),
+        (GOOD | {"ice": {"stun_urls": ["turn:turn.example.org"]}}, "no STUN server's URL"),
+        (GOOD | {"ice": {**TURN, "turn_urls": ["turn.example.org:443"]}}, "no TURN server's URL"),
+        (GOOD | {"ice": {**TURN, "turn_urls": ["turn:turn.example.org?transport=quic"]}}, "no TURN server's URL"),
+        (GOOD | {"ice": {**TURN, "turn_username": ""}}, "`ice.turn_urls` need `ice.turn_username`"),
+        (GOOD | {"ice": {**TURN, "turn_credential": ""}}, "and `ice.turn_credential`"),
+        (GOOD | {"public_url": "calls.example.org"}, "`calls.example.org` is no website's URL"),
+        (GOOD | {"public_url": "calls.example.org:7880"}, "no website's URL"),
+        (GOOD | {"public_url": "wss://calls.example.org"}, "no website's URL"),
+        (GOOD | {"public_url": "https:///calls"}, "no website's URL"),
+        (GOOD | {"public_url": "https://[::1"}, "Invalid IPv6 URL"),
         (GOOD | {"database_url": "mysql://db/calls"}, "of the kind `mysql` cannot be used"),
         (GOOD | {"database_url": "postgresql://me:p@ss@db/calls"}, "one `@` too many"),
         ({"dev": 1, "key": "devkey", "secret": "secret", "bind": "0.0.0.0"}, "public knowledge"),
@@ -58,6 +72,21 @@ def test_secrets_do_not_show_in_their_text() -> None:
 )
 def test_what_cannot_be_used_is_said(fields: dict[str, Any], sentence: str) -> None:
     assert sentence in problem(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ice": {"stun_urls": ["stun:stun.example.org:3478", "stuns:192.0.2.1", "stun:[2001:db8::1]:3478"]}},
+        {"ice": TURN},
+        {"ice": {**TURN, "turn_urls": ["turns:turn.example.org:443?transport=tcp", "turn:[2001:db8::1]"]}},
+        {"public_url": ""},
+        {"public_url": "https://calls.example.org"},
+        {"public_url": "http://[::1]:7880/"},
+    ],
+)
+def test_what_browsers_are_told_may_have_these_forms(fields: dict[str, Any]) -> None:
+    Settings.model_validate(GOOD | fields)
 
 
 @pytest.mark.parametrize(
