@@ -37,7 +37,9 @@ class RoomDirectory:
         self._rooms.apply(hosted, hosted.room.close(Reason.ROOM_DELETED, self._rooms.now()))
 
     async def list_participants(self, room: str) -> list[models.ParticipantInfo]:
-        return [participant.info() for participant in self._rooms.find(room).room.core.participants.values()]
+        """Nobody is in a room that is not there, as with LiveKit: it ends by itself once the last one has gone."""
+        hosted = self._rooms.hosted.get(room)
+        return [] if hosted is None else [one.info() for one in hosted.room.core.participants.values()]
 
     async def get_participant(self, room: str, identity: str) -> models.ParticipantInfo:
         return self._rooms.find(room).room.participant(identity).info()

@@ -219,6 +219,11 @@ async def test_who_is_not_there_is_not_found(server: Endpoint, party: Party, roo
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), answer.text
 
 
+async def test_nobody_is_in_a_room_that_is_not_there(server: Endpoint, room: str) -> None:
+    answer = await twirp(server, "ListParticipants", {"room": room}, room_admin=True, room=room)
+    assert (answer.status_code, answer.json()) == (200, {"participants": []}), answer.text
+
+
 async def test_an_unknown_method_and_a_bad_token_are_told_apart(server: Endpoint) -> None:
     unknown = await twirp(server, "Levitate", {}, room_list=True)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "bad_route")
