@@ -179,15 +179,19 @@ class WorkerMetrics(Collector):
     def __init__(self) -> None:
         self._readings: list[tuple[Worker, control.Counters]] = []
         self._workers = 0
+        self._wanted = 0
 
-    async def refresh(self, workers: Sequence[Worker]) -> None:
-        """Asks all workers at once. One that does not answer is left out, and shows in `callyard_workers`."""
+    async def refresh(self, workers: Sequence[Worker], wanted: int) -> None:
+        """Asks all workers at once. One that does not answer is left out, and shows in `callyard_workers`.
+
+        wanted: how many there should be.
+        """
         answers = await asyncio.gather(*(worker.counters() for worker in workers), return_exceptions=True)
         for answer in answers:
             # Whatever a worker does, metrics of the others go out; a programming error does not hide here.
             if isinstance(answer, BaseException) and not isinstance(answer, Exception):
                 raise answer
-        self._workers = len(workers)
+        self._workers, self._wanted = len(workers), wanted
         self._readings = [
             (worker, answer)
             for worker, answer in zip(workers, answers, strict=True)
@@ -199,9 +203,12 @@ class WorkerMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        workers = GaugeMetricFamily("callyard_workers", "Worker processes by whether they answer.", labels=["state"])
+        workers = GaugeMetricFamily(
+            "callyard_workers", "Worker processes by whether they are there and answer.", labels=["state"]
+        )
         workers.add_metric(["answering"], len(self._readings))
         workers.add_metric(["silent"], self._workers - len(self._readings))
+        workers.add_metric(["missing"], max(0, self._wanted - self._workers))
         yield workers
         info = GaugeMetricFamily("callyard_worker_info", "Build of each worker; always 1.", labels=["worker", "build"])
         for worker, _ in self._readings:

@@ -202,7 +202,7 @@ class Server:
         return reasons
 
     async def _read_workers(self) -> None:
-        await self.worker_metrics.refresh(self.rooms.node.workers)
+        await self.worker_metrics.refresh(self.rooms.node.workers, self.rooms.node.count)
 
     def _count_refusal(self, code: str) -> None:
         self.room_metrics.refused.labels(code).inc()

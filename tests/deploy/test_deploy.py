@@ -114,6 +114,21 @@ def test_several_pods_have_a_name_each_and_one_database(helm: Path, tmp_path: Pa
         assert pod.items() <= service["selector"].items()
 
 
+def test_prometheus_reads_the_pods_under_the_name_that_the_alerts_know(helm: Path) -> None:
+    assert "PodMonitor" not in {document["kind"] for document in render(helm, **_CREDENTIALS)}
+    found: dict[str, str | int | bool] = {"podMonitor.enabled": True, "podMonitor.labels.release": "prometheus"}
+    documents = render(helm, **_CREDENTIALS, **found)
+    monitor = of_kind(documents, "PodMonitor")["calls"]
+    labels = monitor["metadata"]["labels"]
+    assert (labels["release"], labels["app.kubernetes.io/name"]) == ("prometheus", "callyard")
+    pod = pod_of(documents)
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    job = pod["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    assert f'up{{job="{job}"}} == 0' in (DEPLOY / "prometheus/rules.yml").read_text(encoding="utf-8")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port.get("name") for port in pod["spec"]["containers"][0]["ports"]}
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

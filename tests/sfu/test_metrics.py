@@ -38,7 +38,7 @@ async def exposition() -> str:
             registry = CollectorRegistry()
             metrics = WorkerMetrics()
             registry.register(metrics)
-            await metrics.refresh([worker, Silent()])
+            await metrics.refresh([worker, Silent()], 5)
             return generate_latest(registry).decode()
         finally:
             await node.stop(0)
@@ -56,6 +56,7 @@ async def test_figures_of_the_core_arrive(exposition: str) -> None:
     assert samples["callyard_worker_resident_bytes", (worker,)] > 1_000_000
     assert samples["callyard_workers", (("state", "answering"),)] == 1
     assert samples["callyard_workers", (("state", "silent"),)] == 1
+    assert samples["callyard_workers", (("state", "missing"),)] == 3
     assert samples["callyard_packets_total", (("direction", "up"), ("kind", "video"), worker)] == 0
     assert samples["callyard_forward_latency_seconds_bucket", (("le", "0.001"), worker)] == 0
     assert samples["callyard_worker_info", (("build", "0.1.0"), worker)] == 1
