@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from livekit.protocol import models
 from livekit.protocol import room as api
 
-from signaling.errors import InvalidRequest, NotFound
+from signaling.errors import InvalidRequest, NotFound, Unimplemented
 from signaling.rooms.core import Reason
 from signaling.runtime import Rooms
 
@@ -19,12 +19,17 @@ class RoomDirectory:
     async def create_room(self, request: api.CreateRoomRequest) -> models.Room:
         if not request.name:
             raise InvalidRequest("room name cannot be empty")
+        if request.room_preset:
+            raise InvalidRequest("unknown room preset: there are none here")
+        if request.egress.ListFields():
+            raise Unimplemented("A room cannot be made to record itself: egress is not offered here.")
         hosted = self._rooms.create(
             request.name,
             empty_timeout_seconds=request.empty_timeout,
             departure_timeout_seconds=request.departure_timeout,
             participants_max=request.max_participants,
             metadata=request.metadata,
+            unmet=("agents",) if request.agents else (),
         )
         return hosted.room.core.info()
 

@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -224,8 +224,12 @@ class Rooms:
         participants_max: int = 0,
         metadata: str = "",
         is_managed: bool = False,
+        unmet: Collection[str] = (),
     ) -> Hosted:
-        """Return the room of that name, making it if there is none; 0 and "" are the settings' values."""
+        """Return the room of that name, making it if there is none; 0 and "" are the settings' values.
+
+        unmet: what the room was to have besides and is not offered, for the log.
+        """
         existing = self.hosted.get(name)
         if existing is not None:
             return existing
@@ -253,6 +257,8 @@ class Rooms:
         )
         hosted = self._host(record, worker)
         log.info("room_created", room=name, worker=worker.id)
+        if unmet:
+            log.warning("room_not_as_asked", room=name, not_offered=", ".join(unmet))
         self.apply(hosted, hosted.room.open(now))
         return hosted
 
@@ -349,7 +355,7 @@ class Rooms:
         is_resume = parameters.is_reconnect and bool(parameters.participant_sid)
         hosted = self.hosted.get(grants.room)
         if hosted is None and not is_resume:
-            hosted = self.create(grants.room, **_room_config(grants.room_config or {}))
+            hosted = self.create(grants.room, **_room_config(grants))
         self._sessions[number] = session
         if hosted is None:
             for effect in presence.mismatch(number):
@@ -707,8 +713,9 @@ def _side(worker: WorkerHandle) -> WorkerSide:
     return WorkerSide(worker.info.fingerprint, addresses)
 
 
-def _room_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def _room_config(grants: Grants) -> dict[str, Any]:
     """Read a token's `roomConfig`; what is not a usable value counts as not said."""
+    config = grants.room_config or {}
 
     def number(*names: str) -> int:
         for name in names:
@@ -723,6 +730,7 @@ def _room_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "departure_timeout_seconds": number("departureTimeout", "departure_timeout"),
         "participants_max": number("maxParticipants", "max_participants"),
         "metadata": metadata if isinstance(metadata, str) else "",
+        "unmet": [name for name in ("agents", "egress") if config.get(name)] + ["preset"] * bool(grants.room_preset),
     }
 
 

@@ -156,7 +156,7 @@ class RoomCore:
                 before = participant.grants.issued_at + 1
             if grants is not None:
                 # All that `Grants.within` reads; the rest may be long.
-                grants = replace(grants, name="", metadata="", attributes={}, room_config=None)
+                grants = replace(grants, name="", metadata="", attributes={}, room_config=None, room_preset="")
             cutoffs[participant.identity] = Cutoff(before, participant.grants.expires_at, grants)
             while len(cutoffs) > self.settings.cutoffs_max:
                 del cutoffs[next(iter(cutoffs))]
@@ -171,6 +171,7 @@ class RoomCore:
                 metadata=participant.metadata,
                 attributes=dict(participant.attributes),
                 room_config=None,
+                room_preset="",
             )
             self.out.append(RefreshToken(participant.session, grants))
 

@@ -77,6 +77,7 @@ class Grants:
     recorder: bool = False
     agent: bool = False
     room_config: Mapping[str, Any] | None = None
+    room_preset: str = ""
     managed: bool = False
     lifetime_seconds: int = 600
     """How long the token was made out for; refreshed ones get the same, at least ten minutes."""
@@ -204,6 +205,7 @@ def grants_of(
         room=normal(_text(video, "room")),
         can_publish_sources=tuple(sources),
         room_config=room_config,
+        room_preset=_text(claims, "roomPreset"),
         managed=claims.get("scope") == MANAGED_SCOPE,
         lifetime_seconds=max(600, lifetime_seconds),
         issued_at=issued_at,

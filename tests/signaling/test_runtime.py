@@ -16,6 +16,7 @@ from livekit.protocol import models, rtc
 from livekit.protocol import room as api
 from livekit.protocol.webhook import WebhookEvent
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from sfu import border
 from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
@@ -443,6 +444,18 @@ async def test_a_token_may_bring_the_configuration_of_a_room_that_it_makes() -> 
     odd = {"emptyTimeout": -1, "departureTimeout": "x", "maxParticipants": True, "metadata": 5}
     await edge.join(room="odd", grants=edge.grants(room="odd", room_config=odd))
     assert edge.hosted("odd").record.participants_max == 0
+
+
+async def test_what_a_token_asks_of_a_room_and_is_not_offered_is_said_in_the_log_once_a_room() -> None:
+    edge = await Edge.start()
+    config = {"egress": {"tracks": {}}, "agents": [{"agentName": "scribe"}]}
+    with capture_logs() as logs:
+        for identity in ("alice", "bob"):
+            await edge.join(identity, grants=edge.grants(identity, room_config=config, room_preset="large"))
+    warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [(entry["event"], entry["room"], entry["not_offered"]) for entry in warnings] == [
+        ("room_not_as_asked", "lobby", "agents, egress, preset")
+    ]
 
 
 async def test_an_overloaded_worker_takes_nobody_else_and_the_other_does() -> None:

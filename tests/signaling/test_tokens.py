@@ -72,6 +72,7 @@ def test_a_token_is_read() -> None:
                 "hidden": True,
             },
             roomConfig={"emptyTimeout": 5},
+            roomPreset="large",
         ),
         KEYRING,
         NOW,
@@ -90,6 +91,7 @@ def test_a_token_is_read() -> None:
         can_publish_sources=("camera",),
         hidden=True,
         room_config={"emptyTimeout": 5},
+        room_preset="large",
     )
 
 
@@ -298,7 +300,7 @@ def _claims() -> dict[str, str]:
     rows = {f"issuer {value!r}": token(iss=value) for value in issuers}
     rows |= {
         f"{name} is {value!r}": token(**{name: value})
-        for name in ("sub", "name", "metadata", "kind")
+        for name in ("sub", "name", "metadata", "kind", "roomPreset")
         for value in wrong
     }
     videos: tuple[Any, ...] = (None, 1, "roomJoin", [], True)
