@@ -14,6 +14,7 @@
         ├── LimitExceeded          a rate or a count is used up
         ├── Unimplemented          understood, and not offered
         ├── TimedOut               the other side did not answer in time
+        ├── CallFailed             the participant that was called answered with an error of its own
         └── Unavailable            draining, or no worker can take it; try again later
             └── Overloaded         more to do than there is CPU for
 
@@ -94,6 +95,10 @@ class TimedOut(Refusal):
     code = "deadline_exceeded"
 
 
+class CallFailed(Refusal):
+    code = "call_failed"
+
+
 class Unavailable(Refusal):
     code = "unavailable"
 
@@ -122,6 +127,7 @@ STATUS: dict[type[Refusal], Status] = {
     LimitExceeded: Status(429, 1008),
     Unimplemented: Status(501, 1003),
     TimedOut: Status(504, 4008),
+    CallFailed: Status(502, 1011),
     Unavailable: Status(503, 1013),
     Overloaded: Status(503, 1013),
 }

@@ -25,10 +25,21 @@ from sfu import border
 from sfu.border import AnyCommand, AnyEvent, IceCredentials
 from sfu.node import Node, NodeError, WorkerHandle, place
 from signaling import structured_logs, tokens
-from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unavailable
+from signaling.errors import (
+    CallFailed,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Refusal,
+    TimedOut,
+    Unavailable,
+)
 from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms import memory, presence
 from signaling.rooms.core import Moment, Reason, RoomCore, ServerFacts, Sources, WorkerSide
+from signaling.rooms.data import RpcCode
 from signaling.rooms.effects import (
     CloseSignal,
     Dropped,
@@ -72,6 +83,12 @@ _LAZY_SECONDS = 0.2
 _SHED_SECONDS = 0.2
 _ROOM_KEY = "room/"
 _PARTICIPANT_KEY = "participant/"
+_RPC_REFUSALS: dict[int, type[Refusal]] = {
+    RpcCode.UNSUPPORTED_METHOD: InvalidRequest,
+    RpcCode.CONNECTION_TIMEOUT: TimedOut,
+    RpcCode.RESPONSE_TIMEOUT: TimedOut,
+    RpcCode.RECIPIENT_DISCONNECTED: Unavailable,
+}
 _SID_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 
 
@@ -394,7 +411,7 @@ class Rooms:
     # --- calls made by the server ------------------------------------------------------------------------------------
 
     async def call(self, hosted: Hosted, request: Any) -> str:
-        """Call a participant's method; returns its payload, raises `Unavailable` with its error."""
+        """Call a participant's method; returns its payload, raises a `Refusal` with its error."""
         request_id = secrets.token_hex(16)
         future: asyncio.Future[RpcEnded] = asyncio.get_running_loop().create_future()
         self._rpc[request_id] = future
@@ -404,7 +421,7 @@ class Rooms:
         finally:
             self._rpc.pop(request_id, None)
         if ended.error:
-            raise Unavailable(ended.error)
+            raise _RPC_REFUSALS.get(ended.code, CallFailed)(ended.error)
         return ended.payload
 
     # --- workers -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from google.protobuf.message import DecodeError
 from livekit.protocol import models, rtc
@@ -176,6 +177,17 @@ def _send_again(room: RoomCore, receiver: Participant, packet: Kept) -> None:
 
 SERVER_IDENTITY = ""
 """Who calls: RPC answers that are addressed to nobody are the server's."""
+PAYLOAD_MAX_BYTES = 15_360
+"""Of a call, as SDKs have it: more they do not send either."""
+
+
+class RpcCode(IntEnum):
+    """Errors that are not the application's own; `RpcError.ErrorCode` of LiveKit's SDKs."""
+
+    UNSUPPORTED_METHOD = 1400
+    CONNECTION_TIMEOUT = 1501
+    RESPONSE_TIMEOUT = 1502
+    RECIPIENT_DISCONNECTED = 1503
 
 
 def _answers_server(room: RoomCore, packet: models.DataPacket, sender: Participant, to: frozenset[str] | None) -> bool:
@@ -185,7 +197,7 @@ def _answers_server(room: RoomCore, packet: models.DataPacket, sender: Participa
         return False
     del room.server_calls[answer.request_id]
     error = answer.error.message or str(answer.error.code) if answer.HasField("error") else ""
-    room.out.append(RpcEnded(answer.request_id, answer.payload, error))
+    room.out.append(RpcEnded(answer.request_id, answer.payload, error, answer.error.code))
     return True
 
 

@@ -103,11 +103,12 @@ class TokensCutOff:
 
 @dataclass(frozen=True)
 class RpcEnded:
-    """A call made by the server was answered, by a payload or an error."""
+    """A call made by the server was answered, by a payload or an error. `code`: of the error, as SDKs number them."""
 
     request_id: str
     payload: str
     error: str
+    code: int = 0
 
 
 @dataclass(frozen=True)

@@ -534,7 +534,7 @@ def leave(
     for request_id in [call for call, callee in room.server_calls.items() if callee == participant.identity]:
         del room.server_calls[request_id]
         room.timers.clear(("rpc", request_id))
-        room.out.append(RpcEnded(request_id, "", "the participant has left"))
+        room.out.append(RpcEnded(request_id, "", "the participant has left", data.RpcCode.RECIPIENT_DISCONNECTED))
     for kind in ("connect", "gone", "absent", "refresh", "asked", "lost"):
         room.timers.clear((kind, participant.sid))
     room.touch(participant)

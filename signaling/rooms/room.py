@@ -309,7 +309,7 @@ class Room:
                     subscribing.backup_overdue(core, sid)
                 case "rpc":
                     if core.server_calls.pop(sid, None) is not None:
-                        core.out.append(RpcEnded(sid, "", "response timeout"))
+                        core.out.append(RpcEnded(sid, "", "response timeout", data.RpcCode.RESPONSE_TIMEOUT))
                 case "answer" if participant is not None:
                     presence.answer_held(core, participant)
                 case "refresh" if participant is not None:
@@ -411,6 +411,7 @@ class Room:
         callee = self.participant(request.destination_identity)
         if not request.method:
             raise InvalidRequest("A call needs a method.")
+        check_size("payload", request.payload.encode(), data.PAYLOAD_MAX_BYTES)
         timeout_ms = request.response_timeout_ms or _RPC_TIMEOUT_MS
         self.core.server_calls[request_id] = callee.identity
         self.core.timers.set(("rpc", request_id), now.seconds + timeout_ms / 1000)

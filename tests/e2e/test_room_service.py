@@ -167,6 +167,15 @@ async def test_a_call_to_a_participant_s_method_is_answered(server: Endpoint, pa
     answer = await twirp(server, "PerformRpc", request, room_admin=True, room=room)
     assert (answer.status_code, answer.json()) == (200, {"payload": "hello, server"})
 
+    async def fail(data: rtc.RpcInvocationData) -> str:
+        raise rtc.RpcError(101, "no, never")
+
+    alice.me.register_rpc_method("fail", fail)
+    failed = await twirp(server, "PerformRpc", request | {"method": "fail"}, room_admin=True, room=room)
+    assert (failed.status_code, failed.json()) == (500, {"code": "internal", "msg": "no, never"})
+    unknown = await twirp(server, "PerformRpc", request | {"method": "levitate"}, room_admin=True, room=room)
+    assert (unknown.status_code, unknown.json()["code"]) == (400, "invalid_argument"), unknown.text
+
 
 async def twirp(server: Endpoint, method: str, body: Any, **grants: Any) -> httpx2.Response:
     token = (

@@ -23,7 +23,18 @@ from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
 from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
 from signaling import runtime, tokens
-from signaling.errors import LimitExceeded, NotFound, Overloaded, PermissionDenied, Unauthenticated, Unavailable
+from signaling.errors import (
+    CallFailed,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Refusal,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
 from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
@@ -650,6 +661,25 @@ async def test_a_call_is_answered_by_its_callee() -> None:
     edge.says(edge.worker_of(), border.DataMessage(transport=transport, label="_reliable", payload=payload))
     assert await task == "done"
     assert not edge.rooms._rpc
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal"),
+    [(1400, InvalidRequest), (1500, CallFailed), (1502, TimedOut), (101, CallFailed), (0, CallFailed)],
+)
+async def test_a_call_that_fails_is_refused_by_its_kind(code: int, refusal: type[Refusal]) -> None:
+    edge = await Edge.start()
+    signal = await edge.join()
+    transport = edge.hosted().room.core.participants[signal.sid].publisher.transport
+    task = await called(edge)
+    (request_id,) = edge.hosted().room.core.server_calls
+    error = models.RpcError(code=code, message="it did not work")
+    answer = models.DataPacket(rpc_response=models.RpcResponse(request_id=request_id, error=error))
+    payload = answer.SerializeToString()
+    edge.says(edge.worker_of(), border.DataMessage(transport=transport, label="_reliable", payload=payload))
+    with pytest.raises(refusal, match="it did not work") as raised:
+        await asyncio.wait_for(task, 5)
+    assert type(raised.value) is refusal
 
 
 async def test_a_call_to_one_who_leaves_ends_with_him() -> None:

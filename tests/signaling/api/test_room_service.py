@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from signaling.api.room_service import METHODS, room_service_routes
 from signaling.errors import (
+    CallFailed,
     Conflict,
     LimitExceeded,
     NotFound,
@@ -335,6 +336,7 @@ async def test_a_bad_token_is_refused_in_plain_text(bad: str, service: Service) 
         (LimitExceeded("x"), 429, "resource_exhausted"),
         (TooLarge("x"), 429, "resource_exhausted"),
         (TimedOut("x"), 408, "deadline_exceeded"),
+        (CallFailed("x"), 500, "internal"),
         (Unavailable("x"), 503, "unavailable"),
     ],
 )

@@ -10,8 +10,8 @@ from livekit.protocol import room as api
 from livekit.protocol.metrics import MetricsBatch
 
 from sfu import border
-from signaling.errors import InvalidRequest, NotFound
-from signaling.rooms.data import Kept, ReliableCache
+from signaling.errors import InvalidRequest, NotFound, TooLarge
+from signaling.rooms.data import Kept, ReliableCache, RpcCode
 from signaling.rooms.effects import Dropped, RpcEnded
 from signaling.rooms.settings import RoomSettings
 from tests.signaling.rooms.world import Client, World, user_packet, without_permission
@@ -281,12 +281,12 @@ def test_an_error_and_silence_end_a_call_too(world: World) -> None:
     call(world)
     error = models.RpcError(code=1400, message="no such method")
     world.data(alice, models.DataPacket(rpc_response=models.RpcResponse(request_id="call-1", error=error)))
-    assert world.effects[-1] == RpcEnded("call-1", "", "no such method")
+    assert world.effects[-1] == RpcEnded("call-1", "", "no such method", RpcCode.UNSUPPORTED_METHOD)
     call(world, "call-2")
     world.wait(9.9)
     assert len(world.of(RpcEnded)) == 1
     world.wait(0.2)
-    assert world.effects[-1] == RpcEnded("call-2", "", "response timeout")
+    assert world.effects[-1] == RpcEnded("call-2", "", "response timeout", RpcCode.RESPONSE_TIMEOUT)
 
 
 def test_nobody_else_can_answer_a_call_of_the_server(world: World) -> None:
@@ -307,7 +307,13 @@ def test_calls_need_a_callee_and_a_method(world: World) -> None:
         world.room.call(api.PerformRpcRequest(destination_identity="nobody", method="m"), "1", world.now)
     with pytest.raises(InvalidRequest, match="needs a method"):
         world.room.call(api.PerformRpcRequest(destination_identity="alice"), "1", world.now)
+    request = api.PerformRpcRequest(destination_identity="alice", method="m", payload="x" * 15_361)
+    with pytest.raises(TooLarge, match="The payload has 15361 bytes; at most 15360"):
+        world.room.call(request, "1", world.now)
     assert not world.room.core.server_calls
+    request.payload = "x" * 15_360
+    world.apply(world.room.call(request, "1", world.now))
+    assert packet(world).rpc_request.payload == request.payload
 
 
 # --- data tracks ----------------------------------------------------------------------------------------------------
