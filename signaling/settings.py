@@ -96,8 +96,8 @@ class HttpSettings(Section):
         1_048_576,
         ge=65_536,
         le=67_108_864,
-        description="Largest request body of the HTTP interfaces. Raise it when SendData or UpdateRoomMetadata with "
-        "large payloads get 413.",
+        description="Largest request body of RoomService. Raise it when SendData or UpdateRoomMetadata with large "
+        "payloads get 400.",
     )
     websocket_message_max_bytes: int = Field(
         524_288,

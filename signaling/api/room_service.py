@@ -52,7 +52,7 @@ _TWIRP_STATUS = {
 }
 _NAMES = {"room", "name", "identity", "destination_identity"}
 _LISTS_OF_NAMES = {"names", "destination_identities"}
-_TWIRP_CODE = {"too_large": "resource_exhausted", "permission_denied": "unauthenticated", "call_failed": "internal"}
+_TWIRP_CODE = {"too_large": "invalid_argument", "permission_denied": "unauthenticated", "call_failed": "internal"}
 """Our codes that Twirp does not have, or that LiveKit calls otherwise: a missing grant is `unauthenticated`."""
 
 log = structlog.get_logger(__name__)

@@ -334,7 +334,7 @@ async def test_a_bad_token_is_refused_in_plain_text(bad: str, service: Service) 
         (NotFound("requested room does not exist"), 404, "not_found"),
         (Conflict("x"), 409, "already_exists"),
         (LimitExceeded("x"), 429, "resource_exhausted"),
-        (TooLarge("x"), 429, "resource_exhausted"),
+        (TooLarge("x"), 400, "invalid_argument"),
         (TimedOut("x"), 408, "deadline_exceeded"),
         (CallFailed("x"), 500, "internal"),
         (Unavailable("x"), 503, "unavailable"),
@@ -365,7 +365,7 @@ async def test_a_fault_of_ours_is_internal_and_keeps_its_details(service: Servic
         ("ListRooms", "application/json", b"\xff", 400, "malformed"),
         ("ListRooms", "application/protobuf", b"\x0a\xff", 400, "malformed"),
         ("CreateRoom", "application/json", b'{"x":' * 9_000 + b"{}" + b"}" * 9_000, 400, "malformed"),
-        ("CreateRoom", "application/json", b'{"name": "' + b"x" * 70_000 + b'"}', 429, "resource_exhausted"),
+        ("CreateRoom", "application/json", b'{"name": "' + b"x" * 70_000 + b'"}', 400, "invalid_argument"),
     ],
 )
 async def test_what_cannot_be_read(
