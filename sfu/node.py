@@ -697,8 +697,11 @@ def run_directory(settings: NodeSettings) -> Path | None:
 
 def prepare_run_directory(path: Path) -> None:
     """Makes it ours alone. `NodeError` if it is not: whoever can write there commands the workers."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise NodeError(f"the run directory {path} cannot be made: {error.strerror}") from error
     parent, about = path.parent.stat(), path.lstat()
     if parent.st_uid not in {os.getuid(), 0} or parent.st_mode & 0o1002 == 0o0002:
         raise NodeError(f"{path.parent}, where the run directory lies, belongs to, or is writable by, others")

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from sfu.node import NodeError, prepare_run_directory, run_directory
 from sfu.settings import NodeSettings
 from signaling.errors import SettingsError
 from signaling.http_server import listen
@@ -57,6 +58,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _tcp_port(settings)
     yield _media_ports(settings.node)
     yield _state_dir(settings.state_dir)
+    yield _run_directory(settings.node)
     yield _database(settings.calls_database_url)
     yield _open_files()
     yield _receive_buffer()
@@ -141,8 +143,28 @@ def _is_taken(address: IPv4Address | IPv6Address, port: int, kind: socket.Socket
     return False
 
 
+def _existing(directory: Path) -> Path:
+    """It, or where it would be made."""
+    return next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+
+
+def _run_directory(node: NodeSettings) -> Finding:
+    directory = run_directory(node)
+    if directory is None:
+        return Finding("run directory", Verdict.OK, "Each start makes one of its own.")
+    existing = _existing(directory)
+    try:
+        if existing == directory.absolute():
+            prepare_run_directory(directory)
+        elif not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise NodeError(f"{directory} cannot be made in {existing}")
+    except NodeError as error:
+        return Finding("run directory", Verdict.FAILURE, f"{error}; set CALLYARD_NODE_RUN_DIRECTORY.")
+    return Finding("run directory", Verdict.OK, f"{directory} is, or can be made, ours alone.")
+
+
 def _state_dir(directory: Path) -> Finding:
-    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    existing = _existing(directory)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

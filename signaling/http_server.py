@@ -23,7 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.protocol import State
 
 from sfu import open_files
-from sfu.node import prepare_run_directory, run_directory
+from sfu.node import NodeError, prepare_run_directory, run_directory
 from signaling import listener_keeper
 from signaling.errors import SettingsError
 from signaling.settings import HttpSettings, Settings
@@ -70,12 +70,15 @@ def listen(bind: str, port: int, backlog: int) -> socket.socket:
 
 
 def open_listener(settings: Settings) -> tuple[socket.socket, listener_keeper.Keeper | None]:
-    """Open the listening socket, or take over the one that a killed predecessor left; raises as `listen`."""
+    """Open the listening socket, or take over the one that a killed predecessor left; raises `SettingsError`."""
     directory = run_directory(settings.node)
     if not settings.port or directory is None:
         # Nobody could find it again.
         return listen(settings.bind, settings.port, settings.http.backlog), None
-    prepare_run_directory(directory)
+    try:
+        prepare_run_directory(directory)
+    except NodeError as error:
+        raise SettingsError(f"No place for the workers' sockets: {error}; set CALLYARD_NODE_RUN_DIRECTORY.") from error
     inherited = listener_keeper.inherit(directory, _resolve(settings.bind, settings.port)[1][:2])
     if inherited is not None:
         return inherited

@@ -347,6 +347,12 @@ def test_a_run_directory_that_others_may_write_to_is_refused(run_directory: Path
         prepare_run_directory(path)
 
 
+def test_a_run_directory_that_cannot_be_made_is_a_clear_error(run_directory: Path) -> None:
+    (run_directory / "file").touch()
+    with pytest.raises(NodeError, match="cannot be made: Not a directory"):
+        prepare_run_directory(run_directory / "file" / "callyard" / "7882")
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.floats(0, 100), min_size=1, max_size=9), st.text())
 def test_the_least_loaded_worker_gets_the_room(loads: dict[str, float], room: str) -> None:
     chosen = place(room, loads)

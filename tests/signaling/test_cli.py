@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -56,6 +57,31 @@ def test_a_state_directory_that_cannot_be_used_is_a_sentence() -> None:
     assert result.exit_code == 1
     assert "callyard: /dev/null/state cannot be used (Not a directory); set CALLYARD_STATE_DIR." in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_a_run_directory_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for environment, reason in (
+        ({"XDG_RUNTIME_DIR": str(tmp_path / "file")}, "cannot be made: Not a directory"),
+        ({"CALLYARD_NODE_RUN_DIRECTORY": str(tmp_path / "open")}, "belongs to, or is writable by, others"),
+    ):
+        result = run("serve", "--dev", **environment)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("callyard: No place for the workers' sockets: the run directory ")
+        assert line.endswith(f"{reason}; set CALLYARD_NODE_RUN_DIRECTORY.")
+        assert "Traceback" not in result.stderr + result.stdout
+        found = run("doctor", "--dev", "--port", "0", **environment)
+        assert found.exit_code == 1
+        assert "failure  run directory: " in found.stdout
+
+
+def test_doctor_makes_no_run_directory(tmp_path: Path) -> None:
+    found = run("doctor", "--dev", "--port", "0", CALLYARD_NODE_RUN_DIRECTORY=str(tmp_path / "made"))
+    assert "ok  run directory: " in found.stdout
+    assert not (tmp_path / "made").exists()
 
 
 def test_doctor_shows_values_with_their_origin_and_hides_secrets() -> None:
