@@ -153,6 +153,8 @@ class Reports:
         self._feed = feed
         self._rooms = rooms
         self._lanes: dict[str, asyncio.Queue[Callable[[], Awaitable[None]]]] = {}
+        self._leaving: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        """Those who have said goodbye and may be about to connect anew, by room and identity."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def admit(self, grants: Grants, address: str | None) -> Grants:
@@ -160,6 +162,10 @@ class Reports:
 
         The token alone opens nothing.
         """
+        room, identity = grants.room, grants.identity
+        if self._stays(room, identity):
+            # Should he not come after all, he is waited for as others who are missed.
+            self._queue(room, lambda: self._feed.participant_left(room, identity, clean=False))
         for _ in range(_ATTEMPTS_MAX):
             verdict = await self._feed.admit(grants.room, grants.identity, address)
             if isinstance(verdict, Refuse):
@@ -181,12 +187,18 @@ class Reports:
         feed, room = self._feed, hosted.record.name
         match effect:
             case ParticipantJoined(identity=identity):
+                self._stays(room, identity)
                 self._queue(room, lambda: feed.participant_joined(room, identity))
             case ParticipantLeft(reason=Reason.DUPLICATE_IDENTITY):
                 pass  # replaced by himself: the identity has not left
             case ParticipantLeft(reason=Reason.SERVER_SHUTDOWN, clean=False):
                 # Sent to our successor. Whoever takes over finds him absent, and his grace begins when he can come.
                 pass
+            case ParticipantLeft(identity=identity, reason=Reason.CLIENT_INITIATED):
+                # So say SDKs too that connect anew with the same token a moment later.
+                seconds = self._rooms.settings.calls.leave_grace_seconds
+                timer = asyncio.get_running_loop().call_later(seconds, self._left, room, identity)
+                self._leaving[room, identity] = timer
             case ParticipantLeft(identity=identity, clean=clean):
                 self._queue(room, lambda: feed.participant_left(room, identity, clean=clean))
             case TrackChanged(identity=identity, source=source, state=state):
@@ -199,9 +211,22 @@ class Reports:
         self._queue(room, lambda: self._feed.room_lost(room))
 
     async def stop(self) -> None:
+        for timer in self._leaving.values():
+            timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _stays(self, room: str, identity: str) -> bool:
+        """Take back a goodbye that is not reported yet; tell whether there was one."""
+        timer = self._leaving.pop((room, identity), None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def _left(self, room: str, identity: str) -> None:
+        del self._leaving[room, identity]
+        self._queue(room, lambda: self._feed.participant_left(room, identity, clean=True))
 
     def _queue(self, room: str, report: Callable[[], Awaitable[None]]) -> None:
         lane = self._lanes.get(room)

@@ -135,7 +135,8 @@ class MediaFeed(Protocol):
         """The signaling join was answered."""
 
     async def participant_left(self, room: str, identity: str, *, clean: bool) -> None:
-        """`clean`: he said goodbye, or was removed. Otherwise he may come back within the call's grace.
+        """`clean`: he said goodbye and did not come back at once, or was removed. Otherwise he may come back within the
+        call's grace.
 
         Not reported of those who are sent away because the server stops: they are missed by its successor, or by the
         other servers, and have the grace from then on.

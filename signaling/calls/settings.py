@@ -142,6 +142,14 @@ class CallsSettings(BaseModel):
     media_timeout_seconds: float = Field(
         5.0, ge=0.1, le=60, description="How long the media side may take to carry out one change of rights."
     )
+    leave_grace_seconds: float = Field(
+        3.0,
+        ge=0.1,
+        le=30,
+        description="How long somebody who has said goodbye to the media server still counts as there: SDKs say the "
+        "same before they connect anew. Raise it where clients take longer to come back; who leaves over the API is "
+        "gone at once.",
+    )
     node_lost_seconds: int = Field(
         20,
         ge=4,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
+import httpx2
+import jwt
 import pytest
 
 from tests.e2e.harness.browser import Tab, Tabs
-from tests.e2e.harness.server import Endpoint
+from tests.e2e.harness.server import EXTERNAL_URL, Endpoint
 from tests.e2e.harness.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -135,6 +139,43 @@ async def test_each_way_to_reconnect_brings_the_call_back(tabs: Tabs, single: bo
         "([sid]) => window.e2e.sidOf('alice') === sid", arg=[await alice.call("sid")], timeout=30_000
     )
     await flows(alice, bob)
+
+
+@MODES
+@pytest.mark.skipif(EXTERNAL_URL is not None, reason="calls are ours alone")
+async def test_who_reconnects_fully_in_a_call_has_not_left_it(
+    tabs: Tabs, server: Endpoint, room: str, single: bool
+) -> None:
+    """Its client says goodbye first, and comes back with the token that it has."""
+    call = f"/calls/default/{room}"
+    async with httpx2.AsyncClient(base_url=f"{server.url}/v1", timeout=15) as client:
+
+        async def asked(user: str, method: str, path: str) -> Any:
+            claims = {"iss": server.key, "sub": user, "exp": int(time.time()) + 600}
+            headers = {"Authorization": f"Bearer {jwt.encode(claims, server.secret, algorithm='HS256')}"}
+            body = {"device_id": "page"} if method == "POST" else {}
+            reply = await client.request(method, path, json=None if method == "GET" else body, headers=headers)
+            assert reply.status_code in (200, 201), reply.text
+            return reply.json()
+
+        async def join(user: str) -> Tab:
+            joined = await asked(user, "POST", f"{call}/join")
+            return await tabs.join(f"{user}:page", single=single, token=joined["media"]["token"])
+
+        await asked("alice", "PUT", call)
+        alice, bob = await join("alice"), await join("bob")
+        await alice.call("publishTone", 440, {"source": MICROPHONE})
+        await bob.hears("alice:page", 440)
+        sid = await alice.call("sid")
+        await alice.call("simulate", "full-reconnect")
+        await alice.event("reconnected", seconds=60)
+        await alice.until("isConnected", seconds=30)
+        assert await alice.call("sid") != sid
+        # Longer than a goodbye waits.
+        await asyncio.sleep(4)
+        await bob.hears("alice:page", 440)
+        shown = await asked("bob", "GET", f"{call}/participants")
+        assert {one["user_id"]: one["state"] for one in shown["items"]} == {"alice": "joined", "bob": "joined"}
 
 
 @MODES

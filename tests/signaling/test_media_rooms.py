@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -30,8 +31,8 @@ class Process:
     reports: Reports
 
     @classmethod
-    async def start(cls, database_url: str, clock: Clock, node: str = "media") -> Process:
-        edge = await Edge.start(drain={"leave_seconds": 0})
+    async def start(cls, database_url: str, clock: Clock, node: str = "media", **settings: Any) -> Process:
+        edge = await Edge.start(drain={"leave_seconds": 0}, **settings)
         media = ManagedRooms(edge.rooms, node=node, url=lambda: f"wss://{node}.example.com")
         world = await World.open(database_url, clock=clock, media=cast(FakeMedia, media))
         reports = Reports(world.system.feed, edge.rooms)
@@ -50,6 +51,11 @@ class Process:
     async def join(self, user_id: str) -> tuple[dict[str, Any], Signal]:
         joined = await self.world.as_(user_id).join("default/x", connect=False)
         return joined, await self.connect(joined["media"]["token"])
+
+    def leave(self, signal: Signal) -> None:
+        """Do what an SDK does that ends its session, or is about to connect anew."""
+        said = rtc.LeaveRequest(reason=REASONS.CLIENT_INITIATED)
+        self.edge.rooms.request(signal.number, rtc.SignalRequest(leave=said))
 
     async def reported(self) -> None:
         await until(lambda: not self.reports._lanes)
@@ -154,6 +160,49 @@ async def test_who_may_not_come_is_told_so_for_good_and_who_only_comes_too_soon_
     await process.world.as_("alice").put(f"{CALL}/blocks/bob", {})
     with pytest.raises(PermissionDenied):
         await process.connect(bob)
+    await process.close()
+
+
+# --- goodbyes -------------------------------------------------------------------------------------------------------
+
+
+async def test_who_says_goodbye_and_connects_anew_with_the_same_token_has_not_left(database_url: str) -> None:
+    """As SDKs reconnect fully while their signal connection lives."""
+    process = await Process.start(database_url, Clock(), calls={"leave_grace_seconds": 1})
+    await process.world.call("default/x", by="alice")
+    (alice, signal), _ = await process.join("alice"), await process.join("bob")
+    for _ in range(2):
+        process.leave(signal)
+        await process.reported()
+        signal = await process.connect(alice["media"]["token"])
+        assert signal.kinds()[0] == "join"
+    await asyncio.sleep(1.1)
+    await process.reported()
+    assert await process.states() == {"alice": "joined", "bob": "joined"}
+    assert "participant.left" not in await process.told()
+    process.leave(signal)
+    await until(lambda: not process.reports._leaving)
+    await process.reported()
+    assert await process.states() == {"bob": "joined"}
+    assert (await process.told()).count("participant.left") == 1
+    with pytest.raises(PermissionDenied):
+        await process.connect(alice["media"]["token"])
+    await process.close()
+
+
+async def test_who_asks_to_come_back_after_a_goodbye_and_does_not_has_his_grace(database_url: str) -> None:
+    process = await Process.start(database_url, Clock(), calls={"leave_grace_seconds": 0.5})
+    await process.world.call("default/x", by="alice")
+    alice, signal = await process.join("alice")
+    process.leave(signal)
+    rooms = process.edge.rooms
+    grants = tokens.verify(alice["media"]["token"], rooms.settings.keyring, process.world.clock.now.timestamp())
+    await rooms.admit(process.edge.parameters(grants=grants))
+    await asyncio.sleep(0.6)
+    await process.reported()
+    assert await process.states() == {"alice": "reconnecting"}
+    await process.world.advance(GRACE_SECONDS)
+    assert await process.states() == {}
     await process.close()
 
 
