@@ -192,7 +192,7 @@ class Server:
 
     def verify(self, token: str) -> Grants:
         """Return what a token allows; raises `Unauthenticated`."""
-        return tokens.verify(token, self.settings.keyring, time.time())
+        return tokens.verify(token, self.settings.keyring, time.time(), self.settings.rooms)
 
     def not_ready(self) -> Mapping[str, str]:
         """What stands against new work, by name."""

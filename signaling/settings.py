@@ -65,11 +65,12 @@ class LogSettings(Section):
 
 class HttpSettings(Section):
     request_head_max_bytes: int = Field(
-        131_072,
+        524_288,
         ge=65_536,
-        le=1_048_576,
+        le=4_194_304,
         description="Longest request line and headers together. LiveKit clients put a whole join request into the "
-        "URL; raise it when clients with very large attributes get 400.",
+        "URL, and their token, which carries metadata and attributes: raise it with `rooms.metadata_max_bytes` and "
+        "`rooms.attributes_max_bytes`, or clients with very large ones get 400.",
     )
     request_head_timeout_seconds: float = Field(
         5.0,

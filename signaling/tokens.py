@@ -17,17 +17,30 @@ import jwt
 
 from signaling.errors import Unauthenticated
 from signaling.rooms.grants import Grants, grants_of
+from signaling.rooms.settings import RoomSettings
 
 LEEWAY_SECONDS = 60
 _FIRST_EXPIRY = "firstExp"
 """In tokens that we refresh: `exp` of the one that the application made out."""
-_TOKEN_MAX_CHARACTERS = 65_536
+_NAMES = 4
+"""The longest claims besides metadata and attributes: identity twice, name, room."""
+_OTHER_CLAIMS_BYTES = 2_048
 _BAD = "invalid token"
 _signatures = jwt.PyJWS()
+_DEFAULTS = RoomSettings()
 
 
-def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
+def max_characters(settings: RoomSettings) -> int:
+    """Return how long a token may be: as long as `sign` makes it of all that a participant may have."""
+    texts = settings.metadata_max_bytes + settings.attributes_max_bytes + _NAMES * settings.name_max_bytes
+    # JSON has two bytes for a quotation mark; base64 has four for three.
+    return (2 * texts + _OTHER_CLAIMS_BYTES) * 4 // 3
+
+
+def verify(token: str, keyring: Mapping[str, str], now: float, settings: RoomSettings = _DEFAULTS) -> Grants:
     """Return what a token allows; raises `Unauthenticated`. `now`: Unix seconds."""
+    if len(token) > max_characters(settings):
+        raise Unauthenticated(f"{_BAD}: it is too long")
     claims = _verified_claims(token, keyring)
     expires, first_expires, not_before = (_time(claims, name) for name in ("exp", _FIRST_EXPIRY, "nbf"))
     if expires is None:
@@ -48,8 +61,6 @@ def verify(token: str, keyring: Mapping[str, str], now: float) -> Grants:
 
 
 def _verified_claims(token: str, keyring: Mapping[str, str]) -> dict[str, Any]:
-    if len(token) > _TOKEN_MAX_CHARACTERS:
-        raise Unauthenticated(f"{_BAD}: it is too long")
     try:
         claims = _object(_signatures.decode(token, options={"verify_signature": False}))
         issuer = claims.get("iss")
@@ -105,4 +116,7 @@ def sign(grants: Grants, keyring: Mapping[str, str], now: float) -> str:
     at = now if now % 1 else now - 0.0005
     times = {"nbf": int(now), "iat": at, "exp": math.ceil(now) + grants.lifetime_seconds}
     times |= {_FIRST_EXPIRY: grants.expires_at} if grants.expires_at else {}
-    return jwt.encode({"iss": key, **times, **grants.claims()}, keyring[key], algorithm="HS256")
+    claims = {"iss": key, **times, **grants.claims()}
+    # Not escaped: a character of Chinese would have six bytes for its three.
+    payload = json.dumps(claims, ensure_ascii=False, separators=(",", ":")).encode()
+    return _signatures.encode(payload, keyring[key], algorithm="HS256")

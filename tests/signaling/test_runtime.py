@@ -12,10 +12,12 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+import websockets
 from livekit.protocol import models, rtc
 from livekit.protocol import room as api
 from livekit.protocol.webhook import WebhookEvent
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
 from sfu import border
@@ -23,6 +25,7 @@ from sfu.border import AnyCommand, AnyEvent, Fingerprint, TransportStatus
 from sfu.node import Node, Unshown, WorkerHandle
 from sfu.sdp import Direction
 from signaling import runtime, tokens
+from signaling.api.signal import signal_routes
 from signaling.errors import (
     CallFailed,
     InvalidRequest,
@@ -35,6 +38,7 @@ from signaling.errors import (
     Unauthenticated,
     Unavailable,
 )
+from signaling.http_server import http_server, listen
 from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
@@ -257,6 +261,62 @@ async def test_a_refreshed_token_opens_the_same_room_with_the_same_rights() -> N
     grants = tokens.verify(text, edge.rooms.settings.keyring, edge.rooms._unix_ms() / 1000)
     assert (grants.identity, grants.room, grants.room_join, grants.can_publish) == ("alice", "lobby", True, False)
     assert grants.name == "A"
+
+
+@asynccontextmanager
+async def served(edge: Edge) -> AsyncIterator[str]:
+    """The signal connection over HTTP, by its URL."""
+    settings = edge.rooms.settings
+
+    def verify(token: str) -> Grants:
+        return tokens.verify(token, settings.keyring, edge.rooms._unix_ms() / 1000, settings.rooms)
+
+    listener = listen("127.0.0.1", 0, 16)
+    app = Starlette(routes=signal_routes(edge.rooms, verify, settings.rooms, lambda _: None))
+    server = http_server(app, settings.http)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/rtc"
+    finally:
+        server.stop(at_once=True)
+        await task
+
+
+async def first_and_token(client: websockets.ClientConnection) -> tuple[rtc.SignalResponse, str]:
+    """Return the first message, and the refreshed token."""
+    messages: list[rtc.SignalResponse] = []
+    async for frame in client:
+        messages.append(rtc.SignalResponse.FromString(cast(bytes, frame)))
+        if messages[-1].WhichOneof("message") == "refresh_token":
+            return messages[0], messages[-1].refresh_token
+    raise AssertionError("no token came")
+
+
+@pytest.mark.parametrize("character", ["m", "漢", "🙂", '"'])
+async def test_a_refreshed_token_opens_the_room_whatever_its_bearer_carries(character: str) -> None:
+    edge = await Edge.start()
+    most, size = edge.rooms.settings.rooms, len(character.encode())
+    metadata = character * (most.metadata_max_bytes // size)
+    attributes = {"key": character * ((most.attributes_max_bytes - 3) // size)}
+    grants = edge.grants(name="n" * most.name_max_bytes, metadata=metadata, attributes=attributes)
+    async with served(edge) as url:
+
+        async def come(token: str, more: str = "") -> tuple[rtc.SignalResponse, str]:
+            query = f"access_token={token}&protocol=17{more}"
+            async with asyncio.timeout(20), websockets.connect(f"{url}?{query}", max_size=None) as client:
+                told = await first_and_token(client)
+                transport = edge.hosted().room.core.by_identity["alice"].primary.transport
+                connected = border.TransportState(transport=transport, state=TransportStatus.CONNECTED, reason="")
+                edge.says(edge.worker_of(), connected)
+            return told
+
+        first, token = await come(tokens.sign(grants, edge.rooms.settings.keyring, edge.rooms._unix_ms() / 1000))
+        resumed, token = await come(token, f"&reconnect=1&sid={first.join.participant.sid}")
+        assert resumed.WhichOneof("message") == "reconnect"
+        # The room is over, and has forgotten him.
+        edge.rooms.apply(edge.hosted(), edge.hosted().room.close(REASONS.ROOM_DELETED, edge.rooms.now()))
+        again, _ = await come(token)
+        assert (again.join.participant.metadata, dict(again.join.participant.attributes)) == (metadata, attributes)
 
 
 async def test_webhooks_and_figures_follow_from_effects() -> None:

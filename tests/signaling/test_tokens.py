@@ -246,7 +246,7 @@ def _texts() -> dict[str, str]:
         "not ASCII": good + "é",
         "half a character": good + "\ud800",
         "NUL": good + "\x00",
-        "huge": token(metadata="x" * 70_000),
+        "huge": token(metadata="x" * 300_000),
         "huge garbage": "x" * 10_000_000,
         "payload is an array": raw_token("[1]"),
         "payload is a string": raw_token('"devkey"'),
