@@ -36,7 +36,13 @@ _CODECS_MAX = 8
 _LAYERS_MAX = 16
 _FEATURES_MAX = 32
 """Far above what there is."""
-_IN_BROWSERS = (models.ClientInfo.SDK.JS, models.ClientInfo.SDK.FLUTTER, models.ClientInfo.SDK.UNITY_WEB)
+_IN_BROWSERS = (
+    models.ClientInfo.SDK.JS,
+    models.ClientInfo.SDK.REACT_NATIVE,
+    models.ClientInfo.SDK.FLUTTER,
+    models.ClientInfo.SDK.UNITY_WEB,
+)
+_SENT_CIDS_MAX = 512
 _SVC_MIMES = ("video/vp9", "video/av1")
 _VIDEO = models.TrackType.VIDEO
 _SVC_MODE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
@@ -293,7 +299,8 @@ def _owners(participant: Participant, sections: Collection[ReceivedSection]) -> 
     """Whose each section is that is anybody's: by mid its cid and the announced track.
 
     Those that name no track, and those of browsers whose name is unknown, get the oldest track of their kind that
-    nothing carries: Firefox offers a track under another id than the page knows it by, but never unannounced.
+    nothing carries: Firefox offers a track under another id than the page knows it by, but never unannounced. So does
+    libwebrtc with one that it has sent before, as its first sender keeps the name.
     """
     by_cid: dict[str, Track] = {}
     # Of two that go by one name the one that still waits for its section, and else the newer.
@@ -301,11 +308,14 @@ def _owners(participant: Participant, sections: Collection[ReceivedSection]) -> 
         by_cid.update(dict.fromkeys(track.cids, track))
     owners = {section.mid: (section.cid, by_cid[section.cid]) for section in sections if section.cid in by_cid}
     for section in sections:
-        if section.mid in owners or (section.cid and participant.client.sdk not in _IN_BROWSERS):
+        if section.mid in owners:
             continue
+        may_be_any = not section.cid or participant.client.sdk in _IN_BROWSERS
         taken = {track.info.sid for _, track in owners.values()}
         for track in participant.tracks.values():
-            if track.kind is section.kind and not track.uplinks and track.info.sid not in taken:
+            is_free = not track.uplinks and track.info.sid not in taken
+            is_it = may_be_any or track.request.cid in participant.sent_cids
+            if track.kind is section.kind and is_free and is_it:
                 owners[section.mid] = (section.cid, track)
                 break
     return owners
@@ -366,6 +376,7 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
     room.by_uptrack[uplink.uptrack] = (participant, track, uplink)
     if len(track.uplinks) == 1:
         track.info.mid = section.mid
+        _note_sent(participant, track.request.cid)
     _note_codec(track, uplink)
     layers = layers_of(track, uplink)
     room.command(
@@ -386,6 +397,14 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
         )
     )
     return track, uplink
+
+
+def _note_sent(participant: Participant, cid: str) -> None:
+    sent = participant.sent_cids
+    sent.pop(cid, None)
+    sent[cid] = None
+    if len(sent) > _SENT_CIDS_MAX:
+        del sent[next(iter(sent))]
 
 
 def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track, Uplink]]) -> None:

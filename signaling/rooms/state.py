@@ -143,6 +143,8 @@ class Participant:
     tracks: dict[str, Track] = field(default_factory=dict)
     parked: dict[str, ReceivedSection] = field(default_factory=dict)
     """Sections whose `add_track` has not come, by cid."""
+    sent_cids: dict[str, None] = field(default_factory=dict)
+    """What the client has called tracks that it sent, the latest last; also of those that have ended."""
     data_tracks: dict[int, DataTrack] = field(default_factory=dict)
     """By the publisher's handle."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)

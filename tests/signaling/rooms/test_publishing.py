@@ -11,6 +11,7 @@ from livekit.protocol import room as api
 from sfu import border, sdp
 from sfu.border import Content, Kind, LayerMode
 from signaling.errors import NotFound, PreconditionFailed
+from signaling.rooms import publishing
 from signaling.rooms.effects import Dropped, TrackChanged
 from signaling.rooms.settings import RoomSettings
 from tests.signaling.rooms.world import (
@@ -262,14 +263,65 @@ def test_a_section_under_the_id_of_one_that_is_sent_already_is_the_track_that_wa
     first = alice.publish_audio("mic", stereo=True).sid
     alice.announce("mic", AUDIO, MICROPHONE)
     second = alice.track("mic").sid
-    for section in alice.sections:
-        if section.cid == "mic":
-            section.direction, section.cid = sdp.Direction.INACTIVE, ""
+    no_longer_send(alice, "mic")
     alice.send_on("mic", "audio")
     assert list(alice.record.tracks) == [second] != [first]
     media = next(m for m in sdp.parse(alice.heard("answer")[-1].sdp).media if m.mid == alice.track("mic").mid)
     opus = next(line for line in media.codecs if line.name == "opus")
     assert "stereo=1" not in opus.fmtp.split(";"), "what was said of the second holds"
+
+
+def native(world: World, identity: str) -> Client:
+    client = world.client(identity, single=False)
+    world.enter_with(client, client=models.ClientInfo(sdk=models.ClientInfo.SDK.PYTHON, protocol=17))
+    world.connect(client)
+    return client
+
+
+def no_longer_send(client: Client, cid: str) -> None:
+    """To be offered with what comes next."""
+    for section in client.sections:
+        if section.cid == cid:
+            section.direction, section.cid = sdp.Direction.INACTIVE, ""
+
+
+def test_a_track_that_is_published_again_is_known_whatever_libwebrtc_calls_it(world: World) -> None:
+    """To a sender whose track has an id that an earlier one had it gives a random one."""
+    alice, bob = native(world, "alice"), world.join("bob")
+    called = "mic"
+    sids = [alice.publish_audio(called).sid]
+    for name in ("second", "third", "fourth"):
+        if name == "fourth":
+            # In one offer one ends, one begins.
+            no_longer_send(alice, called)
+        else:
+            alice.stop_sending(called)
+            assert not world.worker.uptracks
+        alice.announce("mic", AUDIO, MICROPHONE)
+        alice.send_on(name, "audio")
+        sids.append(alice.track("mic").sid)
+        assert [track.sid for track in bob.people[alice.sid].tracks] == [sids[-1]]
+        assert len(world.worker.uptracks) == len(world.worker.downtracks) == 1
+        called = name
+    assert len(set(sids)) == 4
+
+
+def test_what_a_native_client_calls_otherwise_and_has_never_sent_waits_to_be_announced(world: World) -> None:
+    alice = native(world, "alice")
+    alice.announce("mic", AUDIO, MICROPHONE)
+    alice.send_on("other", "audio")
+    assert not world.worker.uptracks
+    alice.announce("other", AUDIO, MICROPHONE)
+    assert len(world.worker.uptracks) == 1
+
+
+def test_of_what_was_sent_so_many_names_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_SENT_CIDS_MAX", 2)
+    alice = native(world, "alice")
+    for cid in ("a", "b", "a", "c"):
+        alice.publish_audio(cid)
+        alice.stop_sending(cid)
+    assert list(alice.record.sent_cids) == ["a", "c"]
 
 
 def test_a_parked_section_that_is_withdrawn_is_not_used(world: World) -> None:
