@@ -103,6 +103,8 @@ class RoomCore:
     """Participants who were told as active speakers, and their last level."""
     backups_asked: set[str] = field(default_factory=set)
     """Tracks whose publishers were just asked for a further codec."""
+    offers_made: set[str] = field(default_factory=set)
+    """Participants who were just made an offer."""
     publishers_changed: bool = False
     """Somebody has begun to publish or has ended it, and the new count is not on its way yet."""
     waiting: dict[str, Participant] = field(default_factory=dict)

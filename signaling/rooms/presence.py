@@ -467,6 +467,14 @@ def unanswered(room: RoomCore, event: border.Unanswered, now: Moment) -> None:
     room.touch(participant)
 
 
+def answer_overdue(room: RoomCore, participant: Participant, now: Moment) -> None:
+    """Our offer was not answered, and no later one can be made before it is: he comes back afresh."""
+    negotiation = participant.subscribing
+    # After a resume he was made another one, with its own time.
+    if participant.session is not None and negotiation is not None and negotiation.outstanding:
+        leave(room, participant, Reason.STATE_MISMATCH, now, is_told=True, action=_Action.RECONNECT)
+
+
 def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None:
     if participant.session is not None:
         _send_to_resume(room, participant, now, "media failed")
@@ -535,7 +543,8 @@ def leave(
         del room.server_calls[request_id]
         room.timers.clear(("rpc", request_id))
         room.out.append(RpcEnded(request_id, "", "the participant has left", data.RpcCode.RECIPIENT_DISCONNECTED))
-    for kind in ("connect", "gone", "absent", "refresh", "asked", "lost"):
+    room.offers_made.discard(participant.sid)
+    for kind in ("connect", "gone", "absent", "refresh", "asked", "lost", "offered"):
         room.timers.clear((kind, participant.sid))
     room.touch(participant)
     room.notify("participant_left" if was_active else "participant_connection_aborted", participant)

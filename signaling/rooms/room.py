@@ -127,11 +127,14 @@ class Room:
         # Publishers were asked for a further codec: it has to come in time.
         while core.backups_asked:
             core.timers.set(("backup", core.backups_asked.pop()), now.seconds + core.settings.backup_codec_seconds)
+        while core.offers_made:
+            core.timers.set(("offered", core.offers_made.pop()), now.seconds + core.settings.answer_seconds)
         if core.publishers_changed:
             presence.counts_changed(core, now)
 
     def signal_closed(self, session: SessionId, now: Moment) -> list[Effect]:
         presence.signal_closed(self.core, session, now)
+        self._follow_up(now)
         return self._effects()
 
     def _handle(self, participant: Participant, request: rtc.SignalRequest, now: Moment) -> None:
@@ -261,6 +264,7 @@ class Room:
                     downtrack=downtrack.downtrack, active=downtrack.active, reason="found_so"
                 )
                 subscribing.state_changed(core, found_so)
+        self._follow_up(now)
         return self._effects()
 
     def _make_good(self, snapshot: border.Snapshot, unshown: Set[int], now: Moment) -> None:
@@ -316,6 +320,8 @@ class Room:
                     presence.refresh(core, participant, now)
                 case "connect" if participant is not None:
                     presence.leave(core, participant, Reason.JOIN_FAILURE, now, is_told=True, action=_Action.RECONNECT)
+                case "offered" if participant is not None:
+                    presence.answer_overdue(core, participant, now)
                 case "gone" | "absent" if participant is not None:
                     presence.leave(core, participant, Reason.CONNECTION_TIMEOUT, now)
                 case _:
@@ -343,6 +349,7 @@ class Room:
         participant = self.participant(identity)
         self.core.cut_off(participant, revoked_before or now.unix_ms / 1000, None)
         presence.leave(self.core, participant, reason, now, is_told=True)
+        self._follow_up(now)
         return self._effects()
 
     def oldest_idle(self) -> Participant | None:
@@ -352,6 +359,7 @@ class Room:
     def send_away(self, identity: str, now: Moment) -> list[Effect]:
         """For want of room on the server; he may come back when there is some."""
         presence.leave(self.core, self.participant(identity), Reason.SERVER_SHUTDOWN, now, is_told=True)
+        self._follow_up(now)
         return self._effects()
 
     def mute(self, identity: str, track_sid: str, muted: bool) -> list[Effect]:

@@ -154,6 +154,13 @@ class RoomSettings(BaseModel):
         le=120,
         description="How long a participant may take from joining to connected media. Raise it for very slow links.",
     )
+    answer_seconds: float = Field(
+        15.0,
+        ge=5,
+        le=120,
+        description="How long a client may take to answer an offer of ours; then it is told to come back afresh, as "
+        "nothing further could be offered to it. Raise it for very slow links or devices.",
+    )
     removal_revokes_tokens: bool = Field(
         True,
         description="Whether who was removed, or lost a permission, can use no token from before that to be where he "

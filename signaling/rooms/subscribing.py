@@ -277,6 +277,7 @@ def offer(room: RoomCore, subscriber: Participant) -> None:
         room.command(border.RestartIce(transport=connection.transport, local=made.local.ice))
     description = rtc.SessionDescription(type="offer", sdp=made.sdp, id=made.id, mid_to_track_id=made.mid_to_track_id)
     room.send(subscriber, rtc.SignalResponse(offer=description))
+    room.offers_made.add(subscriber.sid)
 
 
 def _add(room: RoomCore, subscriber: Participant, connection: Connection, made: Offer) -> None:
@@ -302,6 +303,8 @@ def answer(room: RoomCore, subscriber: Participant, description: rtc.SessionDesc
     if accepted is None:
         room.drop("answer_stale")
         return
+    room.offers_made.discard(subscriber.sid)
+    room.timers.clear(("offered", subscriber.sid))
     room.command(border.SetRemote(transport=connection.transport, remote=accepted.remote))
     room.touch(subscriber)
     bind(room, subscriber, accepted.bound, accepted.unsupported)

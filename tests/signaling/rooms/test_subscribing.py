@@ -145,6 +145,64 @@ def test_an_answer_to_an_old_offer_is_dropped(world: World) -> None:
     assert len(world.worker.downtracks) == 1
 
 
+def test_who_does_not_answer_an_offer_is_told_to_come_back_afresh(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    bob.answers_by_itself = False
+    alice.publish_audio("first")
+    world.wait(10)
+    # Waits for that answer and gives no more time for it.
+    alice.publish_audio("second")
+    world.wait(4.9)
+    assert not bob.heard("leave")
+    world.wait(0.2)
+    (leave,) = bob.heard("leave")
+    assert (leave.reason, leave.action) == (models.DisconnectReason.STATE_MISMATCH, rtc.LeaveRequest.Action.RECONNECT)
+    assert bob.sid not in world.room.core.participants
+
+
+def test_who_answers_in_time_stays_and_has_as_long_for_the_next_offer(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    bob.answers_by_itself = False
+    alice.publish_audio("first")
+    alice.publish_audio("second")
+    world.wait(14)
+    assert bob.unanswered is not None
+    bob.answer(bob.unanswered)
+    world.settle()
+    world.wait(14)
+    bob.catch_up()
+    world.settle()
+    world.wait(60)
+    assert not bob.heard("leave")
+    assert len(world.worker.downtracks) == 2
+
+
+def test_an_offer_that_was_lost_with_the_signal_connection_is_not_waited_for(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    bob.answers_by_itself = False
+    alice.publish_audio()
+    world.lose_signal(bob)
+    world.wait(20)
+    world.resume(bob)
+    world.wait(14)
+    bob.catch_up()
+    world.settle()
+    world.wait(60)
+    assert not bob.heard("leave")
+    assert len(world.worker.downtracks) == 1
+
+
+def test_an_offer_that_an_administrator_has_caused_is_waited_for_as_long(world: World) -> None:
+    alice, bob = world.join("alice"), world.join("bob", single=False)
+    alice.publish_audio()
+    bob.answers_by_itself = False
+    world.apply(world.room.remove("alice", world.now))
+    world.wait(14.9)
+    assert not bob.heard("leave")
+    world.wait(0.2)
+    assert bob.heard("leave")
+
+
 def _answered(offer: rtc.SessionDescription, change: Callable[[sdp.Media], sdp.Media]) -> rtc.SessionDescription:
     """A client's answer with each of its sections changed."""
     session = sdp.parse(answer_to(offer.sdp))
