@@ -350,6 +350,7 @@ def _tell_missed(room: RoomCore, participant: Participant) -> None:
     room.send(participant, rtc.SignalResponse(room_update=rtc.RoomUpdate(room=room.info())))
     quality.tell_speakers(room, participant, and_silence=True)
     subscribing.tell_missed(room, participant)
+    subscribing.tell_subscribed(room, participant)
     if participant.untold_handles or participant.data_subscriptions:
         data.tell_handles(room, participant)
     for track in participant.tracks.values():

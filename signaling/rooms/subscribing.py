@@ -398,10 +398,22 @@ def _renew(room: RoomCore, subscription: Subscription) -> None:
     subscription.is_active = None
 
 
+def tell_subscribed(room: RoomCore, publisher: Participant) -> None:
+    """After a resume: which tracks have got their first subscriber meanwhile."""
+    for track in publisher.tracks.values():
+        if track.is_published and not track.told_subscribed:
+            copies = (other.subscriptions.get(track.sid) for other in room.others(publisher))
+            sent = next((copy for copy in copies if copy is not None and copy.sent is not None), None)
+            if sent is not None:
+                _tell_publisher(room, sent)
+
+
 def _tell_publisher(room: RoomCore, subscription: Subscription) -> None:
     found = room.by_track.get(subscription.track_sid)
     if found is not None and not found[1].told_subscribed:
         publisher, track = found
+        if publisher.session is None:
+            return
         track.told_subscribed = True
         room.touch(publisher)
         message = rtc.TrackSubscribed(track_sid=track.sid)

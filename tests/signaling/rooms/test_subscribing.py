@@ -278,6 +278,28 @@ def test_a_section_that_the_client_takes_away_is_not_sent_on_any_more(world: Wor
     assert copy.mid != taken
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_publisher_hears_of_the_first_subscriber_who_came_while_his_signal_was_away(
+    world: World, restarts: bool
+) -> None:
+    alice = world.join("alice")
+    sid, other = alice.publish_audio().sid, alice.publish_video().sid
+    world.lose_signal(alice)
+    bob = world.enter(world.client("bob"), auto_subscribe=False)
+    bob.say(subscription=rtc.UpdateSubscription(track_sids=[sid], subscribe=True))
+    assert len(world.worker.downtracks) == 1
+    if restarts:
+        world.restart()
+    for _ in range(2):
+        world.resume(alice)
+        assert [message.track_sid for message in alice.heard("track_subscribed")] == [sid]
+        world.lose_signal(alice)
+    world.resume(alice)
+    world.resume(bob)
+    bob.say(subscription=rtc.UpdateSubscription(track_sids=[other], subscribe=True))
+    assert [message.track_sid for message in alice.heard("track_subscribed")] == [sid, other]
+
+
 # --- wishes ---------------------------------------------------------------------------------------------------------
 
 
