@@ -310,10 +310,16 @@ class RoomCore:
             self.tellings.pop(one.sid, None)
         message = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos))
         shorter = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=present)) if gone else message
+        former = {one.identity for one in gone}
         for other in self.participants.values() if listener is None else (listener,):
             if other.session is None:
                 continue
-            if not gone or other.protocol >= HEARS_DISCONNECTED:
+            if other.identity in former and other.protocol >= HEARS_DISCONNECTED:
+                # Clients keep people by identity: news of his former self he would take for his own.
+                rest = [info for info in infos if info.identity != other.identity or info.sid == other.sid]
+                if rest:
+                    self.send(other, rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=rest)))
+            elif not gone or other.protocol >= HEARS_DISCONNECTED:
                 self.send(other, message)
             elif present:
                 self.send(other, shorter)

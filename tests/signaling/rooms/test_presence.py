@@ -366,6 +366,26 @@ def test_a_second_client_of_an_identity_takes_the_place_of_the_first(world: Worl
     assert world.room.core.by_identity["alice"].sid == second.sid
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_in_a_large_room_who_comes_again_is_not_told_of_his_former_self(leaves: bool) -> None:
+    world = World()
+    watcher = world.join("watcher")
+    for number in range(LARGE_ROOM + 10):
+        world.join(f"u{number}")
+    first = world.join("alice")
+    world.wait(1)
+    watcher.forget()
+    if leaves:
+        first.say(leave=rtc.LeaveRequest())
+    second = world.join("alice")
+    world.wait(1)
+    told = [info for update in second.heard("update") for info in update.participants]
+    assert {info.sid for info in told if info.identity == "alice"} == {second.sid}
+    heard = [(info.sid, info.state) for update in watcher.heard("update") for info in update.participants]
+    assert heard.index((first.sid, STATES.DISCONNECTED)) < heard.index((second.sid, STATES.ACTIVE))
+    assert set(watcher.people) == set(world.room.core.participants)
+
+
 def test_two_clients_of_one_identity_cannot_throw_each_other_out_without_end(world: World) -> None:
     """S-50"""
     world.join("alice")
