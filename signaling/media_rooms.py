@@ -18,6 +18,7 @@ from livekit.protocol import room as api
 
 from signaling.calls.media import MediaFeed, NoMediaNode, Permission, Refuse
 from signaling.calls.model import NodeFacts
+from signaling.calls.rights import is_viewer
 from signaling.errors import NotFound, PermissionDenied, Refusal, Unavailable
 from signaling.rooms.core import Reason
 from signaling.rooms.effects import Effect, ParticipantJoined, ParticipantLeft, TrackChanged
@@ -111,6 +112,7 @@ class ManagedRooms:
         if identity in hosted.room.core.by_identity:
             why = _REMOVALS.get(reason, Reason.PARTICIPANT_REMOVED)
             self._rooms.apply(hosted, hosted.room.remove(identity, self._rooms.now(), why))
+        _forget_viewer(self._rooms, hosted, identity)
 
     async def mute_tracks(self, room: str, identity: str, sources: Sequence[str]) -> None:
         hosted = self._rooms.hosted.get(room)
@@ -200,6 +202,7 @@ class Reports:
                 timer = asyncio.get_running_loop().call_later(seconds, self._left, room, identity)
                 self._leaving[room, identity] = timer
             case ParticipantLeft(identity=identity, clean=clean):
+                _forget_viewer(self._rooms, hosted, identity)
                 self._queue(room, lambda: feed.participant_left(room, identity, clean=clean))
             case TrackChanged(identity=identity, source=source, state=state):
                 self._queue(room, lambda: feed.track_changed(room, identity, source, state))
@@ -250,6 +253,16 @@ class Reports:
                 log.exception("report_failed", room=room)
         # No await since the lane was seen empty.
         del self._lanes[room]
+
+
+def _forget_viewer(rooms: Rooms, hosted: Hosted, identity: str) -> None:
+    """Forget which permission a viewer without an account had, once he is gone: a room has many who never come back.
+
+    Not while it is asked whether he may come: what was decided before he was removed must not let him in.
+    """
+    is_here = identity in hosted.room.core.by_identity or (hosted.record.name, identity) in rooms.asked
+    if is_viewer(identity) and not is_here:
+        hosted.versions.pop(identity, None)
 
 
 def livekit_permission(permission: Permission) -> models.ParticipantPermission:

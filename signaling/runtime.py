@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -152,6 +152,8 @@ class Rooms:
         self.settings = settings
         self.metrics = metrics
         self.feed: Feed | None = None
+        self.asked: Counter[tuple[str, str]] = Counter()
+        """Whom `feed` is being asked about, by room and identity."""
         self.is_draining = False
         self.hosted: dict[str, Hosted] = {}
         self._by_number: dict[int, Hosted] = {}
@@ -344,7 +346,14 @@ class Rooms:
         if grants.managed or (hosted is not None and hosted.record.is_managed):
             if self.feed is None:
                 raise PermissionDenied("This room is not open.")
-            grants = await self.feed.admit(replace(grants, managed=True), address)
+            who = grants.room, grants.identity
+            self.asked[who] += 1
+            try:
+                grants = await self.feed.admit(replace(grants, managed=True), address)
+            finally:
+                self.asked[who] -= 1
+                if not self.asked[who]:
+                    del self.asked[who]
             parameters = replace(parameters, grants=grants)
             hosted = self.hosted.get(grants.room)
         self._check_room(hosted, parameters)

@@ -112,7 +112,8 @@ class Member(Struct, frozen=True, kw_only=True):
 class Session(Struct, frozen=True, kw_only=True):
     """`empty_since`: since when nobody is in it, `alone_since`: since when one is, after a ring was resolved.
 
-    `extended_seconds`: what was added to the longest duration that the settings allow.
+    `extended_seconds`: what was added to the longest duration that the settings allow. `permissions`: the highest
+    version of permissions that anybody was given in it, so that those of a later visit are higher.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Session(Struct, frozen=True, kw_only=True):
     empty_since: datetime | None = None
     alone_since: datetime | None = None
     ring_resolved: bool = False
+    permissions: int = 0
     node: str = ""
     """The media node that has its room; "": it was begun before nodes were noted."""
     created_at: datetime
@@ -171,7 +173,7 @@ class Participant(Struct, frozen=True, kw_only=True):
 class Rights(Struct, frozen=True, kw_only=True):
     """What a user got and lost in the running session, and the set last told.
 
-    `permission_version`: the highest that a participant of his was given, so that those of a later visit are higher.
+    `permission_version`: the highest that a participant of his was given, before sessions counted them for all.
     """
 
     user_id: str

@@ -206,6 +206,64 @@ async def test_who_asks_to_come_back_after_a_goodbye_and_does_not_has_his_grace(
     await process.close()
 
 
+# --- viewers who come and go ----------------------------------------------------------------------------------------
+
+
+async def stream(database_url: str) -> Process:
+    """Return a process with a livestream that everybody may see, and alice in it."""
+    process = await Process.start(database_url, Clock())
+    await process.world.call("livestream/x", by="alice", settings={"backstage": {"enabled": False}})
+    alice = await process.world.as_("alice").join("livestream/x", connect=False)
+    await process.connect(alice["media"]["token"])
+    return process
+
+
+async def test_nothing_is_kept_of_a_viewer_without_an_account_who_is_gone(database_url: str) -> None:
+    process = await stream(database_url)
+    viewer = process.world.anonymous("livestream:x")
+    kicked, leaving, absent = [await viewer.join("livestream/x", connect=False) for _ in range(3)]
+    (hosted,) = process.edge.rooms.hosted.values()
+    await process.connect(kicked["media"]["token"])
+    path = f"/calls/livestream/x/participants/{kicked['participant']['user_id']}/kick"
+    assert (await process.world.as_("alice").post(path)).status_code == 204
+    signal = await process.connect(leaving["media"]["token"])
+    assert set(hosted.versions) == {"alice:phone", leaving["participant"]["identity"]}
+    process.edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    await process.reported()
+    assert set(hosted.versions) == {"alice:phone"}
+    # Who never came is given up after a while.
+    await process.world.advance(20)
+    assert absent["participant"]["identity"] not in hosted.versions
+    await process.close()
+
+
+async def test_a_viewer_who_is_removed_while_he_is_let_in_stays_outside(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await stream(database_url)
+    joined = await process.world.anonymous("livestream:x").join("livestream/x", connect=False)
+    await process.connect(joined["media"]["token"])
+    feed, asked, go_on = process.world.system.feed, asyncio.Event(), asyncio.Event()
+    admit = feed.admit
+
+    async def slow(*arguments: Any) -> Any:
+        verdict = await admit(*arguments)
+        asked.set()
+        await go_on.wait()
+        return verdict
+
+    monkeypatch.setattr(feed, "admit", slow)
+    again = asyncio.create_task(process.connect(joined["media"]["token"]))
+    await asked.wait()
+    path = f"/calls/livestream/x/participants/{joined['participant']['user_id']}/kick"
+    assert (await process.world.as_("alice").post(path)).status_code == 204
+    go_on.set()
+    with pytest.raises(PermissionDenied):
+        await again
+    assert not process.edge.rooms.asked
+    await process.close()
+
+
 # --- how many may come ----------------------------------------------------------------------------------------------
 
 

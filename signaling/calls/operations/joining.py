@@ -103,8 +103,8 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
         hidden=wish.hidden,
         scope=turn.principal.scope,
         capabilities=capabilities,
-        # Above what the media side saw of any earlier visit: versions never fall.
-        permission_version=sessions.next_permission_version(turn, user_id),
+        # Above what the media side saw of any earlier visit.
+        permission_version=sessions.next_permission_version(turn),
         due_at=turn.now + CONNECTING_TIMEOUT,
         created_at=turn.now,
         updated_at=turn.now,

@@ -164,6 +164,7 @@ def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = F
     if participant.id in turn.call.pins:
         turn.change_call(pins=tuple(pin for pin in turn.call.pins if pin != participant.id))
     _recount(turn)
+    _forget_rights(turn, participant.user_id)
     # Who never arrived is not announced as gone: `joined` always precedes `left`.
     if participant.joined_at is not None:
         _tell_coming_or_going(turn, "participant.left", gone, {**_shown(turn, gone), "reason": reason})
@@ -243,17 +244,19 @@ def refresh(turn: Turn, reason: str, *, removal: str = "lost_capability", only: 
         if "call.join" not in held.unmasked:
             leave(turn, participant, removal, remove=True)
         elif capabilities != participant.capabilities or held.role != participant.role or told:
-            _change_participant(turn, participant, held.role, capabilities)
+            _change_participant(turn, participant, held.role, capabilities, told or next_permission_version(turn))
 
 
-def _change_participant(turn: Turn, participant: Participant, role: str, capabilities: tuple[str, ...]) -> None:
+def _change_participant(
+    turn: Turn, participant: Participant, role: str, capabilities: tuple[str, ...], version: int
+) -> None:
     changed: Participant = turn.put(
         "participants",
         participant.id,
         participant,
         role=role,
         capabilities=capabilities,
-        permission_version=next_permission_version(turn, participant.user_id),
+        permission_version=version,
     )
     if capabilities != participant.capabilities:
         turn.media(
@@ -269,32 +272,57 @@ def remember_rights(turn: Turn, user_id: str, capabilities: tuple[str, ...]) -> 
     """Keep the set a user starts with, so that a later change is told once."""
     known = turn.state.rights.get(user_id)
     if known is None:
-        known = Rights(user_id=user_id, capabilities=capabilities, created_at=turn.now, updated_at=turn.now)
+        # What he is told from now on has a higher version than what he was told on an earlier visit.
+        version = _permissions_given(turn)
+        known = Rights(
+            user_id=user_id, capabilities=capabilities, version=version, created_at=turn.now, updated_at=turn.now
+        )
         turn.state.rights[user_id] = known
         return known
     kept: Rights = turn.put("rights", user_id, known, capabilities=capabilities)
     return kept
 
 
-def next_permission_version(turn: Turn, user_id: str) -> int:
-    """Count up the version of a user's permissions in the session; his rights are remembered already."""
-    known = turn.state.rights[user_id]
-    version = 1 + max([known.permission_version, *(p.permission_version for p in turn.state.of_user(user_id))])
-    turn.put("rights", user_id, known, permission_version=version)
+def _forget_rights(turn: Turn, user_id: str) -> None:
+    """Forget the rights of who has left: a session has many visitors. What was granted or denied he finds again."""
+    known = turn.state.rights.get(user_id)
+    if known is None or known.granted or known.revoked or turn.state.of_user(user_id):
+        return
+    given = _permissions_given(turn)
+    del turn.state.rights[user_id]
+    turn.change_session(permissions=given)
+
+
+def next_permission_version(turn: Turn) -> int:
+    """Count up the version of permissions in the session: the media side never sees one of anybody fall."""
+    version = 1 + _permissions_given(turn)
+    turn.change_session(permissions=version)
     return version
+
+
+def _permissions_given(turn: Turn) -> int:
+    state = turn.state
+    counted = state.session.permissions if state.session is not None else 0
+    if counted:
+        return counted
+    # Nobody has come yet; or the session began before it counted them.
+    of_users = (known.permission_version for known in state.rights.values())
+    return max([0, *of_users, *(participant.permission_version for participant in state.participants.values())])
 
 
 def capabilities_of(turn: Turn, user_id: str) -> tuple[str, ...]:
     return tuple(sorted(holding(turn, user_id).capabilities))
 
 
-def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> bool:
+def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> int | None:
+    """Tell what a user holds now if that has changed; return the version, None if it has not."""
     known = turn.state.rights.get(user_id) or remember_rights(turn, user_id, ())
     after = tuple(sorted(held.capabilities))
     if after == known.capabilities:
-        return False
+        return None
     before = frozenset(known.capabilities)
-    told: Rights = turn.put("rights", user_id, known, capabilities=after, version=known.version + 1)
+    version = next_permission_version(turn)
+    turn.put("rights", user_id, known, capabilities=after, version=version)
     turn.emit(
         "call.capabilities_updated",
         {
@@ -303,10 +331,10 @@ def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> bool:
             "added": sorted(held.capabilities - before),
             "removed": sorted(before - held.capabilities),
             "reason": reason,
-            "version": told.version,
+            "version": version,
         },
         "S",
         users=(user_id,),
         deciders=tuple(user for user in deciders(turn, "permission.grant") if user != user_id),
     )
-    return True
+    return version

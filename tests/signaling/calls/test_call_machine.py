@@ -219,6 +219,12 @@ class CallLife(RuleBasedStateMachine):
             assert rights.capabilities == participant.capabilities
 
     @invariant()
+    def rights_are_kept_of_those_alone_who_are_there_or_were_given_or_denied_some(self) -> None:
+        present = {participant.user_id for participant in self.inside()}
+        for user_id, rights in self.desk.state.rights.items():
+            assert user_id in present or rights.granted or rights.revoked
+
+    @invariant()
     def coming_precedes_going_and_each_happens_once(self) -> None:
         moves: dict[str, list[str]] = defaultdict(list)
         for event in self.desk.of("participant.joined", "participant.left"):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from signaling.calls.media import Permission, Refuse
+from sqlalchemy import select
+
+from signaling.api.v1.service import SYSTEM
+from signaling.calls.media import Allow, Permission, Refuse
 from signaling.calls.settings import CallsSettings
+from signaling.calls.state import Turn
+from signaling.store import schema
 from tests.signaling.api.world import World, claims, code, pointers
 from tests.signaling.events.gateways import Received, gateway
 
@@ -287,6 +292,79 @@ async def test_t_3_a_change_of_rights_carries_the_whole_set_with_a_rising_versio
         ("bob:phone", 6, ("microphone", "camera", "screen_share", "screen_share_audio")),
     ]
     assert rejoined["id"] != participant["id"]
+
+
+async def _rights(world: World) -> list[str]:
+    """Return of whom the call knows rights in the session; in memory and in the store it is the same."""
+    loaded = world.service.calls.remembered("livestream", "x")
+    assert loaded is not None
+    async with world.service.database.read() as connection:
+        rows = await connection.execute(select(schema.rights.c.user_id))
+        stored = sorted(row.user_id for row in rows)
+    assert sorted(loaded.state.rights) == stored
+    return stored
+
+
+async def test_nothing_is_kept_of_the_many_who_came_and_went(world: World) -> None:
+    await world.call("livestream/x", by="alice", settings={"backstage": {"enabled": False}})
+    await world.as_("alice").join("livestream/x")
+    viewer = world.anonymous("livestream:x")
+    for number in range(50):
+        joined = await viewer.join("livestream/x")
+        await world.vanish(joined["participant"], clean=bool(number % 2))
+    assert len(await _rights(world)) == 26
+    await world.advance(15)
+    assert await _rights(world) == ["alice"]
+
+
+async def test_what_was_granted_outlasts_a_visit(world: World) -> None:
+    await world.call("livestream/x", by="alice", settings={"backstage": {"enabled": False}})
+    await world.as_("alice").join("livestream/x")
+    carl, dave = [(await world.as_(name).join("livestream/x"))["participant"] for name in ("carl", "dave")]
+    path = "/calls/livestream/x/participants/dave/capabilities"
+    told = (await world.as_("alice").patch(path, {"grant": ["media.audio"]})).json()["version"]
+    for participant in (carl, dave):
+        await world.vanish(participant, clean=True)
+    assert await _rights(world) == ["alice", "dave"]
+    assert "media.audio" in (await world.as_("dave").join("livestream/x"))["own_capabilities"]
+    assert (await world.as_("alice").patch(path, {"revoke": ["media.audio"]})).json()["version"] > told
+
+
+async def test_a_viewer_who_is_removed_and_comes_again_at_once_is_let_in(world: World) -> None:
+    """The media side lets nobody in by a version that is not above the one he was removed with."""
+    call, settings = "/calls/livestream/x", {"lobby": {"enabled": True}, "backstage": {"enabled": False}}
+    await world.call("livestream/x", by="alice", settings=settings)
+    await world.as_("alice").join("livestream/x")
+    viewer = world.anonymous("livestream:x")
+    entry = (await viewer.post(f"{call}/join")).json()["lobby"]
+    await world.as_("alice").post(f"{call}/lobby/{entry['id']}/admit")
+    versions = []
+    for _ in range(3):
+        participant = (await viewer.join("livestream/x", resume=entry["id"]))["participant"]
+        verdict = await world.system.feed.admit(participant["session_id"], participant["identity"])
+        assert isinstance(verdict, Allow)
+        versions.append(verdict.permission.version)
+        assert (await world.as_("alice").post(f"{call}/participants/{entry['user_id']}/kick")).status_code == 204
+        assert await _rights(world) == ["alice"]
+    assert versions == sorted(set(versions))
+
+
+async def test_versions_of_a_session_that_began_before_they_were_counted_go_on(world: World) -> None:
+    await world.call("livestream/x", by="alice", settings={"backstage": {"enabled": False}})
+    await world.as_("alice").join("livestream/x")
+    bob = (await world.as_("bob").join("livestream/x"))["participant"]
+
+    def as_it_was(turn: Turn) -> None:
+        turn.change_session(permissions=0)
+        turn.put("rights", "bob", turn.state.rights["bob"], permission_version=7)
+
+    await world.service.operate(SYSTEM, "livestream", "x", as_it_was)
+    await world.vanish(bob, clean=True)
+    assert await _rights(world) == ["alice"]
+    await world.as_("bob").join("livestream/x")
+    verdict = await world.system.feed.admit(bob["session_id"], bob["identity"])
+    assert isinstance(verdict, Allow)
+    assert verdict.permission.version == 8
 
 
 async def test_t_4_two_devices_are_two_and_the_same_device_replaces_itself(world: World) -> None:
