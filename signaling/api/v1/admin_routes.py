@@ -15,6 +15,7 @@ from signaling.calls import views
 from signaling.calls.identifiers import NAME, check
 from signaling.calls.model import Delivery, PushProvider, Task, Webhook
 from signaling.calls.problems import Problem, not_found, unprocessable
+from signaling.calls.state import Refresh
 from signaling.events.addresses import ForbiddenAddress
 from signaling.events.signatures import SECRET_BYTES, new_secret
 from signaling.store import schema
@@ -277,6 +278,11 @@ async def patch_app(ask: Ask) -> Reply:
         await save(connection, [after])
         shown = views.app(after)
         await service.note(connection, ask.principal, "app.update", "app", views.app(current.app), shown)
+        order = None
+        if after.multi_tenant_enabled != current.app.multi_tenant_enabled:
+            order = await service.orders.owe(connection, Refresh("settings_changed"))
+    if order is not None:
+        await service.orders.do(order)
     if "development_type_enabled" in changes:
         service.warn_of_development()
     await service.recheck_watchers()

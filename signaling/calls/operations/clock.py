@@ -46,7 +46,10 @@ def tick(turn: Turn) -> None:
         if participant.due_at is not None and participant.due_at <= turn.now:
             sessions.leave(turn, participant, "connection_lost", remove=True)
     _session(turn)
-    sessions.refresh(turn, "state_changed")
+    opens = gate.opens_at(turn.call, turn.settings)
+    if opens is not None and opens <= turn.now:
+        # Nothing else changes what somebody may do by itself, and to look at all of many takes long.
+        sessions.refresh(turn, "state_changed")
 
 
 def _session(turn: Turn) -> None:

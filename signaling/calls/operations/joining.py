@@ -198,8 +198,11 @@ def disconnected(turn: Turn, identity: str, *, clean: bool) -> None:
         if clean:
             sessions.leave(turn, participant, "left")
         elif participant.state == "joined":
-            grace = timedelta(seconds=turn.settings["session"]["reconnect_grace_seconds"])
-            sessions.lose_contact(turn, participant, turn.now + grace)
+            sessions.lose_contact(turn, participant, turn.now + _grace(turn))
+
+
+def _grace(turn: Turn) -> timedelta:
+    return timedelta(seconds=turn.settings["session"]["reconnect_grace_seconds"])
 
 
 def room_of(turn: Turn) -> CreateRoom | None:
@@ -223,10 +226,11 @@ def take_stock(turn: Turn, room: CreateRoom, connected: Collection[str]) -> None
     # Who was made to leave while the media side could not be told.
     for identity in sorted(set(connected) - {participant.identity for participant in present}):
         turn.media(RemoveParticipant(session.id, identity, "left"))
+    deciding = sessions.Deciding(turn)
     for participant in present:
         if participant.identity in connected:
             if participant.state != "joined":
-                sessions.arrive(turn, participant)
+                sessions.arrive(turn, participant, deciding)
             turn.media(
                 UpdateParticipant(
                     participant.session_id,
@@ -236,5 +240,5 @@ def take_stock(turn: Turn, room: CreateRoom, connected: Collection[str]) -> None
                     participant.permission_version,
                 )
             )
-        else:
-            disconnected(turn, participant.identity, clean=False)
+        elif participant.state == "joined":
+            sessions.lose_contact(turn, participant, turn.now + _grace(turn), deciding)

@@ -7,6 +7,7 @@ asked in it, and closes the room. Not here: who may do any of it.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from msgspec import structs
 
@@ -21,6 +22,17 @@ COUNTS_INSTEAD_ABOVE = 100
 """From more participants than this on, clients hear counts instead of every arrival."""
 RING_REMEMBERED_SECONDS = 60
 """A ring that was resolved this long before a session began belongs to it."""
+
+
+class Deciding:
+    """Who decides on rights: found out once for all whom an operation tells of, and only if it tells of somebody."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
+    @cached_property
+    def users(self) -> tuple[str, ...]:
+        return deciders(self._turn, "permission.grant")
 
 
 def start(turn: Turn, region_hint: str | None) -> Session:
@@ -126,7 +138,7 @@ def tell_request(turn: Turn, request_id: str) -> None:
     )
 
 
-def arrive(turn: Turn, participant: Participant) -> Participant:
+def arrive(turn: Turn, participant: Participant, deciding: Deciding | None = None) -> Participant:
     """Note that the SFU answered this participant's signaling join."""
     first = participant.joined_at is None
     arrived: Participant = turn.put(
@@ -139,16 +151,16 @@ def arrive(turn: Turn, participant: Participant) -> Participant:
     )
     _recount(turn)
     if not first:
-        tell_changed(turn, arrived)
+        _tell_contact(turn, arrived, deciding)
         return arrived
     _tell_coming_or_going(turn, "participant.joined", arrived, _shown(turn, arrived))
     return arrived
 
 
-def lose_contact(turn: Turn, participant: Participant, due_at: datetime) -> None:
+def lose_contact(turn: Turn, participant: Participant, due_at: datetime, deciding: Deciding | None = None) -> None:
     """Wait until `due_at` for a participant to come back."""
     lost: Participant = turn.put("participants", participant.id, participant, state="reconnecting", due_at=due_at)
-    tell_changed(turn, lost)
+    _tell_contact(turn, lost, deciding)
 
 
 def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = False) -> None:
@@ -172,6 +184,15 @@ def leave(turn: Turn, participant: Participant, reason: str, *, remove: bool = F
 
 def tell_changed(turn: Turn, participant: Participant) -> None:
     _tell(turn, "participant.updated", participant, _shown(turn, participant))
+
+
+def _tell_contact(turn: Turn, participant: Participant, deciding: Deciding | None) -> None:
+    """Tell that a participant's connection is gone, or back. Where there are counts, not all are told of each."""
+    data, users = _shown(turn, participant), (participant.user_id,)
+    if participant.hidden or len(turn.state.seen()) > COUNTS_INSTEAD_ABOVE:
+        turn.emit("participant.updated", data, "S", users=users, deciders=(deciding or Deciding(turn)).users)
+    else:
+        turn.emit("participant.updated", data, "PWS")
 
 
 def _shown(turn: Turn, participant: Participant) -> dict[str, object]:
@@ -232,13 +253,14 @@ def refresh(turn: Turn, reason: str, *, removal: str = "lost_capability", only: 
     A gate that closed removes nobody by itself: see `live.stop`. `only`: the users that can be concerned.
     """
     set_deadline(turn)
+    deciding = Deciding(turn)
     seen = set()
     for participant in turn.state.present():
         if only is not None and participant.user_id not in only:
             continue
         user_id = participant.user_id
         held = holding(turn, None if participant.app_role == "anonymous" else user_id, participant.scope)
-        told = _tell_rights(turn, user_id, held, reason) if user_id not in seen else None
+        told = _tell_rights(turn, user_id, held, reason, deciding) if user_id not in seen else None
         seen.add(user_id)
         capabilities = tuple(sorted(held.capabilities))
         if "call.join" not in held.unmasked:
@@ -314,7 +336,7 @@ def capabilities_of(turn: Turn, user_id: str) -> tuple[str, ...]:
     return tuple(sorted(holding(turn, user_id).capabilities))
 
 
-def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> int | None:
+def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str, deciding: Deciding) -> int | None:
     """Tell what a user holds now if that has changed; return the version, None if it has not."""
     known = turn.state.rights.get(user_id) or remember_rights(turn, user_id, ())
     after = tuple(sorted(held.capabilities))
@@ -335,6 +357,6 @@ def _tell_rights(turn: Turn, user_id: str, held: Holding, reason: str) -> int | 
         },
         "S",
         users=(user_id,),
-        deciders=tuple(user for user in deciders(turn, "permission.grant") if user != user_id),
+        deciders=tuple(user for user in deciding.users if user != user_id),
     )
     return version

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from signaling.calls import rights
 from signaling.calls.identifiers import rfc3339
+from signaling.calls.operations import live, sessions
+from signaling.calls.rights import Holding, holding
+from signaling.calls.state import Turn
 from tests.signaling.api.world import START, World, code, pointers
 
 CALL = "/calls/livestream/x"
@@ -154,6 +159,51 @@ async def test_a_77_viewers_may_be_left_inside(world: World) -> None:
     assert await refused(world, "erin") is None
     wrong = await world.as_("alice").delete(f"{CALL}/live", params={"remove_viewers": "maybe"})
     assert pointers(wrong) == ["/remove_viewers"]
+
+
+def count_holding(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often it is worked out what somebody holds."""
+    counted: Counter[str] = Counter()
+
+    def counting(turn: Turn, *whom: Any) -> Holding:
+        counted["holding"] += 1
+        return holding(turn, *whom)
+
+    for module in (rights, sessions, live):
+        monkeypatch.setattr(module, "holding", counting)
+    return counted
+
+
+async def test_what_many_lose_at_once_is_found_out_once_of_each(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await scheduled(world, None, 0)
+    await world.as_("alice").put(f"{CALL}/live")
+    await world.as_("alice").join("livestream/x")
+    viewer = world.anonymous("livestream:x")
+    for _ in range(200):
+        await viewer.join("livestream/x")
+    alice = await world.listen(world.as_("alice"))
+    counted = count_holding(monkeypatch)
+    assert (await world.as_("alice").delete(f"{CALL}/live")).status_code == 200
+    assert 201 < counted["holding"] < 5 * 201
+    # Who decides on rights hears of each of them.
+    assert alice.types().count("call.capabilities_updated") == 200
+    assert len(world.media.removed) == 200
+
+
+async def test_a_timer_looks_at_everybody_only_if_the_clock_has_opened_the_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scheduled(world, 100, 10)
+    await world.as_("alice").join("livestream/x")
+    tablet = (await world.as_("alice").join("livestream/x", device="tablet"))["participant"]
+    looked: list[str] = []
+    monkeypatch.setattr(sessions, "refresh", lambda turn, reason: looked.append(reason))
+    await world.vanish(tablet)
+    await world.advance(60)
+    assert [removed[1:] for removed in world.media.removed] == [("alice:tablet", "connection_lost")]
+    assert looked == []
+    await world.advance(40)
+    assert looked == ["state_changed"]
 
 
 async def test_a_78_the_gate_moves_with_the_start(world: World) -> None:

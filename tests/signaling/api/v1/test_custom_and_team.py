@@ -105,6 +105,15 @@ async def test_a_37_who_leaves_the_team_hears_and_sees_no_more(world: World) -> 
     assert (joined["session"]["id"], "rudi:phone") in [removed[:2] for removed in world.media.removed]
 
 
+async def test_who_is_of_another_team_leaves_when_teams_begin_to_count(world: World) -> None:
+    await world.users("rosa", teams=["red"])
+    await world.users("blue", teams=["blue"])
+    await world.call("default/x", by="rosa", team="red")
+    joined = [await world.as_(name).join("default/x") for name in ("rosa", "blue")]
+    await world.server.patch("/app", {"multi_tenant_enabled": True})
+    assert world.media.removed == [(joined[0]["session"]["id"], "blue:phone", "lost_capability")]
+
+
 async def test_who_merely_watches_goes_on_watching(world: World) -> None:
     await multi_tenant(world, rosa=["red"], rudi=["red"])
     await world.users("chief", role="admin", teams=["red"])

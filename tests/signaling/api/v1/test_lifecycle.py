@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.signaling.api.v1.test_backstage import count_holding
 from tests.signaling.api.world import FakeMedia, World, code, pointers
 
 CALL = "/calls/default/x"
@@ -244,6 +247,26 @@ async def test_with_many_inside_counts_replace_arrivals(world: World) -> None:
     assert sum(type_ == "participant.joined" for type_, _ in recorded) == 103
     # Kept for other processes; without a number nobody is replayed it.
     assert {seq for type_, seq in recorded if type_ == "session.counts"} == {None}
+
+
+async def test_of_many_who_lose_contact_only_they_and_those_who_decide_are_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.call("default/x", by="alice", settings={"limits": {"max_participants": 200}})
+    joined = [(await world.as_(f"user{number}").join("default/x"))["participant"] for number in range(101)]
+    watcher = await world.listen(world.as_("dave"), "default/x")
+    alice, user7 = [await world.listen(world.as_(name)) for name in ("alice", "user7")]
+    world.media.rooms.clear()
+    counted = count_holding(monkeypatch)
+    await world.system.feed.room_lost(joined[0]["session_id"])
+    assert 101 < counted["holding"] < 5 * 101
+    for _ in range(2):
+        assert watcher.only("participant.updated") == []
+        told = [f["data"]["participant"]["user_id"] for f in user7.only("participant.updated")]
+        assert told == ["user7"]
+        await world.connect(joined[7])
+    states = [f["data"]["participant"]["state"] for f in alice.only("participant.updated")]
+    assert states == ["reconnecting"] * 101 + ["joined"]
 
 
 async def test_the_last_counts_of_a_second_are_told_unless_newer_ones_were(world: World) -> None:
