@@ -241,8 +241,8 @@ class Reports:
         try:
             lane.put_nowait(report)
         except asyncio.QueueFull:
-            # The calls system compares its state with ours when it notices that it was away.
             log.error("report_dropped", room=room)
+            self._feed.report_lost(room)
 
     async def _run(self, room: str, lane: asyncio.Queue[Callable[[], Awaitable[None]]]) -> None:
         while not lane.empty():

@@ -145,5 +145,8 @@ class MediaFeed(Protocol):
     async def room_lost(self, room: str) -> None:
         """The room is gone and nobody asked for it: its worker died. It is made anew; everybody gets the grace."""
 
+    def report_lost(self, room: str) -> None:
+        """There was too much to report of this room: what is missing is found out later."""
+
     async def track_changed(self, room: str, identity: str, source: str, state: str) -> None:
         """`state`: published, unpublished, muted or unmuted."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from livekit.protocol import models, rtc
 
-from signaling import tokens
+from signaling import media_rooms, tokens
 from signaling.errors import PermissionDenied, Unavailable
 from signaling.media_rooms import ManagedRooms, Reports
 from tests.signaling.api.world import Clock, FakeMedia, World, code
@@ -203,6 +203,25 @@ async def test_who_asks_to_come_back_after_a_goodbye_and_does_not_has_his_grace(
     assert await process.states() == {"alice": "reconnecting"}
     await process.world.advance(GRACE_SECONDS)
     assert await process.states() == {}
+    await process.close()
+
+
+# --- reports --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_there_was_no_room_to_report_is_found_out(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_rooms, "_QUEUE_MAX", 1)
+    process = await Process.start(database_url, Clock())
+    await process.world.call("default/x", by="alice")
+    _, bob, carol = [(await process.join(user))[1] for user in ("alice", "bob", "carol")]
+    for signal in (bob, carol):
+        process.edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    await process.reported()
+    assert await process.states() == {"alice": "joined", "carol": "joined"}
+    await process.world.system.feed.catch_up()
+    assert await process.states() == {"alice": "joined", "carol": "reconnecting"}
     await process.close()
 
 

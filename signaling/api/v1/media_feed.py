@@ -22,6 +22,7 @@ from signaling.calls.model import Participant
 from signaling.calls.operations import joining
 from signaling.calls.problems import Problem
 from signaling.calls.state import CreateRoom, Turn
+from signaling.errors import Refusal
 from signaling.store.call_repository import call_of_session, running_calls
 from signaling.store.database import DatabaseAway
 
@@ -39,7 +40,8 @@ class CallsFeed:
     def __init__(self, service: CallsService) -> None:
         self._service = service
         self._known: OrderedDict[str, Address] = OrderedDict()
-        self._unsure: set[Address] = set()
+        self._unsure: set[str] = set()
+        """Sessions that may be otherwise than they are kept, for a report of them was not written down."""
 
     async def admit(self, room: str, identity: str, address: str | None = None) -> Verdict:
         sources = self._service.addresses.sources(address)
@@ -94,9 +96,13 @@ class CallsFeed:
         """Nothing of a call depends on single tracks; the media side's own events tell clients of them."""
 
     async def room_lost(self, room: str) -> None:
-        where = await self._call_of(room)
-        if where is not None:
-            await self._compare(where)
+        try:
+            await self._settle(room)
+        except DatabaseAway as away:
+            self._put_off(room, away)
+
+    def report_lost(self, room: str) -> None:
+        self._unsure.add(room)
 
     async def reconcile(self) -> None:
         """Compare the sessions of this node, and those of no living one, with the media side; tell it what holds.
@@ -106,7 +112,7 @@ class CallsFeed:
         service = self._service
         for row in await self._running():
             if row.node == service.nodes.own or not service.nodes.lives(row.node or ""):
-                await self._compare((row.type, row.id))
+                await self._compare((row.type, row.id), row.session_id)
         ours = {row.session_id for row in await self._running() if row.node == service.nodes.own}
         for room in await service.media.managed_rooms():
             if room not in ours:
@@ -119,7 +125,7 @@ class CallsFeed:
         for row in await self._running():
             if row.node and not service.nodes.lives(row.node):
                 dead.add(row.node)
-                await self._compare((row.type, row.id))
+                await self._compare((row.type, row.id), row.session_id)
         await service.orders.forget(dead)
         await service.nodes.forget_dead()
 
@@ -145,10 +151,16 @@ class CallsFeed:
             return await running_calls(connection)
 
     async def catch_up(self) -> None:
-        """Compare those calls of which a report could not be written down."""
-        for where in list(self._unsure):
-            await self._compare(where)
-            self._unsure.discard(where)
+        """Compare those sessions of which a report could not be written down."""
+        for room in list(self._unsure):
+            await self._settle(room)
+
+    async def _settle(self, room: str) -> None:
+        where = await self._call_of(room)
+        if where is None:
+            self._unsure.discard(room)
+        else:
+            await self._compare(where, room)
 
     async def _report(self, room: str, operation: Callable[[Turn], None]) -> None:
         def in_session(turn: Turn) -> None:
@@ -161,12 +173,15 @@ class CallsFeed:
             where = self._known.get(room) or await self._call_of(room)
             if where is not None:
                 await self._service.operate(SYSTEM, *where, in_session, Wanted(reach=False, from_memory=True))
-        except Problem:
-            return  # deleted meanwhile
-        except DatabaseAway:
-            log.warning("report_put_off")
-            if room in self._known:
-                self._unsure.add(self._known[room])
+        except Problem as problem:
+            if problem.code == "unavailable":
+                self._put_off(room, problem)  # else it was deleted meanwhile
+        except DatabaseAway as away:
+            self._put_off(room, away)
+
+    def _put_off(self, room: str, reason: Refusal) -> None:
+        log.warning("report_put_off", room=room, reason=reason.message)
+        self._unsure.add(room)
 
     async def _call_of(self, session_id: str) -> Address | None:
         async with self._service.database.read() as connection:
@@ -180,9 +195,11 @@ class CallsFeed:
             self._known.popitem(last=False)
         return where
 
-    async def _compare(self, where: Address) -> None:
+    async def _compare(self, where: Address, session_id: str) -> None:
         """Bring our state and the media side's together, whichever missed something."""
         service, wanted = self._service, Wanted(reach=False)
+        # Before anything is read: what is lost from now on may be missed by it.
+        self._unsure.discard(session_id)
         try:
             room = await service.look(SYSTEM, *where, joining.room_of, wanted)
             if room is None:
@@ -196,8 +213,12 @@ class CallsFeed:
             else:
                 connected = ()
             await service.operate(SYSTEM, *where, partial(joining.take_stock, room=room, connected=connected), wanted)
-        except Problem:
-            return  # deleted meanwhile
+        except Problem as problem:
+            if problem.code == "unavailable":
+                self._unsure.add(session_id)  # else it was deleted meanwhile
+        except DatabaseAway:
+            self._unsure.add(session_id)
+            raise
 
     async def _connected(self, room: CreateRoom) -> Sequence[str]:
         """Return who is connected; a room that is not there any more is made anew."""

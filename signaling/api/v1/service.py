@@ -661,8 +661,11 @@ class CallsService:
 
         async def one(call: Any) -> None:
             async with some:
-                with contextlib.suppress(Problem):
+                try:
                     await self.operate(SYSTEM, call.type, call.id, operation, Wanted(reach=False))
+                except Problem as problem:
+                    if problem.code == "unavailable":
+                        raise  # else it was deleted meanwhile
 
         # One call's fault must not keep it from the others; it is owed again.
         done = await asyncio.gather(*(one(call) for call in running), return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from signaling.calls.settings import CallsSettings
 from signaling.events.outbound import Answer
 from signaling.events.owed import settle, take_due
 from signaling.store import schema
+from signaling.store.call_repository import Stale
 from signaling.store.database import DatabaseAway
 from signaling.store.kinds import DELIVERIES
 from tests.signaling.api.v1.test_event_channel import serving
@@ -327,6 +328,52 @@ async def test_a_report_of_a_session_that_has_ended_is_of_nobody_in_the_next(pai
     await pair.here.system.feed.participant_joined(before["session"]["id"], now["participant"]["identity"])
     (alice,) = (await pair.here.as_("alice").get(f"{CALL}/participants")).json()["items"]
     assert alice["state"] == "connecting"
+
+
+@contextlib.contextmanager
+def changed_too_fast(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have somebody else be faster, whatever a process wants to commit of a call."""
+
+    async def stale(*_: Any) -> Any:
+        raise Stale
+
+    with monkeypatch.context() as busy:
+        busy.setattr(world.service.calls, "store", stale)
+        yield
+
+
+async def test_a_report_that_was_never_in_time_is_made_up_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def state() -> str:
+        (alice,) = (await pair.as_("alice").get(f"{CALL}/participants")).json()["items"]
+        return str(alice["state"])
+
+    await pair.here.call("default/x", by="alice")
+    alice = (await pair.here.as_("alice").join("default/x", connect=False))["participant"]
+    with changed_too_fast(pair.here, monkeypatch):
+        await pair.here.connect(alice)
+        await pair.here.system.feed.catch_up()
+    assert await state() == "connecting"
+    await pair.here.system.feed.catch_up()
+    assert await state() == "joined"
+    # Nor is a lost room forgotten.
+    pair.here.media.rooms.clear()
+    with changed_too_fast(pair.here, monkeypatch):
+        await pair.here.system.feed.room_lost(alice["session_id"])
+    await pair.here.system.feed.catch_up()
+    assert await state() == "reconnecting"
+
+
+async def test_a_ban_reaches_a_call_that_changed_too_fast_later(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    await pair.here.users("bob")
+    await pair.here.call("default/x", by="alice")
+    bob = (await pair.here.as_("bob").join("default/x"))["participant"]
+    with changed_too_fast(pair.here, monkeypatch):
+        reply = await pair.here.server.put("/bans/bob", {})
+    assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+    assert pair.here.media.removed == []
+    await pair.there.advance(5)
+    await pair.there.service.orders.do_anybodys()
+    assert pair.here.media.removed == [(bob["session_id"], "bob:phone", "blocked")]
 
 
 async def test_what_is_owed_is_sent_by_one_process(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
