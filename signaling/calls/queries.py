@@ -131,11 +131,11 @@ def _value(kind: str, value: Any, pointer: str) -> Any:
 def _time(value: Any, pointer: str) -> datetime:
     try:
         at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        if at.tzinfo is None:
+            raise unprocessable(pointer, "A time has an offset, or Z.")
+        return at.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         raise unprocessable(pointer, "This is a time, as RFC 3339 writes it.") from None
-    if at.tzinfo is None:
-        raise unprocessable(pointer, "A time has an offset, or Z.")
-    return at.astimezone(UTC)
 
 
 def compile_filter(value: Any, fields: Mapping[str, str]) -> Expression:

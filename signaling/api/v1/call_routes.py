@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from msgspec import structs
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from signaling.api.v1.http import Ask, Body, Nothing, Route
+from signaling.api.v1.http import Ask, Body, Instant, Nothing, Route
 from signaling.api.v1.replies import Reply
 from signaling.api.v1.service import Outcome, Wanted
 from signaling.calls import call_settings, identifiers, views
@@ -55,7 +55,7 @@ class PutCall(Body):
     custom: dict[str, Any] | None = None
     settings: dict[str, Any] | None = Field(None, description=call_settings.ABOUT)
     team: str | None = Field(None, min_length=1, max_length=128)
-    starts_at: AwareDatetime | None = None
+    starts_at: Instant | None = None
     ring: bool = False
     notify: bool = False
     video: bool = False
@@ -79,7 +79,7 @@ class PostCall(PutCall):
 class PatchCall(Body):
     custom: dict[str, Any] | None = None
     settings: dict[str, Any] | None = Field(None, description=call_settings.ABOUT)
-    starts_at: AwareDatetime | None = None
+    starts_at: Instant | None = None
 
 
 class Extend(Body):

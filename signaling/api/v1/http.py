@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -43,6 +44,16 @@ class Body(BaseModel):
     """Base of request bodies: unknown fields are refused, nothing is coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _in_common_years(at: datetime) -> datetime:
+    if not 1970 <= at.year <= 9998:
+        raise ValueError("This is an instant of the years 1970 to 9998")
+    return at
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_common_years)]
+"""Not at the edges of what there is: hours before or after it, or its time elsewhere, would be no instant any more."""
 
 
 class Nothing(Body):

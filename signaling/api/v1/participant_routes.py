@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from signaling.api.v1.call_routes import MEMBERS_MAX, change_call, checked_cid, milliseconds
-from signaling.api.v1.http import Ask, Body, Nothing, Route
+from signaling.api.v1.http import Ask, Body, Instant, Nothing, Route
 from signaling.api.v1.listing import listed
 from signaling.api.v1.replies import Reply
 from signaling.api.v1.service import Wanted
@@ -40,7 +40,7 @@ class Kick(Body):
 
 class PutBlock(Body):
     reason: str | None = Field(None, max_length=256)
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
 
 class Reaction(Body):

@@ -14,6 +14,7 @@ from signaling.api.v1.call_routes import change_call, checked_cid
 from signaling.api.v1.http import PAGE_DEFAULT, PAGE_MAX, Ask, Body, Route
 from signaling.api.v1.replies import Reply
 from signaling.calls import views
+from signaling.calls.custom import checked
 from signaling.calls.model import Feedback, Session
 from signaling.calls.problems import Problem, not_found
 from signaling.calls.queries import CALL_FIELDS, CALL_SORTS, compile_filter, compile_sort
@@ -140,7 +141,9 @@ def _peak(attended: list[Any], now: Any) -> int:
 
 
 async def post_feedback(ask: Ask) -> Reply:
+    """Keep what somebody says of the last session in which he was; said again, it takes the place of what he said."""
     body, service = await ask.body(PostFeedback), ask.service
+    checked(body.custom, "/custom")
     user_id = ask.principal.user_id
     key = await _key(ask, "call.read")
     if user_id is None:
@@ -148,19 +151,22 @@ async def post_feedback(ask: Ask) -> Reply:
     async with service.database.read() as connection:
         table = schema.participants
         mine = await fetch(connection, PARTICIPANTS, table.c.call_key == key, table.c.user_id == user_id)
-    if not mine:
-        raise Problem("conflict", "Only who took part gives feedback.")
-    latest = max(mine, key=lambda p: (p.created_at, p.id))
+        if not mine:
+            raise Problem("conflict", "Only who took part gives feedback.")
+        latest = max(mine, key=lambda p: (p.created_at, p.id))
+        said = schema.feedback.c
+        of_him = (said.session_id == latest.session_id, said.doc["user_id"].as_string() == user_id)
+        known = next(iter(await fetch(connection, FEEDBACK, *of_him)), None)
 
     def operation(turn: Turn) -> dict[str, Any]:
         value = Feedback(
-            id=turn.new_id(),
+            id=known.id if known else turn.new_id(),
             session_id=latest.session_id,
             user_id=user_id,
             rating=body.rating,
             reason=body.reason,
             custom=body.custom,
-            created_at=turn.now,
+            created_at=known.created_at if known else turn.now,
             updated_at=turn.now,
         )
         turn.stored.append(value)

@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from msgspec import structs
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import delete
 
 from signaling.api.v1.call_routes import milliseconds
-from signaling.api.v1.http import PAGE_DEFAULT, PAGE_MAX, Ask, Body, Route, require_admin
+from signaling.api.v1.http import PAGE_DEFAULT, PAGE_MAX, Ask, Body, Instant, Route, require_admin
 from signaling.api.v1.replies import Reply
 from signaling.calls import views
 from signaling.calls.capabilities import normalise
@@ -66,7 +66,7 @@ class NewDevice(Body):
 
 class PutBan(Body):
     reason: str | None = Field(None, max_length=256)
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
     ip: bool = Field(False, description="Also ban the addresses from which the user was seen of late.")
 
 

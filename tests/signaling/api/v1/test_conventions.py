@@ -149,6 +149,53 @@ async def test_bodies_that_make_no_sense(world: World, body: bytes, status: int)
     assert code(await world.server.get("/calls/default/x")) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        "0001-01-01T00:00:00Z",  # what Go's JSON has for no time
+        "0001-01-01T00:00:00+14:00",
+        "1969-12-31T23:59:59Z",
+        "9999-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-12:00",
+    ],
+)
+async def test_an_instant_that_nobody_means_is_pointed_at(world: World, at: str) -> None:
+    await world.users("bob")
+    ahead = {"backstage": {"enabled": True, "join_ahead_time_seconds": 86_400}}
+    await world.call("default/x", by="alice", settings=ahead)
+    for method, path, field in (
+        ("PUT", "/calls/default/y", "starts_at"),
+        ("POST", "/calls/default", "starts_at"),
+        ("PATCH", "/calls/default/x", "starts_at"),
+        ("PUT", "/calls/default/x/blocks/bob", "expires_at"),
+        ("PUT", "/bans/bob", "expires_at"),
+    ):
+        reply = await world.server.request(method, path, {field: at})
+        assert (code(reply), pointers(reply)) == ((422, "unprocessable"), [f"/{field}"]), path
+    # To compare with, it will do, as long as it is one in UTC.
+    found = await world.server.post("/calls/query", {"filter": {"created_at": {"$gt": at}}})
+    assert found.status_code == (200 if at.endswith("Z") else 422)
+    for fine in ("1970-01-01T00:00:00+14:00", "9998-12-31T23:59:59-12:00"):
+        assert (await world.as_("alice").patch("/calls/default/x", {"starts_at": fine})).status_code == 200
+        assert (await world.as_("alice").get("/calls/default/x")).status_code == 200
+
+
+async def test_one_rates_a_session_once_and_may_change_ones_mind(world: World) -> None:
+    await world.call("default/x", by="alice")
+    bob, path = world.as_("bob"), "/calls/default/x/feedback"
+    session = (await bob.join("default/x"))["session"]["id"]
+    large = await bob.post(path, {"rating": 5, "custom": {"a": "x" * 16_384}})
+    assert code(large) == (413, "custom_too_large")
+    first = (await bob.post(path, {"rating": 5})).json()["feedback"]
+    await world.advance(1)
+    again = (await bob.post(path, {"rating": 2, "reason": "echo"})).json()["feedback"]
+    assert (again["id"], again["rating"], again["reason"]) == (first["id"], 2, "echo")
+    await world.as_("alice").join("default/x")
+    await world.as_("alice").post(path, {"rating": 4})
+    stats = (await world.as_("alice").get(f"/calls/default/x/sessions/{session}/stats")).json()["stats"]
+    assert stats["feedback"] == {"count": 2, "rating_mean": 3.0}
+
+
 async def test_every_wrong_value_is_pointed_at(world: World) -> None:
     body = {"membrs": [], "ring": "yes", "members": [{"user_id": "", "rle": "x"}], "a/b~c": 1}
     reply = await world.as_("alice").put("/calls/default/x", body)
