@@ -241,7 +241,7 @@ class Endpoint:
         key = request.headers.get("idempotency-key")
         if self.route.method != "POST" or key is None:
             return await self._handle(ask)
-        scope = f"{principal.kind}:{principal.user_id or ''}:{request.url.path}"
+        scope = _scope_of_keys(principal, request.url.path)
         digest = hashlib.sha256(request.url.query.encode() + b"\n" + raw).hexdigest()
         return await self._idempotency.run(scope, key, digest, lambda: self._handle(ask))
 
@@ -264,6 +264,18 @@ class Endpoint:
             if problem.status in (400, 413, 422):
                 await ask.check_what_comes_first()
             raise
+
+
+def _scope_of_keys(principal: Principal, path: str) -> str:
+    """Return whose idempotency keys hold for what: those of a user with one narrowing of his token, at one path.
+
+    Strangers are told apart by where they come from, as far as that is known: a reply can have somebody's token in it.
+    """
+    among = (principal.calls, principal.teams, principal.scope.ceiling)
+    narrowed = [None if names is None else sorted(names) for names in among]
+    who = principal.user_id or principal.sources
+    parts = [principal.kind, who, principal.scope.role, narrowed, path]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _query(request: Request) -> dict[str, str]:

@@ -33,6 +33,39 @@ async def test_a_key_makes_a_post_once(world: World) -> None:
     assert fresh.json()["call"]["id"] != first.json()["call"]["id"]
 
 
+async def test_a_key_is_one_visitors_alone(world: World) -> None:
+    """His reply has a token in it."""
+    await world.server.patch("/app", {"guests_enabled": True})
+    nobody, key = world.as_("nobody"), {"idempotency-key": "k1"}
+    nobody.headers = {}
+    here, there = nobody.at("203.0.113.7"), nobody.at("203.0.113.8")
+    first, again, other = [await who.post("/guests", {"name": "V"}, headers=key) for who in (here, here, there)]
+    assert [reply.status_code for reply in (first, again, other)] == [201, 201, 201]
+    assert (again.json(), again.headers["idempotency-replayed"]) == (first.json(), "true")
+    assert other.json()["user"]["id"] != first.json()["user"]["id"]
+    assert other.json()["token"] != first.json()["token"]
+
+
+async def test_a_key_goes_no_further_than_the_token_it_came_with(world: World) -> None:
+    key, wide = {"idempotency-key": "k1"}, world.as_("alice")
+    made = await wide.post("/calls/default", {}, headers=key)
+    assert made.status_code == 201
+    narrowings: list[dict[str, Any]] = [
+        {"ceiling": ["call.read"]},
+        {"calls": ["default:x"]},
+        {"role": "listener"},
+        {"teams": []},
+    ]
+    for claims in narrowings:
+        reply = await world.as_("alice", **claims).post("/calls/default", {}, headers=key)
+        assert "idempotency-replayed" not in reply.headers, claims
+    # From wherever he asks, and with a fresh token.
+    again = await world.as_("alice").at("203.0.113.7").post("/calls/default", {}, headers=key)
+    assert (again.json(), again.headers["idempotency-replayed"]) == (made.json(), "true")
+    long = await wide.post(f"/calls/{'x' * 600}", {}, headers=key)
+    assert 400 <= long.status_code < 500
+
+
 async def test_two_at_once_with_a_key_are_one(world: World) -> None:
     key = {"idempotency-key": "k1"}
     replies = await asyncio.gather(*(world.as_("alice").post("/calls/default", {}, headers=key) for _ in range(8)))
