@@ -184,6 +184,7 @@ def reopen(turn: Turn) -> None:
     if turn.call.ended_at is None:
         return
     turn.change_call(ended_at=None, ended_by=None)
+    sessions.refresh(turn, "state_changed")
     tell_updated(turn, ["ended_at", "ended_by"])
 
 

@@ -255,6 +255,20 @@ async def test_an_ended_call_is_joined_by_nobody_until_reopened(world: World) ->
     await world.as_("bob").join("default/x")
 
 
+async def test_a_call_that_is_reopened_gives_back_at_once_what_its_end_took(world: World) -> None:
+    await world.users("bob")
+    await world.call("default/x", by="alice", members=[{"user_id": "bob", "role": "host"}])
+    await world.as_("alice").post(f"{CALL}/end")
+    grants = "/call-types/default/grants"
+    await world.server.patch(grants, {"host": {"add": ["call.join_ended"]}})
+    participant = (await world.as_("bob").join("default/x"))["participant"]
+    assert world.publish(participant, "microphone")
+    await world.server.patch(grants, {"host": {"remove": ["call.join_ended"]}})
+    assert not world.publish(participant, "microphone")
+    await world.as_("alice").post(f"{CALL}/reopen")
+    assert world.publish(participant, "microphone")
+
+
 async def test_t_1_the_sfu_asks_at_every_connect(world: World) -> None:
     await world.call("default/x", by="alice")
     participant = (await world.as_("bob").join("default/x"))["participant"]
