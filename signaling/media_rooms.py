@@ -229,6 +229,9 @@ class Reports:
 
     def _left(self, room: str, identity: str) -> None:
         del self._leaving[room, identity]
+        hosted = self._rooms.hosted.get(room)
+        if hosted is not None:
+            _forget_viewer(self._rooms, hosted, identity)
         self._queue(room, lambda: self._feed.participant_left(room, identity, clean=True))
 
     def _queue(self, room: str, report: Callable[[], Awaitable[None]]) -> None:

@@ -217,7 +217,10 @@ async def test_what_there_was_no_room_to_report_is_found_out(
     await process.world.call("default/x", by="alice")
     _, bob, carol = [(await process.join(user))[1] for user in ("alice", "bob", "carol")]
     for signal in (bob, carol):
-        process.edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+        process.leave(signal)
+    for (room, identity), timer in list(process.reports._leaving.items()):
+        timer.cancel()
+        process.reports._left(room, identity)
     await process.reported()
     assert await process.states() == {"alice": "joined", "carol": "joined"}
     await process.world.system.feed.catch_up()
@@ -230,7 +233,7 @@ async def test_what_there_was_no_room_to_report_is_found_out(
 
 async def stream(database_url: str) -> Process:
     """Return a process with a livestream that everybody may see, and alice in it."""
-    process = await Process.start(database_url, Clock())
+    process = await Process.start(database_url, Clock(), calls={"leave_grace_seconds": 0.1})
     await process.world.call("livestream/x", by="alice", settings={"backstage": {"enabled": False}})
     alice = await process.world.as_("alice").join("livestream/x", connect=False)
     await process.connect(alice["media"]["token"])
@@ -247,7 +250,8 @@ async def test_nothing_is_kept_of_a_viewer_without_an_account_who_is_gone(databa
     assert (await process.world.as_("alice").post(path)).status_code == 204
     signal = await process.connect(leaving["media"]["token"])
     assert set(hosted.versions) == {"alice:phone", leaving["participant"]["identity"]}
-    process.edge.rooms.request(signal.number, rtc.SignalRequest(leave=rtc.LeaveRequest()))
+    process.leave(signal)
+    await until(lambda: not process.reports._leaving)
     await process.reported()
     assert set(hosted.versions) == {"alice:phone"}
     # Who never came is given up after a while.
