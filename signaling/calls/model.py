@@ -211,6 +211,10 @@ class Ring(Struct, frozen=True, kw_only=True):
     def settled(self) -> bool:
         return all(callee.state != "ringing" for callee in self.callees)
 
+    def rings(self, user_id: str) -> bool:
+        """Tell whether this user is being rung."""
+        return any(callee.user_id == user_id and callee.state == "ringing" for callee in self.callees)
+
 
 class Request(Struct, frozen=True, kw_only=True):
     id: str

@@ -12,7 +12,7 @@ from datetime import timedelta
 from signaling.calls import gate
 from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import LobbyEntry, Participant
-from signaling.calls.operations import lobby, sessions
+from signaling.calls.operations import lobby, rings, sessions
 from signaling.calls.problems import Problem, missing, not_found, unprocessable
 from signaling.calls.rights import (
     ANONYMOUS_PREFIX,
@@ -110,6 +110,8 @@ def join(turn: Turn, wish: JoinWish) -> Participant | LobbyEntry:
         updated_at=turn.now,
     )
     sessions.come_in(turn, participant)
+    if not wish.hidden:  # whom nobody is to see, the caller is not told of either
+        rings.accept_by_joining(turn, user_id, wish.device_id)
     return participant
 
 

@@ -171,11 +171,22 @@ def accept(turn: Turn, ring_id: str, device_id: str) -> Ring:
     if callee.state == "accepted" and callee.device_id == device_id:
         return ring
     _must_ring(turn, ring, callee)
-    ring = _answer(turn, ring, callee.user_id, "accepted", None, device_id)
+    return _accept(turn, ring, callee.user_id, device_id)
+
+
+def accept_by_joining(turn: Turn, user_id: str, device_id: str) -> None:
+    """Accept for who came into the call with this device and had not said so before: he misses nothing."""
+    for ring in list(turn.state.rings.values()):
+        if ring.rings(user_id):
+            _accept(turn, ring, user_id, device_id)
+
+
+def _accept(turn: Turn, ring: Ring, user_id: str, device_id: str) -> Ring:
+    ring = _answer(turn, ring, user_id, "accepted", None, device_id)
     if ring.state == "pending":
         ring = turn.put("rings", ring.id, ring, state="accepted", ended_at=turn.now)
         sessions.note_ring_resolved(turn)
-    _tell(turn, "call.ring_accepted", ring, callee.user_id, device_id, None, to=(callee.user_id,))
+    _tell(turn, "call.ring_accepted", ring, user_id, device_id, None, to=(user_id,))
     return ring
 
 
@@ -223,7 +234,7 @@ def call_off(turn: Turn, ring: Ring, reason: str) -> Ring:
 def withdraw(turn: Turn, user_id: str) -> None:
     """Stop ringing somebody who is not to come any more; the others ring on."""
     for ring in list(turn.state.rings.values()):
-        if not any(callee.user_id == user_id and callee.state == "ringing" for callee in ring.callees):
+        if not ring.rings(user_id):
             continue
         ring = _settle(turn, _answer(turn, ring, user_id, "cancelled", None, None), quietly=True)
         data = {"ring_id": ring.id, "reason": "cancelled", "ring": shown(turn, ring)}

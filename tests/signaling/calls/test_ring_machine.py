@@ -41,6 +41,14 @@ class RingLife(RuleBasedStateMachine):
     def latest(self) -> Ring | None:
         return max(self.desk.state.rings.values(), key=lambda ring: ring.id, default=None)
 
+    def ringing(self, user: str) -> list[tuple[str, str]]:
+        """Return the rings in which a user is being rung, each with his id."""
+        return [
+            (ring.id, user)
+            for ring in self.desk.state.rings.values()
+            if any(one.user_id == user and one.state == "ringing" for one in ring.callees)
+        ]
+
     @rule(who=st.sets(st.sampled_from(CALLEES), min_size=1), timeout=st.sampled_from([None, 5_000, 60_000]))
     def ring(self, who: set[str], timeout: int | None) -> None:
         pending = self.desk.state.pending_ring
@@ -89,8 +97,7 @@ class RingLife(RuleBasedStateMachine):
         named = NamedMember(callee, None, None, "/members/0")
         self.desk.do("alice", lambda turn: members.remove_one(turn, callee, force=False))
         self.desk.do("alice", lambda turn: members.change(turn, [named], [], force=False))
-        rung = [one for ring in self.desk.state.rings.values() for one in ring.callees if one.state == "ringing"]
-        assert callee not in {one.user_id for one in rung}
+        assert not self.ringing(callee)
 
     @rule(seconds=st.sampled_from([0.001, 1, 4.999, 5, 10, 29, 61]))
     def wait(self, seconds: float) -> None:
@@ -101,6 +108,16 @@ class RingLife(RuleBasedStateMachine):
         if self.desk.state.call.ended_at is None:
             joined = self.desk.do("alice", lambda turn: joining.join(turn, JoinWish("phone")))
             self.desk.do(None, lambda turn: joining.connected(turn, joined.identity))  # type: ignore[union-attr]
+
+    @rule(callee=st.sampled_from(CALLEES), device=st.sampled_from(["phone", "tablet"]))
+    def join_without_accepting(self, callee: str, device: str) -> None:
+        if self.desk.state.call.ended_at is not None:
+            return
+        rung = self.ringing(callee)
+        self.desk.do(callee, lambda turn: joining.join(turn, JoinWish(device)))
+        told = [(e.data["ring_id"], e.data["user_id"], e.data["by_device"]) for e in self.desk.of("call.ring_accepted")]
+        assert [one for one in told if one[:2] in rung] == [(*one, device) for one in rung]
+        assert not self.ringing(callee)
 
     @rule()
     def end(self) -> None:

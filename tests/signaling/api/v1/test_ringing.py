@@ -265,6 +265,36 @@ async def test_l_4_accepted_on_the_phone_the_tablet_stops(world: World) -> None:
     assert code(await world.as_("alice").post(f"{RINGS}/{ring['id']}/cancel")) == (409, "already_resolved")
 
 
+async def test_l_4_who_joins_without_accepting_has_accepted(world: World) -> None:
+    ring = await ringing(world, "bob")
+    await world.as_("alice").join("default/x")
+    bob, alice = world.as_("bob"), await world.listen(world.as_("alice"))
+    phone = await world.listen(bob, device="phone")
+    tablet = await world.listen(bob, device="tablet")
+    await bob.join("default/x", device="phone")
+    accepted = (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"]
+    assert accepted["state"] == "accepted"
+    assert [(c["state"], c["device_id"]) for c in accepted["callees"]] == [("accepted", "phone")]
+    expected = {"ring_id": ring["id"], "user_id": "bob", "by_device": "phone", "ring": accepted}
+    assert [f["data"] for f in phone.only("call.ring_accepted")] == [{**expected, "reason": None}]
+    assert [f["data"] for f in tablet.only("call.ring_accepted")] == [{**expected, "reason": "answered_elsewhere"}]
+    assert [f["data"] for f in alice.only("call.ring_accepted")] == [{**expected, "reason": None}]
+    assert (await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"})).json()["ring"] == accepted
+    late = await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "tablet"})
+    assert code(late) == (409, "already_resolved")
+    await world.advance(40)
+    assert [tablet.only("call.ring_missed"), alice.only("call.ring_missed")] == [[], []]
+    assert (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"] == accepted
+
+
+async def test_who_joins_hidden_accepts_nothing(world: World) -> None:
+    ring = await ringing(world, "root", "bob")
+    await world.users("root", role="admin")
+    await world.as_("root").join("default/x", hidden=True)
+    after = (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"]
+    assert states(after) == {"root": "ringing", "bob": "ringing"}
+
+
 async def test_l_5_one_rejects_and_the_other_rings_on(world: World) -> None:
     ring = await ringing(world, "bob", "carl")
     carl = await world.listen(world.as_("carl"))
