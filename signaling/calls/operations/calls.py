@@ -160,13 +160,20 @@ def tell_updated(turn: Turn, paths: list[str]) -> None:
 
 
 def end(turn: Turn) -> None:
-    """End the call for everybody; idempotent. Who joined after its end, by `call.join_ended`, leaves too."""
+    """End the call for everybody; idempotent. Who joined after its end, by `call.join_ended`, leaves too.
+
+    It is not live any more: reopened, it is in backstage.
+    """
     require(turn, "call.end")
     if turn.call.ended_at is not None:
         _close_down(turn, "ended_by", "call_ended")
         return
-    turn.change_call(ended_at=turn.now, ended_by=turn.actor)
+    was_live = turn.call.live
+    stopped = {"live": False, "live_ended_at": turn.now} if was_live else {}
+    turn.change_call(ended_at=turn.now, ended_by=turn.actor, **stopped)
     _close_down(turn, "ended_by", "call_ended")
+    if was_live:
+        turn.emit("call.live_stopped", {"call": views.call(turn)}, "MPWS")
     turn.emit("call.ended", {"call": views.call(turn)}, "MPWS")
 
 

@@ -248,6 +248,7 @@ class CallLife(RuleBasedStateMachine):
     def a_call_is_what_it_says(self) -> None:
         call: Any = self.desk.state.call
         assert not (call.live and call.live_ended_at is not None)
+        assert not (call.live and call.ended_at is not None)
         if call.ended_at is not None and call.deleted_at is None:
             for participant in self.inside():
                 assert participant.role == "admin"

@@ -206,6 +206,33 @@ async def test_a_timer_looks_at_everybody_only_if_the_clock_has_opened_the_call(
     assert looked == ["state_changed"]
 
 
+async def test_with_its_end_a_call_stops_being_live_and_opens_no_more_when_it_is_reopened(world: World) -> None:
+    await scheduled(world, 10, 60)
+    await world.as_("alice").put(f"{CALL}/live")
+    await world.as_("dave").join("livestream/x")
+    watcher = await world.listen(world.as_("erin"), "livestream/x")
+    await world.advance(20)
+    ended = (await world.as_("alice").post(f"{CALL}/end")).json()["call"]
+    assert (ended["live"], ended["live_ended_at"], ended["ended_at"]) == (False, at(20), at(20))
+    told = [(f["type"], f["data"]) for f in watcher.frames() if f["type"].startswith("call.")]
+    assert told == [("call.live_stopped", {"call": ended}), ("call.ended", {"call": ended})]
+    found = await world.as_("alice").post("/calls/query", {"filter": {"live": True}})
+    assert found.json()["items"] == []
+    reopened = (await world.as_("alice").post(f"{CALL}/reopen")).json()["call"]
+    assert (reopened["live"], reopened["backstage"], reopened["ended_at"]) == (False, True, None)
+    assert await refused(world) is None
+    await world.as_("alice").put(f"{CALL}/live")
+    await world.as_("dave").join("livestream/x")
+
+
+async def test_the_end_of_a_call_that_is_not_live_says_nothing_of_it(world: World) -> None:
+    await scheduled(world, None, 0)
+    watcher = await world.listen(world.as_("alice"))
+    ended = (await world.as_("alice").post(f"{CALL}/end")).json()["call"]
+    assert (ended["live"], ended["live_ended_at"]) == (False, None)
+    assert watcher.types() == ["call.ended"]
+
+
 async def test_a_78_the_gate_moves_with_the_start(world: World) -> None:
     await scheduled(world, 10, 6)
     await world.advance(5)

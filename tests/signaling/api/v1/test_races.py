@@ -100,4 +100,5 @@ async def test_g_6_of_two_deciders_one_wins(two: tuple[Served, Served]) -> None:
                 await alice.patch("/calls/livestream/x/participants/dave/capabilities", json=again)
                 await alice.post("/calls/livestream/x/end", json={})
                 await alice.post("/calls/livestream/x/reopen", json={})
+                await alice.put("/calls/livestream/x/live", json={})
                 assert (await dave.post("/calls/livestream/x/join", json={})).status_code == 200
