@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -60,7 +60,7 @@ class Socket:
     `transmit` writes a frame past that task, if the client keeps up, and tells whether it did; used while nothing
     waits in `outgoing` nor is being sent from there (`sending`). `user`: as he is now, None for who has no account.
     `held`: events that wait until it is known, or answered, what of earlier ones the client has missed. `refusals`: how
-    many frames in a row asked for calls too soon.
+    many frames in a row asked for calls too soon. `rings_owed`: it was not told yet of what rings since before it came.
     """
 
     connection_id: str
@@ -77,13 +77,20 @@ class Socket:
     transmit: Callable[[bytes], bool] | None = None
     sending: bool = False
     held: list[tuple[Event, Any]] | None = None
-    resuming: bool = False
     refusals: int = 0
+    rings_owed: bool = False
 
     def hold(self) -> None:
         """Keep events back until `let_through`."""
         if self.held is None:
             self.held = []
+
+    def hold_earlier(self, event: Event, data: Any) -> None:
+        """Hold what happened before the socket came, ahead of what has happened in the call since."""
+        held = [] if self.held is None else self.held
+        later = (n for n, (one, _) in enumerate(held) if one.cid == event.cid and (one.seq or 0) > (event.seq or 0))
+        held.insert(next(later, len(held)), (event, data))
+        self.held = held
 
     def let_through(self) -> None:
         """Send what was held, as far as it was not sent meanwhile as missed."""
@@ -377,6 +384,18 @@ def _frame(prev_seq: int | None, tail: bytes) -> Frame:
 
 def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
     """Send a socket what it missed of a call, in order, as far as it may hear it."""
+    for event, data in _heard(turn, socket, events):
+        socket.send(event.type, _frame(_follow(event, socket), _tail(event, data)))
+
+
+def remind(turn: Turn, socket: Socket, event: Event) -> None:
+    """Hold for a socket what happened before it came, if it may hear it; what was sent by then is not sent again."""
+    for earlier, data in _heard(turn, socket, [event]):
+        socket.hold_earlier(earlier, data)
+
+
+def _heard(turn: Turn, socket: Socket, events: Sequence[Event]) -> Iterator[tuple[Event, Any]]:
+    """Return those events that a socket may hear, as they are shown to it."""
     deciding = deciding_users(turn)
     tenants = turn.facts.app.multi_tenant_enabled
     for event in events:
@@ -386,4 +405,4 @@ def replay(turn: Turn, socket: Socket, events: Sequence[Event]) -> None:
         mine = socket.user_id in heard.groups | heard.meant
         if mine or (heard.watchers and turn.call.cid in socket.watching):
             _, data = shown_to(event, socket.user_id, socket.device_id, deciding)
-            socket.send(event.type, _frame(_follow(event, socket), _tail(event, data)))
+            yield event, data

@@ -19,7 +19,7 @@ from sqlalchemy import Integer, Table, and_, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from signaling.calls.model import Call
+from signaling.calls.model import Call, Ring
 from signaling.calls.state import STATE_FIELDS, CallState
 from signaling.store import schema
 from signaling.store.database import fetch_one, save
@@ -46,6 +46,12 @@ _DUE = Prepared(
     .limit(bindparam("limit_", type_=Integer()))
 )
 _NEXT_DUE = Prepared(select(_CALLS.due_at).where(_CALLS.due_at.is_not(None)).order_by(_CALLS.due_at).limit(1))
+_RINGS_OF = Prepared(
+    select(_CALLS.type, _CALLS.id, schema.rings.c.doc)
+    .join_from(schema.members, schema.rings, schema.rings.c.call_key == schema.members.c.call_key)
+    .join(schema.calls, _CALLS.key == schema.members.c.call_key)
+    .where(schema.members.c.user_id == bindparam("user_id_"), schema.rings.c.open.is_(True))
+)
 
 
 class Stale(Exception):
@@ -69,6 +75,14 @@ class Whereabouts(NamedTuple):
     revision: int
     type: str
     id: str
+
+
+class Rung(NamedTuple):
+    """A ring, and the call that rings."""
+
+    type: str
+    id: str
+    ring: Ring
 
 
 NOWHERE = Whereabouts("", 0, "", "")
@@ -355,6 +369,13 @@ async def running_calls(
 async def call_of_session(connection: AsyncConnection, session_id: str) -> tuple[str, str] | None:
     rows = await _OF_SESSION.rows(connection, {"session_id_": session_id})
     return (rows[0].type, rows[0].id) if rows else None
+
+
+async def rings_of(connection: AsyncConnection, user_id: str) -> list[Rung]:
+    """Return the rings in which a user is being rung: callees are members."""
+    rows = await _RINGS_OF.rows(connection, {"user_id_": user_id})
+    found = [Rung(row.type, row.id, RINGS.read(row.doc)) for row in rows]
+    return [one for one in found if one.ring.rings(user_id)]
 
 
 async def online_users(connection: AsyncConnection, user_ids: list[str], now: datetime) -> frozenset[str]:

@@ -10,11 +10,13 @@ import contextlib
 import json
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from signaling.api.v1.call_routes import call_reply
@@ -29,8 +31,9 @@ from signaling.calls.problems import Problem, unprocessable
 from signaling.calls.rights import require
 from signaling.calls.state import Turn
 from signaling.errors import Refusal
-from signaling.events.channel import Frame, Socket, may_watch, replay
+from signaling.events.channel import Frame, Socket, may_watch, remind, replay
 from signaling.http_server import PINGS, SEND_AT_ONCE
+from signaling.store.call_repository import Rung, rings_of
 from signaling.store.kinds import milliseconds
 from signaling.store.schema import events as events_table
 
@@ -76,19 +79,14 @@ class EventSocket:
             return
         # One who comes back says so in his first frame: what he missed is sent before what happens now.
         socket.hold()
-        waiting = asyncio.get_running_loop().call_later(FIRST_FRAME_SECONDS, self._stop_waiting, socket)
+        socket.rings_owed = True
         self._service.channel.add(socket)
         if self._expiring is None:
             self._expiring = asyncio.create_task(self._close_expired())
         try:
             await self._run(websocket, socket)
         finally:
-            waiting.cancel()
             self._service.channel.remove(socket)
-
-    def _stop_waiting(self, socket: Socket) -> None:
-        if not socket.resuming:
-            socket.let_through()
 
     async def _authenticate(self, websocket: WebSocket, token: str | None) -> Socket:
         device_id = None
@@ -169,11 +167,16 @@ class EventSocket:
     async def _read(self, websocket: WebSocket, socket: Socket) -> None:
         patience = 2 * self._service.settings.heartbeat_ms / 1000
         window, frames, pings = self._service.now(), 0, 0
+        is_first = True
         while True:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(FIRST_FRAME_SECONDS if is_first else patience):
                     text = await websocket.receive_text()
             except TimeoutError:
+                if is_first:
+                    is_first = False
+                    await self._catch_up(socket)
+                    continue
                 seen = getattr(websocket.state, PINGS, 0)
                 if seen == pings:
                     socket.close(CLOSE_IDLE)
@@ -184,6 +187,7 @@ class EventSocket:
                 binary = Problem("invalid_request", "Frames are text.")
                 socket.send("control", Frame(_error(binary, self._service.new_id()).encode()))
                 continue
+            is_first = False
             now = self._service.now()
             if now - window > timedelta(seconds=1):
                 window, frames = now, 0
@@ -205,14 +209,41 @@ class EventSocket:
                 "resume": self._resume,
                 "ping": self._ping,
             }
-            handler = handlers.get(str(frame.get("type")))
+            kind = str(frame.get("type"))
+            handler = handlers.get(kind)
             if handler is None:
                 raise unprocessable("/type", "There is no such frame.")
+            if kind != "resume":
+                await self._catch_up(socket)
             await handler(socket, frame)
         except Refusal as refusal:
             socket.send("control", Frame(_error(refusal, self._service.new_id()).encode()))
         finally:
             socket.let_through()
+
+    async def _catch_up(self, socket: Socket) -> None:
+        """Send what was held, and the rings that go on since before the socket came, unless a resume has sent them."""
+        if socket.rings_owed and socket.user_id is not None:
+            try:
+                await self._ring(socket, socket.user_id)
+                socket.rings_owed = False
+            except Refusal as refusal:  # they stay owed, and the next frame is the time to try again
+                log.warning("rings_not_told", error=repr(refusal))
+        socket.let_through()
+
+    async def _ring(self, socket: Socket, user_id: str) -> None:
+        async with self._service.database.read() as connection:
+            found = [(one, await _event_of(connection, one)) for one in await rings_of(connection, user_id)]
+        for (type_, call_id, ring), event in found:
+            if event is None:
+                continue
+            await _let_others()
+            view = partial(_remind, socket=socket, user_id=user_id, ring_id=ring.id, event=event)
+            try:
+                await self._service.operate(socket.principal, type_, call_id, view)
+            except Problem as problem:
+                if problem.status >= 500:
+                    raise
 
     async def _renew(self, socket: Socket, frame: dict[str, Any]) -> None:
         token = frame.get("token")
@@ -284,16 +315,13 @@ class EventSocket:
             raise unprocessable("/last", "A seq is a number.")
         self._count(socket, len(last))
         socket.hold()
-        socket.resuming = True
         resumed = []
-        try:
-            for cid, seq in last.items():
-                await _let_others()
-                if await self._resume_one(socket, cid, seq):
-                    resumed.append(cid)
-        finally:
-            socket.resuming = False
+        for cid, seq in last.items():
+            await _let_others()
+            if await self._resume_one(socket, cid, seq):
+                resumed.append(cid)
         socket.control({"type": "resumed", "cids": resumed})
+        await self._catch_up(socket)
 
     async def _resume_one(self, socket: Socket, cid: str, seq: int) -> bool:
         """Send what was missed of a call; tell whether that was possible."""
@@ -357,6 +385,24 @@ class EventSocket:
 async def _let_others() -> None:
     """Give the loop a turn: on SQLite nothing of an operation does, nor receiving what has come already."""
     await asyncio.sleep(0)
+
+
+async def _event_of(connection: AsyncConnection, rung: Rung) -> Event | None:
+    """Return the event that told of a ring, if it is kept."""
+    table, ring = events_table, rung.ring
+    rows = await connection.execute(
+        select(table.c.doc).where(
+            table.c.cid == f"{rung.type}:{rung.id}", table.c.created_at == milliseconds(ring.created_at)
+        )
+    )
+    events = (msgspec.convert(doc, Event) for (doc,) in rows)
+    return next((e for e in events if e.type == "call.ring" and e.data["ring"]["id"] == ring.id), None)
+
+
+def _remind(turn: Turn, socket: Socket, user_id: str, ring_id: str, event: Event) -> None:
+    ring = turn.state.rings.get(ring_id)
+    if ring is not None and ring.rings(user_id) and may_watch(turn, socket):
+        remind(turn, socket, event)
 
 
 def _snapshot(turn: Turn, socket: Socket) -> dict[str, Any]:

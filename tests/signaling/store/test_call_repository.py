@@ -10,7 +10,7 @@ from msgspec import structs
 from sqlalchemy.dialects import sqlite
 
 from signaling.calls.model import Callee, Ring
-from signaling.store.call_repository import CallRepository, _latest_rings
+from signaling.store.call_repository import _RINGS_OF, CallRepository, _latest_rings
 from signaling.store.database import save
 from tests.signaling.api.world import World
 
@@ -36,6 +36,17 @@ async def test_of_many_rings_the_latest_of_each_call_is_loaded(world: World) -> 
         rows = await calls.whereabouts_of(connection, list(keys.values()))
         loaded = {one.state.call.id: list(one.state.rings) for one in await calls.load_each(connection, rows)}
     assert loaded == {"a": ["a4"], "b": ["b4z"]}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_who_is_rung_is_found_without_a_look_at_other_calls(world: World) -> None:
+    statement = _RINGS_OF.statement.params(user_id_="bob")
+    text = str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
+    async with world.service.database.read(long=True) as connection:
+        plan = [row.detail for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
+    assert any("ix_members_user_id" in line for line in plan), plan
+    assert any("ix_rings_call_key_open" in line for line in plan), plan
+    assert not any(line.startswith("SCAN") for line in plan), plan
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -397,6 +397,63 @@ async def test_who_says_nothing_hears_of_everything_within_a_second(server: Serv
 
 
 @ON_SQLITE
+async def test_who_connects_while_he_is_rung_hears_the_ring(server: Server) -> None:
+    world = server.world
+    await world.users("alice", "bob")
+    ring = (await world.call("default/x", by="alice", members=["bob"], ring=True))["ring"]
+    async with server.greeted("bob") as silent, server.greeted("bob") as watching, server.greeted("alice") as alice:
+        await watching.send(type="subscribe", cids=["default:x"])
+        # Before the number from which on he watches.
+        heard = [await watching.receive(), await asyncio.wait_for(silent.receive(), 1)]
+        (stored,) = [event for event in await world.recorded("default:x") if event.type == "call.ring"]
+        for event in heard:
+            assert (event["type"], event["id"], event["seq"], event["prev_seq"]) == ("call.ring", stored.id, 2, 0)
+            assert event["data"]["ring"] == ring
+        assert (await watching.receive())["seqs"] == {"default:x": 2}
+        for wire in (silent, watching, alice):
+            await wire.send(type="ping")
+            assert await wire.receive() == {"type": "pong"}
+        await world.as_("bob").post(f"{CALL}/rings/{ring['id']}/accept", {"device_id": "phone"})
+        for wire in (silent, watching):
+            event = await wire.receive()
+            assert (event["type"], event["prev_seq"]) == ("call.ring_accepted", 2)
+    async with server.greeted("bob") as late:
+        await late.send(type="ping")
+        assert await late.receive() == {"type": "pong"}
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("last", "heard"),
+    [
+        ({"default:x": 1}, ["call.ring", "resumed"]),
+        ({"default:x": 2}, ["resumed"]),
+        ({"default:y": 1}, ["resumed", "call.ring"]),
+    ],
+)
+async def test_who_comes_back_while_he_is_rung_hears_the_ring_once(
+    server: Server, last: dict[str, int], heard: list[str]
+) -> None:
+    await server.world.call("default/y", by="bob")
+    await server.world.call("default/x", by="alice", members=["bob"], ring=True)
+    async with server.greeted("bob") as bob:
+        await bob.send(type="resume", resume_token="whatever", last=last)
+        await bob.send(type="ping")
+        assert [frame["type"] for frame in await bob.until("pong")] == [*heard, "pong"]
+
+
+@ON_SQLITE
+async def test_a_ring_that_begins_while_somebody_connects_comes_once_and_in_its_place(server: Server) -> None:
+    world = server.world
+    await world.users("alice", "bob")
+    async with server.greeted("bob") as bob:
+        await world.call("default/x", by="alice", members=["bob"], ring=True)
+        await bob.send(type="ping")
+        events = (await bob.until("pong"))[:-1]
+        assert [(event["type"], event["prev_seq"]) for event in events] == [("call.created", 0), ("call.ring", 1)]
+
+
+@ON_SQLITE
 async def test_who_loses_the_right_to_read_is_unsubscribed(server: Server) -> None:
     world = server.world
     await world.call("default/x", by="alice")
