@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from signaling.calls.model import Device, PushJob, PushProvider
@@ -36,7 +37,7 @@ class Apns:
 
     async def send(self, provider: PushProvider, device: Device, job: PushJob, now: datetime) -> Result:
         url = f"{provider.base_url or ORIGIN}/3/device/{device.token}"
-        body = json.dumps(_body(job), separators=(",", ":")).encode()
+        body = msgspec.json.encode(_body(job))
         headers = {
             "authorization": f"bearer {self._token(provider, now)}",
             "content-type": "application/json",

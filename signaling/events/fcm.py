@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from signaling.calls.model import Device, PushJob, PushProvider
 from signaling.events.outbound import Outbound
-from signaling.events.push_message import Result, UnusableKey, Verdict, private_key, rs256
+from signaling.events.push_message import Result, UnusableKey, Verdict, private_key, rs256, strings
 
 ORIGIN = "https://fcm.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -39,7 +40,7 @@ class Fcm:
     async def send(self, provider: PushProvider, device: Device, job: PushJob, now: datetime) -> Result:
         project = provider.config["service_account"]["project_id"]
         url = f"{provider.base_url or ORIGIN}/v1/projects/{project}/messages:send"
-        body = json.dumps({"message": _message(device, job, now)}, separators=(",", ":")).encode()
+        body = msgspec.json.encode({"message": _message(device, job, now)})
         token = await self._token(provider, now)
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         answer = await self._outbound.post(url, body, headers, timeout_seconds=10.0)
@@ -79,22 +80,13 @@ class Fcm:
 
 def _message(device: Device, job: PushJob, now: datetime) -> dict[str, Any]:
     ttl = max(0, int((job.expires_at - now).total_seconds()))
-    message: dict[str, Any] = {"token": device.token, "data": _strings(job.payload)}
+    message: dict[str, Any] = {"token": device.token, "data": strings(job.payload)}
     if job.kind == "ring":
         message["android"] = {"priority": "HIGH", "ttl": f"{ttl}s"}
     else:
         message["android"] = {"ttl": f"{ttl}s"}
         message["notification"] = {"title": job.payload["title"], "body": job.payload["body"]}
     return message
-
-
-def _strings(payload: dict[str, Any]) -> dict[str, str]:
-    """Return FCM's data: strings only."""
-    result = {}
-    for name, value in payload.items():
-        if value is not None:
-            result[name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return result
 
 
 def _error(body: bytes) -> str | None:

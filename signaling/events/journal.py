@@ -18,6 +18,7 @@ from signaling.calls.identifiers import rfc3339
 from signaling.calls.model import CallType, Delivery, Device, Event, PushJob, Webhook
 from signaling.calls.state import Push
 from signaling.events.push import way_of
+from signaling.events.push_message import fitted
 from signaling.store import schema
 from signaling.store.database import fetch, save, upsert
 from signaling.store.kinds import DEVICES, WEBHOOKS, milliseconds
@@ -199,7 +200,7 @@ def _job(push: Push, device: Device, template: dict[str, Any], now: datetime, id
         device_id=device.id,
         user_id=device.user_id,
         kind=push.kind,
-        payload=payload,
+        payload=fitted(payload),
         state="pending",
         attempts=0,
         last_status=None,

@@ -1,4 +1,4 @@
-"""What the push providers' protocols have in common: verdicts, signed JWTs (RFC 7515), and provider-neutral text."""
+"""What the push providers' protocols have in common: verdicts, signed JWTs (RFC 7515), and payloads that all take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+PAYLOAD_MAX_BYTES = 3_072
+"""Of a payload as FCM is sent it, in JSON; the rest is for what providers put around it. APNs and FCM take 4 096 bytes,
+APNs 5 120 of a ring, and Web Push 4 096 with 103 that encryption adds (RFC 8291 §4)."""
+NAME_MAX_BYTES = 512
+CUT = "…"
 
 
 class Verdict(enum.Enum):
@@ -33,6 +40,43 @@ class UnusableKey(ValueError):
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(sentence)
         self.field = field
+
+
+def fitted(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a payload as every provider takes it: without `custom` if it is too long with it, and long texts cut.
+
+    `title` and `body` are both there or neither.
+    """
+    fit = dict(payload)
+    if fit.get("caller_name") is not None:
+        fit["caller_name"] = _cut(fit["caller_name"], NAME_MAX_BYTES)
+    if _size(strings(fit)) > PAYLOAD_MAX_BYTES:
+        fit.pop("custom", None)
+    if "title" in fit:
+        rest = {name: value for name, value in fit.items() if name not in ("title", "body")}
+        # FCM is sent them twice: to be shown, and among the data.
+        room = (PAYLOAD_MAX_BYTES - _size(strings(rest))) // 2
+        fit["title"] = _cut(fit["title"], room // 2)
+        fit["body"] = _cut(fit["body"], room - _size(fit["title"]))
+    return fit
+
+
+def strings(payload: dict[str, Any]) -> dict[str, str]:
+    """Return a payload as FCM's data: strings only."""
+    said = {name: value for name, value in payload.items() if value is not None}
+    return {n: v if isinstance(v, str) else msgspec.json.encode(v).decode() for n, v in said.items()}
+
+
+def _size(value: Any) -> int:
+    return len(msgspec.json.encode(value))
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Return as much of a text as has so many bytes as a JSON string, or less where much of it is escaped."""
+    excess = _size(text) - max_bytes
+    if excess <= 0:
+        return text
+    return text.encode()[: -excess - len(CUT.encode())].decode(errors="ignore") + CUT
 
 
 def base64url(raw: bytes) -> str:

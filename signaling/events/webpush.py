@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -91,11 +92,11 @@ class WebPush:
         self._outbound = outbound
 
     async def send(self, provider: PushProvider, device: Device, job: PushJob, now: datetime) -> Result:
+        plain = msgspec.json.encode(job.payload)
         try:
             subscription: dict[str, Any] = json.loads(device.token)
             endpoint = str(subscription["endpoint"])
             p256dh, auth = (unbase64url(subscription["keys"][name]) for name in ("p256dh", "auth"))
-            plain = json.dumps(job.payload, separators=(",", ":")).encode()
             body = encrypt(plain, p256dh, auth, ec.generate_private_key(ec.SECP256R1()), os.urandom(16))
         except (ValueError, KeyError, TypeError):
             return Result(Verdict.DEAD, None, "the subscription is malformed")

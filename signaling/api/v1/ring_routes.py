@@ -21,13 +21,17 @@ class PostRing(Body):
     user_ids: UserIds | None = None
     video: bool = False
     timeout_ms: int | None = Field(None, ge=5_000, le=180_000)
-    custom: dict[str, Any] | None = None
+    custom: dict[str, Any] | None = Field(
+        None, description="Told with the ring; in pushes too, unless that would make them longer than 3 KiB."
+    )
 
 
 class Notify(Body):
     user_ids: UserIds | None = None
-    title: str | None = Field(None, max_length=256)
-    body: str | None = Field(None, max_length=1_024)
+    title: str | None = Field(None, max_length=256, description="In pushes cut to what all push services take.")
+    body: str | None = Field(
+        None, max_length=1_024, description="In pushes cut to what all push services take: some 1.4 KB with the title."
+    )
 
 
 class Accept(Body):

@@ -122,21 +122,26 @@ async def opened(database_url: str, tmp_path: Path, **settings: Any) -> AsyncIte
     failing: dict[str, Answer] = {}
 
     def apns(request: Received) -> Answer:
+        if len(request.body) > (5_120 if request.headers["apns-push-type"] == "voip" else 4_096):
+            return 413, {"reason": "PayloadTooLarge"}
         return failing.get(request.path.removeprefix("/3/device/"), (200, None))
 
     def fcm(request: Received) -> Answer:
         if request.headers["authorization"] != f"Bearer {tokens.given[-1]}":
             return 401, {"error": {"status": "UNAUTHENTICATED"}}
+        if len(request.body) > 4_096:
+            return 413, {"error": {"status": "INVALID_ARGUMENT"}}
         return failing.get(request.json["message"]["token"], (200, {"name": "projects/demo/messages/1"}))
+
+    def browsers(request: Received) -> Answer:
+        return (413, None) if len(request.body) > 4_096 else failing.get(request.path, (201, None))
 
     async with contextlib.AsyncExitStack() as stack:
         tokens = Oauth(FCM_KEY.public_key(), lambda: f"{oauth.url}/token", EMAIL)
         oauth = await stack.enter_async_context(gateway(tokens))
         of_apple = await stack.enter_async_context(gateway(apns, server))
         of_google = await stack.enter_async_context(gateway(fcm))
-        of_browsers = await stack.enter_async_context(
-            gateway(lambda request: failing.get(request.path, (201, None)), server)
-        )
+        of_browsers = await stack.enter_async_context(gateway(browsers, server))
         world = await World.open(database_url, tls=client, settings=CallsSettings(**settings))
         stack.push_async_callback(world.close)
         made = Vendors(world, of_apple, of_google, oauth, of_browsers, apns_key, vapid_key, tokens, failing)
@@ -283,6 +288,52 @@ async def test_a_30_with_both_nobody_is_told_twice(vendors: Vendors) -> None:
     got = {request.path.rpartition("/")[2]: request.json["type"] for request in vendors.apns.take()}
     assert got == {"b1": "call.ring", "c1": "call.notification"}
     assert [r.json["message"]["data"]["type"] for r in vendors.fcm.take()] == ["call.ring"]
+
+
+async def test_what_is_too_long_for_a_push_is_left_out_or_cut_and_the_rest_arrives(vendors: Vendors) -> None:
+    world, browser = vendors.world, Browser()
+    alice, bob = world.as_("alice"), world.as_("bob")
+    devices = [
+        await vendors.register("bob", provider, token)
+        for provider, token in (
+            ("apns_voip", "aa"),
+            ("apns", "bb"),
+            ("fcm", "cc"),
+            ("webpush", browser.subscription(f"{vendors.web.url}/push/bob")),
+        )
+    ]
+    await world.call("default/x", by="alice", members=["bob"])
+    custom = {"note": "あ" * 3_400}
+    ring = (await alice.post("/calls/default/x/rings", {"custom": custom})).json()["ring"]
+    await world.settle()
+    (apple,), (google,), (web,) = vendors.apns.take(), vendors.fcm.take(), vendors.web.take()
+    for said in (apple.json, google.json["message"]["data"], browser.read(web.body)):
+        assert (said["type"], said["ring_id"], said["caller_name"]) == ("call.ring", ring["id"], "Alice")
+        assert "custom" not in said
+    read = (await bob.get(f"/calls/default/x/rings/{ring['id']}")).json()["ring"]
+    assert read["custom"] == custom
+    for title, body in (("Standup", "あ" * 1_024), ("あ" * 256, "あ" * 1_024)):
+        await alice.post("/calls/default/x/notify", {"title": title, "body": body})
+        await world.settle()
+        (apple,), (google,), (web,) = vendors.apns.take(), vendors.fcm.take(), vendors.web.take()
+        for shown in (apple.json["aps"]["alert"], google.json["message"]["notification"], browser.read(web.body)):
+            for text, whole in ((shown["title"], title), (shown["body"], body)):
+                assert text == whole or (text[-1] == "…" and whole.startswith(text[:-1]) and len(text) > 200)
+    log = [entry for device in devices for entry in await vendors.log("bob", device)]
+    assert sorted((kind, state, attempts) for kind, state, attempts, _ in log) == [
+        *[("notification", "delivered", 1)] * 6,
+        *[("ring", "delivered", 1)] * 3,
+    ]
+
+
+async def test_a_ring_with_a_little_custom_data_carries_it(vendors: Vendors) -> None:
+    world, custom = vendors.world, {"note": "あ" * 900}
+    await vendors.register("bob", "apns_voip", "aa")
+    await world.call("default/x", by="alice", members=["bob"])
+    await world.as_("alice").post("/calls/default/x/rings", {"custom": custom})
+    await world.settle()
+    (push,) = vendors.apns.take()
+    assert push.json["custom"] == custom
 
 
 async def test_a_31_a_dead_token_takes_its_device_away_and_is_not_tried_again(vendors: Vendors) -> None:
