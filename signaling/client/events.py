@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -108,11 +108,12 @@ class Ledger:
         if self._resuming:
             self._resuming.pop(0)
 
-    def disconnected(self) -> None:
-        """What was under way is lost with the connection; only the latest calls can be resumed in one frame."""
+    def disconnected(self, wanted: Collection[str]) -> None:
+        """What was under way is lost with the connection; of calls that are not watched the latest are resumed."""
         self._resuming.clear()
-        while len(self.last) > CIDS_PER_FRAME:
-            self.last.popitem(last=False)
+        strangers = [cid for cid in self.last if cid not in wanted]
+        for cid in strangers[:-CIDS_PER_FRAME]:
+            del self.last[cid]
 
 
 class EventStream:
@@ -222,7 +223,7 @@ class EventStream:
             finally:
                 self._socket = None
                 self._asking.clear()
-                self._ledger.disconnected()
+                self._ledger.disconnected(self._wanted)
             if self._opened is not None and not self._opened.done() and self._refusals == 0:
                 # The first connection is the caller's to try again: he is waiting for an answer.
                 return self._fail(Unavailable("unreachable", f"The event socket cannot be opened: {reason}"))
@@ -382,8 +383,8 @@ class EventStream:
         if again:
             return  # the answer to a renewed token
         known = list(self._ledger.last)
-        if known:
-            await self._resume(known)
+        for start in range(0, len(known), CIDS_PER_FRAME):
+            await self._resume(known[start : start + CIDS_PER_FRAME])
         self._resume_token = str(frame.get("resume_token"))
         new = [cid for cid in self._wanted if cid not in self._ledger.last]
         if new:

@@ -81,6 +81,23 @@ async def test_a_lost_connection_loses_and_repeats_nothing(world: World, served:
         assert [event.seq for event in updates] == sorted({event.seq for event in updates if event.seq})
 
 
+async def test_of_hundreds_of_calls_none_loses_anything_with_the_connection(world: World, served: People) -> None:
+    host = served("host")
+    calls = [host.make_call("default", f"x{number}") for number in range(150)]
+    for call in calls:
+        await call.get_or_create()
+    async with served("dave").events(calls) as events:
+        cut(world)
+        await asyncio.sleep(0)
+        for call in (calls[0], calls[-1]):
+            await call.update(custom={"n": 1})
+        updates = await following(events, "call.updated", 2)
+        assert {event.cid for event in updates} == {"default:x0", "default:x149"}
+        # And all are watched again.
+        await calls[0].update(custom={"n": 2})
+        assert (await following(events, "call.updated"))[0].data["call"]["custom"] == {"n": 2}
+
+
 async def test_what_is_too_old_comes_as_a_snapshot(world: World, served: People) -> None:
     host = served("host").make_call("default", "x")
     await host.get_or_create()
@@ -250,6 +267,14 @@ def test_the_ledger_tells_new_old_and_missing() -> None:
     assert [ledger.judge(event(8, 7)), ledger.judge(event(9, 8))] == ["new", "new"]
     ledger.resumed()
     assert ledger.judge(event(12, 11)) == "gap"
+
+
+def test_the_ledger_keeps_what_is_watched_and_the_latest_of_the_rest() -> None:
+    ledger = Ledger()
+    for number in range(300):
+        ledger.subscribed(f"default:{number}", 1)
+    ledger.disconnected([f"default:{number}" for number in range(150)])
+    assert list(ledger.last) == [f"default:{number}" for number in (*range(150), *range(200, 300))]
 
 
 def test_the_ledger_takes_what_has_no_number() -> None:
