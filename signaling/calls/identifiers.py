@@ -15,6 +15,9 @@ CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
 USER_ID = re.compile(r"[A-Za-z0-9_@.-]{1,128}\Z")
 DEVICE_ID = CALL_ID
+GUEST_IDS = "guest-________-____-7___-____-____________"
+"""What guests are called whom this server has made, for SQL's LIKE: a UUIDv7 behind the word."""
+_GUEST_ID = re.compile(GUEST_IDS.replace("_", ".") + r"\Z", re.IGNORECASE)  # as SQLite's LIKE
 
 
 def uuid7(now: datetime, random: bytes, after: str | None = None) -> str:
@@ -35,6 +38,11 @@ def uuid7(now: datetime, random: bytes, after: str | None = None) -> str:
     value = milliseconds << 80 | 0x7 << 76 | (noise >> 62) << 64 | 0b10 << 62 | noise & (2**62 - 1)
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def is_guest_id(user_id: str) -> bool:
+    """Tell whether a user is called as the guests are whom this server has made."""
+    return _GUEST_ID.match(user_id) is not None
 
 
 def check(pattern: re.Pattern[str], value: str, pointer: str) -> str:

@@ -65,8 +65,9 @@ class CallsSettings(BaseModel):
         90,
         ge=1,
         le=3_650,
-        description="How long ended sessions and who attended them are kept, and what is over of calls: rings, "
-        "requests, places in the lobby, captures, feedback, deletions. Raise it to look further back.",
+        description="How long ended sessions and who attended them are kept, guests who are members of no call, and "
+        "what is over of calls: rings, requests, places in the lobby, captures, feedback, deletions. Raise it to look "
+        "further back.",
     )
     audit_retention_days: int = Field(
         365,

@@ -95,6 +95,11 @@ class Directory:
         while len(self._users) > CACHED_USERS:
             self._users.popitem(last=False)
 
+    def forget(self, user_ids: Iterable[str]) -> None:
+        """These are users no more, without any change of what concerns all calls."""
+        for user_id in user_ids:
+            self._users.pop(user_id, None)
+
 
 async def make_user(connection: AsyncConnection, user: User) -> None:
     """Put in a user; who is there already stays as he is."""

@@ -61,8 +61,9 @@ def _table(name: str, *items: SchemaItem) -> Table:
 realm = _table("realm", Column("id", Integer, primary_key=True), Column("revision", BigInteger, nullable=False))
 app = _table("app", _id(length=8), _created(), _doc())
 users = _table(
-    "users", _id(), Column("role", String(64), nullable=False, index=True), Column("deleted", Boolean, nullable=False),
-    _created(), _doc(), Index("ix_users_created_at_id", "created_at", "id"),
+    "users", _id(), Column("role", String(64), nullable=False), Column("deleted", Boolean, nullable=False),
+    _created(), _doc(),
+    Index("ix_users_role_created_at", "role", "created_at"), Index("ix_users_created_at_id", "created_at", "id"),
 )  # fmt: skip
 roles = _table("roles", _id("name"), _created(), _doc())
 call_types = _table("call_types", _id("name"), _created(), _doc())

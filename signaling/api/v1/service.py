@@ -25,7 +25,7 @@ from signaling.api.v1.nodes import Nodes
 from signaling.api.v1.orders import Orders
 from signaling.api.v1.presence import Presence
 from signaling.api.v1.relay import Relay
-from signaling.calls.identifiers import check_name, uuid7, whole_milliseconds
+from signaling.calls.identifiers import check_name, is_guest_id, uuid7, whole_milliseconds
 from signaling.calls.media import MediaRooms, NoMediaNode, Permission
 from signaling.calls.model import AuditEntry, Event, Order, Participant, PushProvider, User
 from signaling.calls.operations import clock as call_clock
@@ -258,6 +258,9 @@ class CallsService:
                 return principal
             user = (await self.directory.users(connection, [principal.user_id])).get(principal.user_id)
         if user is None:
+            if is_guest_id(principal.user_id):
+                # Made anew he would be a user like any other.
+                raise Problem("unauthenticated", "This guest is not known any more.")
             user = await self._first_seen(principal.user_id, principal.name)
         if user.deleted_at is not None:
             raise Problem("unauthenticated", "This user was deleted.")

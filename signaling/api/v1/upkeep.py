@@ -12,9 +12,10 @@ from typing import Any
 
 import structlog
 from msgspec import structs
-from sqlalchemy import Table, delete, select, tuple_
+from sqlalchemy import Table, delete, exists, select, tuple_
 
 from signaling.api.v1.service import CallsService
+from signaling.calls.identifiers import GUEST_IDS
 from signaling.calls.model import Ban, Task
 from signaling.calls.rights import in_force
 from signaling.store import schema
@@ -69,7 +70,7 @@ async def _delete_call(service: CallsService, task: Task) -> None:
 
 
 async def forget_old(service: CallsService) -> None:
-    """Delete what is past its time: events, what was owed, kept replies, what is over in calls, addresses, audit."""
+    """Delete what is past its time: events, debts, kept replies, what is over in calls, guests, addresses, audit."""
     now, settings = service.now(), service.settings
 
     def before(seconds: float) -> int:
@@ -92,6 +93,8 @@ async def forget_old(service: CallsService) -> None:
     for table in (schema.rings, schema.requests, schema.lobby, schema.captures):
         await _forget(service, table, over, table.c.open.is_(False))
     await _forget(service, schema.feedback, over)
+    # A day at least, so that their tokens have ended.
+    await _forget_guests(service, over)
     await _forget(service, schema.tasks, over, schema.tasks.c.status.not_in(("pending", "running")))
     await _forget(service, schema.audit, before(settings.audit_retention_days * 86_400))
 
@@ -114,6 +117,33 @@ async def _forget(service: CallsService, table: Table, before: int, *conditions:
         async with service.database.write(long=True) as connection:
             gone = await connection.execute(delete(table).where(key.in_(old)))
         if gone.rowcount < FORGOTTEN_AT_ONCE:
+            return
+
+
+async def _forget_guests(service: CallsService, before: int) -> None:
+    """Delete guests, with their devices, who are members of no call, in none, and not banned."""
+    users, devices, people = schema.users, schema.devices, schema.participants
+    old = (
+        select(users.c.id)
+        .where(
+            users.c.role == "guest",
+            users.c.created_at < before,
+            # Others have this role because somebody gave it to them.
+            users.c.id.like(GUEST_IDS),
+            ~exists().where(schema.members.c.user_id == users.c.id),
+            ~exists().where(schema.bans.c.user_id == users.c.id),
+            ~exists().where(people.c.user_id == users.c.id, people.c.present.is_(True)),
+        )
+        .limit(FORGOTTEN_AT_ONCE)
+    )
+    while True:
+        async with service.database.write(long=True) as connection:
+            forgotten = await connection.execute(delete(users).where(users.c.id.in_(old)).returning(users.c.id))
+            gone = list(forgotten.scalars())
+            if gone:
+                await connection.execute(delete(devices).where(devices.c.user_id.in_(gone)))
+        service.directory.forget(gone)
+        if len(gone) < FORGOTTEN_AT_ONCE:
             return
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from sqlalchemy import delete, event
+from sqlalchemy import delete, event, select
 
 from signaling.api.v1 import upkeep
 from signaling.calls.model import AuditEntry, Callee, Capture, Feedback, LobbyEntry, Request, Ring, Task
 from signaling.calls.state import CloseRoom
 from signaling.store import schema
 from signaling.store.database import save
-from tests.signaling.api.world import World
+from tests.signaling.api.world import World, code
 from tests.signaling.events.gateways import gateway
 
 
@@ -91,6 +91,32 @@ async def test_what_is_over_is_kept_as_long_as_attendance(world: World, table: s
         assert await _count(world, table) == left
 
 
+async def test_guests_are_forgotten_with_their_devices_unless_they_belong_somewhere(world: World) -> None:
+    await world.server.patch("/app", {"guests_enabled": True})
+    nobody = world.as_("nobody")
+    nobody.headers = {}
+    made = [(await nobody.post("/guests", {"name": "Guest"})).json()["user"]["id"] for _ in range(4)]
+    stranger, member, banned, inside = made
+    # Whom the application has called so is its own.
+    await world.users("guest-7", role="guest")
+    for guest in (stranger, member):
+        reply = await world.as_(guest).post(f"/users/{guest}/devices", {"provider": "fcm", "token": guest})
+        assert reply.status_code == 201
+    await world.call("default/x", by="alice", members=[member])
+    await world.server.put(f"/bans/{banned}", {})
+    await world.as_(inside).join("default/x")
+    for days, left in ((90, {*made, "guest-7", "alice"}), (1, {*made, "guest-7", "alice"} - {stranger})):
+        # Not `advance`: who is inside would be taken for lost.
+        world.clock.now += timedelta(days=days)
+        await upkeep.forget_old(world.service)
+        async with world.service.database.read() as connection:
+            assert set((await connection.execute(select(schema.users.c.id))).scalars()) == left
+    assert await _count(world, "devices") == 1
+    # With a token that lasts longer than he did he would come back as a user.
+    assert code(await world.as_(stranger).get("/calls/default/x")) == (401, "unauthenticated")
+    assert (await world.as_(member).get("/calls/default/x")).status_code == 200
+
+
 async def test_the_audit_log_is_kept_for_a_year(world: World) -> None:
     async with world.service.database.write() as connection:
         await connection.execute(delete(schema.audit))
@@ -123,4 +149,4 @@ async def test_nothing_is_looked_through_for_what_is_old(world: World) -> None:
             values = tuple(0 for _ in range(statement.count("?")))
             plan = [row.detail for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert [line for line in plan if "created_at<?" in line or "seen_at<?" in line], (statement, plan)
-    assert len(statements) == 14
+    assert len(statements) == 15
