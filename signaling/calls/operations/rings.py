@@ -237,8 +237,9 @@ def withdraw(turn: Turn, user_id: str) -> None:
         if not ring.rings(user_id):
             continue
         ring = _settle(turn, _answer(turn, ring, user_id, "cancelled", None, None), quietly=True)
-        data = {"ring_id": ring.id, "reason": "cancelled", "ring": shown(turn, ring)}
-        # The caller is told that this one has missed it: to him the ring itself may go on.
+        # Named, he hears of it though he may be kept out by now. The caller is told that this one has missed it: to him
+        # the ring itself may go on.
+        data = {"ring_id": ring.id, "user_id": user_id, "reason": "cancelled", "ring": shown(turn, ring)}
         turn.emit("call.ring_cancelled", data, "S", users=(user_id,))
         _missed(turn, ring, user_id, "cancelled")
 
