@@ -1,4 +1,4 @@
-"""SDP as typed values: read, write, choose codecs. No text handling: `sfu/core/proto/src/sdp` does it.
+"""SDP as typed values: read, write, choose codecs. Text is only measured here: `sfu/core/proto/src/sdp` reads it.
 
 The structs mirror the Rust types field by field and cross as msgpack maps; a contract test holds the two together.
 Not here: who offers, which track goes where (`signaling/rooms/negotiation.py`). RFC 8866, 8829, 8839, 8842, 8853, 9143.
@@ -219,12 +219,20 @@ class Agreed(Part, frozen=True, kw_only=True):
 class Limits(NamedTuple):
     """How large a description may be."""
 
-    bytes: int = 256 * 1024
-    lines: int = 20_000
+    bytes: int = 2 * 1024 * 1024
+    lines: int = 80_000
     sections: int = 512
 
 
 USUAL_LIMITS = Limits()
+
+
+class Size(NamedTuple):
+    """How large a description or a part of it is: what `Limits` bounds, in the same order."""
+
+    bytes: int = 0
+    lines: int = 0
+    sections: int = 0
 
 
 def parse(text: bytes | str, limits: Limits = USUAL_LIMITS) -> Session:
@@ -236,6 +244,19 @@ def parse(text: bytes | str, limits: Limits = USUAL_LIMITS) -> Session:
 def write(session: Session) -> str:
     """Write a description; raises `SdpError` if a value would not read back (a line break, a PT of 200)."""
     return _guarded(_core.sdp_write, _encoder.encode(session))
+
+
+def measure(text: bytes | str) -> tuple[Size, dict[str, Size]]:
+    """Return how large a description is that `parse` takes, and by kind its largest section of sound and of video."""
+    raw = text.encode() if isinstance(text, str) else text
+    _, *sections = raw.split(b"\nm=")
+    largest: dict[str, Size] = {}
+    for section in sections:
+        kind = section.partition(b" ")[0].decode(errors="replace")
+        if kind in ("audio", "video"):
+            size = Size(len(section) + len(b"\nm="), section.count(b"\n") + 1, 1)
+            largest[kind] = max(size, largest.get(kind, size))
+    return Size(len(raw), raw.count(b"\n"), len(sections)), largest
 
 
 def agree(offered: Media, *, mimes: tuple[str, ...] = ()) -> Agreed:

@@ -101,11 +101,11 @@ class HttpSettings(Section):
         "payloads get 400.",
     )
     websocket_message_max_bytes: int = Field(
-        524_288,
+        4_194_304,
         ge=65_536,
-        le=8_388_608,
+        le=16_777_216,
         description="Largest signal message; a longer one closes the connection (1009). It must hold two session "
-        "descriptions; raise it when clients with hundreds of tracks are closed on resume.",
+        "descriptions: raise it with `rooms.description_max_bytes`.",
     )
     connections_max: int = Field(
         20_000,

@@ -33,6 +33,9 @@ from signaling.wire.livekit import connecting, frames
 log = structlog.get_logger(__name__)
 
 _SIZE_OF_ONE = 4096
+_DESCRIPTION_OF_ONE = 32 * 1024
+"""Of descriptions, which have a section for all that one receives; only he is told of them."""
+_DESCRIPTIONS = ("offer", "answer", "sync_state")
 _SHARE_OF_ONE = 4
 _CLOSING_SECONDS = 3.0
 _NORMAL = 1000
@@ -218,22 +221,24 @@ class _Connection:
                 payload = frame.get("bytes")
                 if payload is None:
                     payload = frame.get("text") or ""
-                if not self._may_speak(len(payload)):
+                request = frames.read(payload)
+                is_description = request.WhichOneof("message") in _DESCRIPTIONS
+                if not self._may_speak(len(payload) / (_DESCRIPTION_OF_ONE if is_description else _SIZE_OF_ONE)):
                     self._end(_TOO_FAST, "Too many signal messages.")
                     return
                 self._as_text = isinstance(payload, str)
-                await self._let_others_read(handle(frames.read(payload)))
+                await self._let_others_read(handle(request))
         except Refusal as refusal:
             self._end(_UNREADABLE, refusal.message)
         except WebSocketDisconnect:
             return
 
-    def _may_speak(self, size: int) -> bool:
-        """Long messages count for several: what one says may have to be told to all."""
+    def _may_speak(self, size: float) -> bool:
+        """Long messages count for several (`size`): what one says may have to be told to all."""
         now = asyncio.get_running_loop().time()
         refill = (now - self._refilled) * self._settings.signal_messages_per_second
         self._tokens = min(self._tokens + refill, self._settings.signal_messages_burst)
-        self._tokens -= max(1, size / _SIZE_OF_ONE)
+        self._tokens -= max(1, size)
         self._refilled = now
         return self._tokens >= 0
 

@@ -9,6 +9,7 @@ starts to receive. No I/O, no clock, no SDP text: `sfu.sdp` reads and writes. RF
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -36,6 +37,10 @@ MAX_MESSAGE_BYTES = 65535
 """What LiveKit clients expect; SDKs cut their messages far below."""
 
 _KINDS = ("audio", "video")
+_KEPT_SHARE = 16
+"""One of so many parts of a description is left for what the client will send itself."""
+_USUAL_SIZES = {Kind.AUDIO: sdp.Size(1_000, 30, 1), Kind.VIDEO: sdp.Size(5_000, 170, 1)}
+"""Of Chromium's sections that only receive, where none has been seen."""
 
 
 @dataclass
@@ -54,6 +59,8 @@ class ClientOfferedState:
     idle: dict[str, str] = field(default_factory=dict)
     kind_of: dict[str, str] = field(default_factory=dict)
     unsupported: frozenset[int] = frozenset()
+    size: sdp.Size = field(default_factory=sdp.Size)
+    section_sizes: dict[str, sdp.Size] = field(default_factory=dict)
 
 
 class ClientOffered:
@@ -138,6 +145,7 @@ class ClientOffered:
         self.state.cid_of, self.state.idle, self.state.unsupported = cid_of, idle, frozenset(unsupported)
         self.state.mid_of = {want.downtrack_id: mid for mid, want in placed.items()}
         self.state.kind_of = {mid: want.kind for mid, want in placed.items()}
+        self.state.size, self.state.section_sizes = sdp.measure(offer_sdp)
         return Answer(
             sdp=text,
             mid_to_track_id={mid: want.track_sid for mid, want in placed.items()},
@@ -155,6 +163,15 @@ class ClientOffered:
         """Count the sections of `kind` on which the client receives or may, by its last offer."""
         idle = sum(1 for idle in self.state.idle.values() if idle == kind)
         return idle + sum(1 for mid in self.state.mid_of.values() if self.state.kind_of.get(mid) == kind)
+
+    def capacity(self, wanted: Mapping[Kind, AbstractSet[int]], limits: sdp.Limits) -> dict[Kind, int]:
+        """Return how many tracks of each kind the client can be sent, all its sections in one offer within `limits`.
+
+        `wanted`: their downtrack ids. A section whose track has gone counts once it is free.
+        """
+        idle = list(self.state.idle.values())
+        there = {kind: idle.count(kind) + len(ids & self.state.mid_of.keys()) for kind, ids in wanted.items()}
+        return _capacity(there, wanted, self.state.size, self.state.section_sizes, limits)
 
     def missing(self, wanted: Sequence[Wanted]) -> Missing:
         """Return what the client must add to carry `wanted`, judged by its last offer."""
@@ -183,13 +200,15 @@ class ClientOffered:
             else:
                 left.append(want)
         unsupported = []
+        kin_of = {kind: [mid for mid in offered if mid in taking and offered[mid].kind == kind] for kind in _KINDS}
         for want in left:
-            kin = [mid for mid in offered if mid in taking and offered[mid].kind == want.kind]
-            fit = [mid for mid in kin if _carries(agreed[mid], want)]
-            free = [mid for mid in fit if mid not in placed and mid not in resting]
-            if free:
-                placed[free[0]] = want
-            elif kin and not fit:
+            kin = kin_of[want.kind]
+            # Codecs are compared for as few sections as will do: there may be hundreds of either.
+            free = (mid for mid in kin if mid not in placed and mid not in resting)
+            fit = next((mid for mid in free if _carries(agreed[mid], want)), None)
+            if fit is not None:
+                placed[fit] = want
+            elif kin and not any(_carries(agreed[mid], want) for mid in kin):
                 unsupported.append(want.downtrack_id)
         return placed, tuple(unsupported)
 
@@ -215,6 +234,8 @@ class ServerOfferedState:
     outstanding: tuple[int, tuple[str, ...]] | None = None
     needs_offer: bool = True
     restarting: bool = False
+    size: sdp.Size = field(default_factory=sdp.Size)
+    section_sizes: dict[str, sdp.Size] = field(default_factory=dict)
 
 
 class ServerOffered:
@@ -250,6 +271,17 @@ class ServerOffered:
         self.state.restarting = self.state.needs_offer = True
         self.state.outstanding = None
 
+    def capacity(self, wanted: Mapping[Kind, AbstractSet[int]], limits: sdp.Limits) -> dict[Kind, int]:
+        """As `ClientOffered.capacity`: the client's answer has as many sections as our offer, and about its size."""
+        slots = self.state.slots
+        there = {kind: sum(self._is_there(slot, kind, ids) for slot in slots) for kind, ids in wanted.items()}
+        return _capacity(there, wanted, self.state.size, self.state.section_sizes, limits)
+
+    def _is_there(self, slot: Slot, kind: Kind, ids: AbstractSet[int]) -> bool:
+        """Whether one of these has the slot, or can have it with the next offer."""
+        is_of_them = slot.rested if slot.want is None else slot.want.downtrack_id in ids
+        return slot.kind is kind and not slot.rejected and is_of_them
+
     def offer(self, wanted: Sequence[Wanted]) -> Offer | None:
         """Offer to carry exactly `wanted`. None while an answer is awaited: ask again after `accept`."""
         if self.state.outstanding is not None:
@@ -275,6 +307,7 @@ class ServerOffered:
         sections += [_offered_section(slot, self.state.local) for slot in self.state.slots]
         placed = _with_candidates(sections, self.state.local.addresses)
         text = sdp.write(_session(placed, offer=None, version=self.state.last_id))
+        self.state.size, self.state.section_sizes = sdp.measure(text)
         self.state.outstanding = (self.state.last_id, ("0", *(slot.mid for slot in self.state.slots)))
         return Offer(
             sdp=text,
@@ -347,6 +380,28 @@ class ServerOffered:
                 reused.rested = False
             else:
                 self.state.slots.append(Slot(mid=str(len(self.state.slots) + 1), kind=want.kind, want=want))
+
+
+# --- how much fits --------------------------------------------------------------------------------------------------
+
+
+def _capacity(
+    there: Mapping[Kind, int],
+    wanted: Mapping[Kind, AbstractSet[int]],
+    size: sdp.Size,
+    section_sizes: Mapping[str, sdp.Size],
+    limits: sdp.Limits,
+) -> dict[Kind, int]:
+    """Return for how many of `wanted` a description has sections (`there`) or room for further ones, sound first."""
+    left = [limit - limit // _KEPT_SHARE - used for limit, used in zip(limits, size, strict=True)]
+    capacity = {}
+    for kind, usual in _USUAL_SIZES.items():
+        section = section_sizes.get(kind, usual)
+        fit = min(room // needed for room, needed in zip(left, section, strict=True))
+        more = max(0, min(len(wanted[kind]) - there[kind], fit))
+        left = [room - more * needed for room, needed in zip(left, section, strict=True)]
+        capacity[kind] = there[kind] + more
+    return capacity
 
 
 # --- sections -------------------------------------------------------------------------------------------------------

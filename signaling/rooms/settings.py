@@ -102,22 +102,23 @@ class RoomSettings(BaseModel):
         65_536, ge=1_024, le=524_288, description="Size of all attributes of a participant together, keys included."
     )
     description_max_bytes: int = Field(
-        262_144,
+        2 * MIB,
         ge=16_384,
-        le=4_194_304,
-        description="Size of a description (SDP) that a client may send; the largest seen, of a hundred sections, are "
-        "under 200 kB. Raise it, with `http.websocket_message_max_bytes`, for clients that take more than that many "
-        "tracks on one connection.",
+        le=8 * MIB,
+        description="Size of a description (SDP) that a client may send. Chromium's have 5 kB for each video received "
+        "and 1 kB for each sound. A track for which there is no room in it is not sent. Raise it, with "
+        "`description_lines_max`, and twice as far `http.websocket_message_max_bytes`, for rooms in which one receives "
+        "more than 390 videos.",
     )
     description_lines_max: int = Field(
-        20_000, ge=500, le=100_000, description="Lines of a description. Raise it with `description_max_bytes`."
+        80_000, ge=500, le=400_000, description="Lines of a description. Raise it with `description_max_bytes`."
     )
     description_sections_max: int = Field(
         512,
         ge=16,
         le=10_000,
-        description="Media sections of a description, those that are free included. Raise it with "
-        "`description_max_bytes`.",
+        description="Media sections of a description, those that are free included; a track for which there is none "
+        "left is not sent. Raise it with `description_max_bytes` for rooms in which one receives more than 480 tracks.",
     )
     replaced_again_seconds: float = Field(
         1.0,
@@ -220,9 +221,10 @@ class RoomSettings(BaseModel):
         100,
         ge=5,
         le=10_000,
-        description="Signal messages one client may send in the long run, long ones counting one per 4 KiB; beyond its "
-        "burst it is closed. Of what its messages make others be told each 4 KiB count one as well: beyond a quarter "
-        "of `signal_queue_max_bytes` at once it is read no faster. Raise it for clients with hundreds of tracks.",
+        description="Signal messages one client may send in the long run, long ones counting one per 4 KiB, "
+        "descriptions one per 32 KiB; beyond its burst it is closed. Of what its messages make others be told each "
+        "4 KiB count one as well: beyond a quarter of `signal_queue_max_bytes` at once it is read no faster. Raise it "
+        "for clients with hundreds of tracks.",
     )
     signal_messages_burst: int = Field(
         1_000, ge=50, le=100_000, description="Signal messages one client may send at once before that rate counts."

@@ -102,6 +102,8 @@ class Subscription:
     """Uptracks whose codec this client does not take."""
     is_refused: bool = False
     """No uptrack is left that it takes."""
+    is_unmade: bool = False
+    """The client's descriptions have no room for it: it waits until they have."""
     is_active: bool | None = None
     """Whether the worker sends it, by what it said last."""
 

@@ -17,6 +17,7 @@ from sfu.border import ChannelSpec, Kind, Want
 from sfu.sdp import SdpError
 from signaling.rooms import data, demand
 from signaling.rooms.core import RoomCore
+from signaling.rooms.negotiation import ClientOffered, ServerOffered
 from signaling.rooms.state import Connection, Participant, Subscription, Track, Uplink
 from signaling.rooms.transport import Offer, SendParameters, Wanted
 
@@ -164,6 +165,9 @@ def tell_missed(room: RoomCore, subscriber: Participant) -> None:
     if states:
         message = rtc.StreamStateUpdate(stream_states=states)
         room.send(subscriber, rtc.SignalResponse(stream_state_update=message))
+    for subscription in subscriber.subscriptions.values():
+        if subscription.is_unmade:
+            _tell_unmade(room, subscriber, subscription)
 
 
 def tracks_ended(room: RoomCore, tracks: Iterable[Track]) -> None:
@@ -208,7 +212,7 @@ def wanted(room: RoomCore, subscriber: Participant) -> tuple[Wanted, ...]:
             mime=_mime(room, subscription),
         )
         for subscription in subscriber.subscriptions.values()
-        if not subscription.is_refused
+        if not (subscription.is_refused or subscription.is_unmade)
     )
 
 
@@ -229,11 +233,44 @@ def negotiate(room: RoomCore, subscriber: Participant) -> None:
         offer(room, subscriber)
 
 
+def _fit(room: RoomCore, subscriber: Participant) -> bool:
+    """Have those wait for which the client's descriptions have no room; tell whether one that waited has room now.
+
+    A client that is asked for more than it may send would be told to come back afresh, and then be asked again. What is
+    received goes on; of the others who came first goes first, and sound goes before video.
+    """
+    negotiation: ClientOffered | ServerOffered = subscriber.subscribing or subscriber.publishing
+    by_kind: dict[Kind, list[Subscription]] = {kind: [] for kind in Kind}
+    for subscription in subscriber.subscriptions.values():
+        if not subscription.is_refused:
+            by_kind[subscription.kind].append(subscription)
+    ids = {kind: {one.downtrack for one in those} for kind, those in by_kind.items()}
+    capacity = negotiation.capacity(ids, room.description_limits)
+    has_come = False
+    for kind, those in by_kind.items():
+        for rank, subscription in enumerate(sorted(those, key=lambda one: (one.sent is None, one.is_unmade))):
+            is_unmade = rank >= capacity[kind]
+            if is_unmade == subscription.is_unmade:
+                continue
+            subscription.is_unmade = is_unmade
+            room.touch(subscriber)
+            has_come = has_come or not is_unmade
+            if is_unmade:
+                _tell_unmade(room, subscriber, subscription)
+    return has_come
+
+
+def _tell_unmade(room: RoomCore, subscriber: Participant, subscription: Subscription) -> None:
+    reply = rtc.SubscriptionResponse(track_sid=subscription.track_sid, err=models.SubscriptionError.SE_UNKNOWN)
+    room.send(subscriber, rtc.SignalResponse(subscription_response=reply))
+
+
 def _ask_for_sections(room: RoomCore, subscriber: Participant) -> None:
     """Ask for what is missing and not asked for yet. Zero and zero still means: offer again."""
     if not subscriber.publisher.is_added:
         # The first offer is on its way and will be answered with everything.
         return
+    _fit(room, subscriber)
     missing = subscriber.publishing.missing(wanted(room, subscriber))
     if not missing.again:
         return
@@ -252,6 +289,7 @@ def after_offer(room: RoomCore, subscriber: Participant) -> None:
     subscriber.asked_audio = max(0, subscriber.asked_audio - max(0, audio - subscriber.sections_audio))
     subscriber.asked_video = max(0, subscriber.asked_video - max(0, video - subscriber.sections_video))
     subscriber.sections_audio, subscriber.sections_video = audio, video
+    _fit(room, subscriber)
     missing = subscriber.publishing.missing(wanted(room, subscriber))
     if (
         missing.audio > subscriber.asked_audio
@@ -267,6 +305,7 @@ def offer(room: RoomCore, subscriber: Participant) -> None:
     if connection is None or negotiation is None or (subscriber.session is None and connection.is_added):
         # Without a signal connection nobody could answer; a resume offers anew.
         return
+    _fit(room, subscriber)
     made = negotiation.offer(wanted(room, subscriber))
     room.touch(subscriber)
     if made is None:
@@ -308,7 +347,7 @@ def answer(room: RoomCore, subscriber: Participant, description: rtc.SessionDesc
     room.command(border.SetRemote(transport=connection.transport, remote=accepted.remote))
     room.touch(subscriber)
     bind(room, subscriber, accepted.bound, accepted.unsupported)
-    if negotiation.needs_offer:
+    if _fit(room, subscriber) or negotiation.needs_offer:
         offer(room, subscriber)
 
 

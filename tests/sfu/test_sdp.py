@@ -109,6 +109,19 @@ def test_real_descriptions_survive(path: Path) -> None:
     assert sdp.parse(sdp.write(session)) == session
 
 
+def test_a_description_is_measured_as_it_is_limited() -> None:
+    text = (FIXTURES / "chromium_single_join.sdp").read_bytes()
+    size, largest = sdp.measure(text)
+    assert sdp.measure(text.decode()) == (size, largest)
+    assert size == (18_203, 599, 7)
+    assert largest == {"audio": (937, 28, 1), "video": (4_974, 166, 1)}
+    sdp.parse(text, sdp.Limits(*size))
+    for index, code in enumerate(("too_long", "too_many_lines", "too_many_sections")):
+        with pytest.raises(sdp.SdpError) as refused:
+            sdp.parse(text, sdp.Limits(*(value - (index == place) for place, value in enumerate(size))))
+        assert refused.value.code == code
+
+
 def test_a_refusal_has_a_code_and_a_sentence() -> None:
     with pytest.raises(sdp.SdpError) as refusal:
         sdp.parse("v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 200\r\n")

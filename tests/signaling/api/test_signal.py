@@ -367,6 +367,19 @@ async def test_long_messages_count_for_several() -> None:
         assert 3 <= len(endpoint.rooms.requests) < 20
 
 
+async def test_descriptions_count_for_fewer() -> None:
+    async with (
+        serving(signal_messages_per_second=5, signal_messages_burst=50) as endpoint,
+        endpoint.connect() as client,
+    ):
+        description = rtc.SessionDescription(sdp="x" * 60_000)
+        for message in (rtc.SignalRequest(offer=description), rtc.SignalRequest(answer=description)):
+            for _ in range(10):
+                await client.send(message.SerializeToString())
+        await endpoint.rooms.until(lambda: len(endpoint.rooms.requests) == 20)
+        assert not endpoint.rooms.gone
+
+
 async def test_who_makes_others_be_told_much_is_read_as_slowly_as_they_may_read() -> None:
     """S-44"""
     # A quarter of the queue at once, and 20 KiB a second: here that is 1.2 s.

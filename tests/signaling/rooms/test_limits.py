@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +18,18 @@ from signaling.rooms.memory import pack
 from signaling.rooms.presence import RoomFull
 from signaling.rooms.settings import RoomSettings
 from signaling.wire.livekit import frames
-from tests.signaling.rooms.world import AUDIO, MICROPHONE, SCREEN, VIDEO, Client, Section, World, unpacked
+from tests.signaling.rooms.world import (
+    AUDIO,
+    CAMERA,
+    HIGH,
+    MICROPHONE,
+    SCREEN,
+    VIDEO,
+    Client,
+    Section,
+    World,
+    unpacked,
+)
 
 RESPONSES = rtc.RequestResponse.Reason
 UNITS = {
@@ -128,7 +141,7 @@ def test_what_one_participant_can_make_others_be_told_is_less_than_a_fifth_of_wh
     world.enter_with(alice, client=said)
     alice.offer()
     world.settle()
-    # Of every kind one that is as large as a message may be, and one that is as large as it may be told.
+    # Of every kind one that is far too large, and one that is as large as it may be told.
     metadata = "m" * settings.metadata_max_bytes
     pairs = itertools.islice(itertools.product(map(chr, range(33, 127)), repeat=2), 8_836)
     attributes = {"".join(pair): "v" for pair in pairs}
@@ -352,6 +365,105 @@ def test_a_description_may_be_as_large_as_the_settings_say(setting: str, size: C
             assert alice.heard("request_response")[-1].message.endswith(f"{limit} {UNITS[setting]}.")
             assert alice.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
         assert not bob.heard("leave")
+
+
+# --- many tracks on one connection ----------------------------------------------------------------------------------
+
+
+CHROMIUM = Path(__file__).parents[3] / "sfu/core/proto/tests/fixtures/sdp/chromium_single_join.sdp"
+
+
+class Browser(Client):
+    """Only receives, and offers it in Chromium's own sections."""
+
+    def description(self) -> rtc.SessionDescription:
+        self.offers += 1
+        head, *captured = CHROMIUM.read_bytes().decode().split("\nm=")
+        text_of = {text.partition(" ")[0]: text for text in captured}
+        sections = [(section.mid, section.kind) for section in self.sections] + [("data", "application")]
+        head = re.sub(r"(?<=BUNDLE )[\d ]+", " ".join(mid for mid, _ in sections), head)
+        named = [re.sub(r"(?<=a=mid:)\d+", mid, text_of[kind]) for mid, kind in sections]
+        return rtc.SessionDescription(type="offer", sdp="\nm=".join((head, *named)), id=self.offers)
+
+    @classmethod
+    def enters(cls, world: World) -> Browser:
+        plain = world.client("browser")
+        browser = cls(world, plain.grants, True, sections=plain.sections)
+        world.enter(browser)
+        return browser
+
+    def received(self) -> set[str]:
+        return {sid for sid, one in self.record.subscriptions.items() if one.sent is not None}
+
+
+def publishes(client: Client, count: int) -> list[str]:
+    """So many videos, as many with one offer as may wait for it; return their sids."""
+    cids = [f"c{number}" for number in range(count)]
+    for first in range(0, count, 20):
+        for cid in cids[first : first + 20]:
+            client.announce(cid, VIDEO, CAMERA)
+            client.sections.append(Section(str(len(client.sections)), "video", Direction.SENDONLY, cid, (), ("VP8",)))
+        client.offer()
+        client.world.settle()
+    return [client.track(cid).sid for cid in cids]
+
+
+def test_a_hundred_people_with_camera_and_microphone_are_received_on_one_connection() -> None:
+    """S-45"""
+    world = World()
+    publishers = [world.enter(world.client(f"p{number}"), auto_subscribe=False) for number in range(100)]
+    sids = {publisher.publish_audio().sid for publisher in publishers}
+    sids |= {publisher.publish_video(layers=((HIGH, 1280, 720),)).sid for publisher in publishers}
+    browser = Browser.enters(world)
+    assert browser.received() == sids
+    assert len(browser.description().sdp) > 590_000
+    assert not [client.identity for client in (browser, *publishers) if client.heard("leave")]
+    assert not browser.heard("subscription_response")
+
+
+def test_nobody_is_asked_for_more_than_his_description_may_have() -> None:
+    """S-45: one who publishes as much as he may, and others who publish half of it."""
+    world = World()
+    publishers = [world.enter(world.client(f"p{number}"), auto_subscribe=False) for number in range(16)]
+    sids = [publishes(publisher, 30 if rank else 64) for rank, publisher in enumerate(publishers)]
+    browser = Browser.enters(world)
+    in_order = list(itertools.chain(*sids))
+    received = browser.received()
+    assert 390 <= len(received) < 400
+    assert received == set(in_order[: len(received)])
+    told = browser.heard("subscription_response")
+    assert [one.track_sid for one in told] == in_order[len(received) :]
+    assert len(browser.description().sdp) < world.settings.description_max_bytes
+    # Those who wait come in the place of those who go.
+    browser.forget()
+    publishers[0].say(leave=rtc.LeaveRequest())
+    assert browser.received() == set(in_order[64 : 64 + len(received)])
+    assert not browser.heard("subscription_response")
+    assert not [client.identity for client in (browser, *publishers[1:]) if client.heard("leave")]
+
+
+@pytest.mark.parametrize(("single", "most"), [(True, 11), (False, 14)])
+def test_a_track_for_which_there_is_no_section_waits_until_there_is_one(single: bool, most: int) -> None:
+    """S-45: of sixteen one is kept for what he sends himself, one has data, and three are for video."""
+    world = World(RoomSettings(description_sections_max=16))
+    alice = world.join("alice", single=single)
+    publishers = [world.enter(world.client(f"p{number}"), auto_subscribe=False) for number in range(3)]
+    sids = [publisher.publish_audio(f"c{number}").sid for publisher in publishers for number in range(7)]
+
+    def received() -> set[str]:
+        return {sid for sid, one in alice.record.subscriptions.items() if one.sent is not None}
+
+    assert received() == set(sids[:most])
+    assert [one.track_sid for one in alice.heard("subscription_response")] == sids[most:]
+    # Who comes back may have missed it.
+    world.lose_signal(alice)
+    alice.forget()
+    world.resume(alice)
+    assert [one.track_sid for one in alice.heard("subscription_response")] == sids[most:]
+    publishers[0].say(leave=rtc.LeaveRequest())
+    assert received() == set(sids[7 : 7 + most])
+    assert not alice.heard("leave")
+    assert len(alice.sections) <= 14
 
 
 # --- each limit of RoomSettings by its default: just so much, and one more -------------------------------------------
