@@ -113,6 +113,26 @@ def test_who_may_not_publish_data_sends_none(world: World) -> None:
     assert not world.worker.data
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_who_loses_his_reliable_channel_comes_back_afresh(world: World, single: bool) -> None:
+    """S-29"""
+    alice, bob = world.join("alice", single=single), world.join("bob")
+    transport = alice.record.receiving.transport
+    world.event(border.DataChannelStalled(transport=transport, label="_lossy"))
+    world.event(border.DataChannelStalled(transport=1, label="_reliable"))
+    assert not alice.heard("leave")
+    world.event(border.DataChannelStalled(transport=transport, label="_reliable"))
+    leave = alice.heard("leave")[-1]
+    assert (leave.reason, leave.action) == (models.DisconnectReason.STATE_MISMATCH, rtc.LeaveRequest.Action.RECONNECT)
+    assert transport not in world.worker.transports
+    assert alice.sid not in bob.people
+    # What is said meanwhile is not sent into the void: he gets it when he is back.
+    again = world.join("alice", single=single)
+    world.data(bob, user_packet(b"x"))
+    assert receivers(world) == {"alice"}
+    assert not again.heard("leave")
+
+
 # --- for whom -------------------------------------------------------------------------------------------------------
 
 
