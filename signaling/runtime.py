@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -100,6 +100,15 @@ class Session(Protocol):
 
     def close(self, reason: str) -> None:
         """Close after what was queued."""
+
+
+class Telling(NamedTuple):
+    """How much of one request others are told; the one who asked is left out."""
+
+    most_bytes: int = 0
+    """To the one who is told most."""
+    messages: int = 0
+    """To all of them together."""
 
 
 class Feed(Protocol):
@@ -400,14 +409,13 @@ class Rooms:
         self.apply(hosted, effects)
         return number
 
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> int:
-        """Returns how many bytes are told for it to the one who is told most, not counting who speaks."""
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> Telling:
         hosted = self._session_rooms.get(session)
         if hosted is None:
-            return 0
+            return Telling()
         effects = hosted.room.request(session, request, self.now())
         self.apply(hosted, effects)
-        return _most_told(effects, session)
+        return _telling(effects, session)
 
     def disconnected(self, session: SessionId) -> None:
         """The signal connection is gone, whoever ended it."""
@@ -717,17 +725,17 @@ def _highest_id(participants: Iterable[Participant]) -> int:
     return max(ids) & ((1 << _ID_BITS) - 1)
 
 
-def _most_told(effects: Iterable[Effect], speaker: SessionId) -> int:
-    """Bytes to the session that gets the most, the speaker's own left out."""
+def _telling(effects: Iterable[Effect], speaker: SessionId) -> Telling:
     told: dict[SessionId, int] = {}
-    message, size = None, 0
+    message, size, count = None, 0, 0
     for effect in effects:
         if isinstance(effect, Send) and effect.session != speaker:
             # One message to many is measured once.
             if effect.message is not message:
                 message, size = effect.message, effect.message.ByteSize()
             told[effect.session] = told.get(effect.session, 0) + size
-    return max(told.values(), default=0)
+            count += 1
+    return Telling(max(told.values(), default=0), count)
 
 
 def _participant_key(room: int, sid: str) -> str:

@@ -27,7 +27,7 @@ from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
 from signaling.rooms.settings import RoomSettings
-from signaling.runtime import Session
+from signaling.runtime import Session, Telling
 from signaling.wire.livekit import connecting, frames
 
 log = structlog.get_logger(__name__)
@@ -37,6 +37,8 @@ _DESCRIPTION_OF_ONE = 32 * 1024
 """Of descriptions, which have a section for all that one receives; only he is told of them."""
 _DESCRIPTIONS = ("offer", "answer", "sync_state")
 _SHARE_OF_ONE = 4
+_TURN_SECONDS = 0.005
+"""How long one client's messages are worked off before everybody else has a turn."""
 _CLOSING_SECONDS = 3.0
 _NORMAL = 1000
 _UNREADABLE = 1007
@@ -52,7 +54,7 @@ class Rooms(Protocol):
 
     async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters: ...
     def connect(self, session: Session, parameters: JoinParameters) -> SessionId: ...
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> int: ...
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> Telling: ...
     def disconnected(self, session: SessionId) -> None: ...
 
 
@@ -130,8 +132,9 @@ class _Connection:
         self._as_text = False
         self._tokens = float(settings.signal_messages_burst)
         self._refilled = asyncio.get_running_loop().time()
-        self._told_bytes = 0.0
+        self._told_bytes = self._told_messages = 0.0
         self._told_at = self._refilled
+        self._held_seconds = 0.0
 
     def send(self, frame: frames.Frame) -> None:
         if self._ended.is_set():
@@ -156,12 +159,8 @@ class _Connection:
             self._close_code, self._close_reason = code, reason
         self._wake.set()
 
-    async def serve(self, handle: Callable[[rtc.SignalRequest], int], gone: Callable[[], None]) -> None:
-        """Read and write until either side ends it.
-
-        `handle` returns how many bytes another client was told for the message. `gone` is called as soon as this one is
-        not served any more.
-        """
+    async def serve(self, handle: Callable[[rtc.SignalRequest], Telling], gone: Callable[[], None]) -> None:
+        """Read and write until either side ends it. `gone` is called as soon as the client is not served any more."""
         reading = asyncio.create_task(self._read(handle))
         writing = asyncio.create_task(self._write())
         ended = asyncio.create_task(self._ended.wait())
@@ -211,8 +210,9 @@ class _Connection:
         self._queued_bytes = 0
         return True
 
-    async def _read(self, handle: Callable[[rtc.SignalRequest], int]) -> None:
+    async def _read(self, handle: Callable[[rtc.SignalRequest], Telling]) -> None:
         """Take messages until the client is gone, misbehaves, or the connection is closed."""
+        clock = asyncio.get_running_loop().time
         try:
             while True:
                 frame = await self._websocket.receive()
@@ -221,13 +221,16 @@ class _Connection:
                 payload = frame.get("bytes")
                 if payload is None:
                     payload = frame.get("text") or ""
+                began = clock()
                 request = frames.read(payload)
                 is_description = request.WhichOneof("message") in _DESCRIPTIONS
                 if not self._may_speak(len(payload) / (_DESCRIPTION_OF_ONE if is_description else _SIZE_OF_ONE)):
                     self._end(_TOO_FAST, "Too many signal messages.")
                     return
                 self._as_text = isinstance(payload, str)
-                await self._let_others_read(handle(request))
+                telling = handle(request)
+                self._held_seconds += clock() - began
+                await self._let_others_read(telling)
         except Refusal as refusal:
             self._end(_UNREADABLE, refusal.message)
         except WebSocketDisconnect:
@@ -242,17 +245,23 @@ class _Connection:
         self._refilled = now
         return self._tokens >= 0
 
-    async def _let_others_read(self, told_bytes: int) -> None:
+    async def _let_others_read(self, telling: Telling) -> None:
         """A few bytes may have all others told of everything there is of this client: it waits until they can have it.
 
         At once it may make as much be told as a quarter of what may wait for them; one message makes less than that.
+        And however little each is told, to tell them all takes time that is everybody's.
         """
-        if not told_bytes:
-            return
+        settings = self._settings
         now = asyncio.get_running_loop().time()
-        bytes_per_second = self._settings.signal_messages_per_second * _SIZE_OF_ONE
-        self._told_bytes = max(self._told_bytes - (now - self._told_at) * bytes_per_second, 0) + told_bytes
-        self._told_at = now
-        excess = self._told_bytes - self._settings.signal_queue_max_bytes / _SHARE_OF_ONE
-        if excess > 0:
-            await asyncio.sleep(excess / bytes_per_second)
+        passed, self._told_at = now - self._told_at, now
+        bytes_per_second = settings.signal_messages_per_second * _SIZE_OF_ONE
+        self._told_bytes = max(self._told_bytes - passed * bytes_per_second, 0) + telling.most_bytes
+        messages_per_second = settings.signal_deliveries_per_second
+        self._told_messages = max(self._told_messages - passed * messages_per_second, 0) + telling.messages
+        wait = max(
+            (self._told_bytes - settings.signal_queue_max_bytes / _SHARE_OF_ONE) / bytes_per_second,
+            (self._told_messages - settings.signal_deliveries_burst) / messages_per_second,
+        )
+        if wait > 0 or self._held_seconds >= _TURN_SECONDS:
+            self._held_seconds = 0.0
+            await asyncio.sleep(max(wait, 0))

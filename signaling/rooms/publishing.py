@@ -589,6 +589,6 @@ def update_audio_track(room: RoomCore, participant: Participant, request: rtc.Up
 
 def update_video_track(room: RoomCore, participant: Participant, request: rtc.UpdateLocalVideoTrack) -> None:
     track = participant.tracks.get(request.track_sid)
-    if track is not None:
+    if track is not None and (track.info.width, track.info.height) != (request.width, request.height):
         track.info.width, track.info.height = request.width, request.height
         room.announce(participant)

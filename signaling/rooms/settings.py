@@ -229,6 +229,19 @@ class RoomSettings(BaseModel):
     signal_messages_burst: int = Field(
         1_000, ge=50, le=100_000, description="Signal messages one client may send at once before that rate counts."
     )
+    signal_deliveries_per_second: int = Field(
+        5_000,
+        ge=100,
+        le=1_000_000,
+        description="Messages that others are sent for those of one client in the long run, all of them together; "
+        "beyond its burst it is read no faster. Raise it for rooms of hundreds in which one changes much.",
+    )
+    signal_deliveries_burst: int = Field(
+        20_000,
+        ge=1_000,
+        le=10_000_000,
+        description="Messages that others may be sent for those of one client at once before that rate counts.",
+    )
     signal_queue_max_bytes: int = Field(
         4 * MIB,
         ge=64 * 1024,

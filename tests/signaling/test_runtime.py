@@ -338,15 +338,16 @@ async def test_a_request_says_how_much_it_makes_another_be_told() -> None:
     edge = await Edge.start()
     alice = await edge.join(grants=edge.grants(metadata="m" * 10_000))
     publish = rtc.SignalRequest(publish_data_track_request=rtc.PublishDataTrackRequest(pub_handle=1, name="d"))
-    assert edge.rooms.request(alice.number, publish) == 0, "nobody else is there"
+    assert edge.rooms.request(alice.number, publish) == (0, 0), "nobody else is there"
     others = [await edge.join("bob"), await edge.join("carol")]
     before = [len(other.messages) for other in others]
     publish.publish_data_track_request.MergeFrom(rtc.PublishDataTrackRequest(pub_handle=2, name="e"))
     told = edge.rooms.request(alice.number, publish)
     for other, count in zip(others, before, strict=True):
-        assert sum(message.ByteSize() for message in other.messages[count:]) == told > 10_000
-    assert edge.rooms.request(alice.number, rtc.SignalRequest(ping=1)) == 0
-    assert edge.rooms.request(99, rtc.SignalRequest(ping=1)) == 0
+        assert sum(message.ByteSize() for message in other.messages[count:]) == told.most_bytes > 10_000
+    assert told.messages == sum(len(other.messages) - count for other, count in zip(others, before, strict=True)) > 1
+    assert edge.rooms.request(alice.number, rtc.SignalRequest(ping=1)) == (0, 0)
+    assert edge.rooms.request(99, rtc.SignalRequest(ping=1)) == (0, 0)
 
 
 async def test_what_is_told_to_many_is_written_once() -> None:

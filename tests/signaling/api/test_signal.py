@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
@@ -16,9 +17,10 @@ import httpx2
 import pytest
 import websockets
 from google.protobuf import json_format
-from livekit.protocol import rtc
+from livekit.protocol import models, rtc
 from starlette.applications import Starlette
 
+from sfu.sdp import Direction
 from signaling.api.signal import signal_routes
 from signaling.errors import InvalidRequest, NotFound, Refusal, TooLarge, Unauthenticated, Unavailable
 from signaling.http_server import http_server, listen
@@ -26,9 +28,11 @@ from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters, RoomFull
 from signaling.rooms.settings import RoomSettings
-from signaling.runtime import Session
+from signaling.runtime import Session, Telling
 from signaling.settings import HttpSettings
 from signaling.wire.livekit.frames import Frame
+from tests.signaling.rooms.world import Section, offer_of
+from tests.signaling.test_runtime import Edge, until
 
 GRANTS = Grants(key="devkey", identity="alice", room="lobby", room_join=True)
 JOIN = rtc.SignalResponse(join=rtc.JoinResponse(server_version="1"))
@@ -50,6 +54,7 @@ class FakeRooms:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     first: Callable[[Session], None] | None = None
     told_bytes: int = 0
+    told_messages: int = 0
 
     async def admit(self, parameters: JoinParameters, address: str | None) -> JoinParameters:
         self.parameters.append(parameters)
@@ -69,12 +74,12 @@ class FakeRooms:
         self.changed.set()
         return number
 
-    def request(self, session: SessionId, request: rtc.SignalRequest) -> int:
+    def request(self, session: SessionId, request: rtc.SignalRequest) -> Telling:
         if self.fails:
             raise RuntimeError("a fault in a rule")
         self.requests.append(request)
         self.changed.set()
-        return self.told_bytes
+        return Telling(self.told_bytes, self.told_messages)
 
     def disconnected(self, session: SessionId) -> None:
         if session not in self.gone:
@@ -116,11 +121,17 @@ async def serving(rooms: FakeRooms | None = None, **settings: int) -> AsyncItera
     fake = rooms or FakeRooms()
     refused: list[str] = []
     app = Starlette(routes=signal_routes(fake, verify, RoomSettings.model_validate(settings), refused.append))
-    listener = listen("127.0.0.1", 0, 16)
+    async with listening(app) as port:
+        yield Endpoint(port, fake, refused)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: Starlette) -> AsyncIterator[int]:
+    listener = listen("127.0.0.1", 0, 512)
     server = http_server(app, HttpSettings(websocket_message_max_bytes=65_536))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield Endpoint(listener.getsockname()[1], fake, refused)
+        yield listener.getsockname()[1]
     finally:
         server.stop(at_once=True)
         await task
@@ -400,6 +411,77 @@ async def test_who_makes_others_be_told_much_is_read_as_slowly_as_they_may_read(
             rooms.sessions[session].send(Frame(rtc.SignalResponse(pong=8)))
             await client.recv()
             assert rtc.SignalResponse.FromString(await client.recv(decode=False)).pong == 8
+
+
+async def test_who_has_many_be_told_is_read_no_faster() -> None:
+    """S-44"""
+    # A thousand at once, and a hundred a second: here that is 1.2 s.
+    rooms = FakeRooms(told_messages=1_120)
+    settings = {"signal_deliveries_per_second": 100, "signal_deliveries_burst": 1_000}
+    async with serving(rooms, **settings) as endpoint, endpoint.connect() as loud, endpoint.connect() as calm:
+        began = asyncio.get_running_loop().time()
+        for number in (1, 2):
+            await loud.send(rtc.SignalRequest(ping=number).SerializeToString())
+        await rooms.until(lambda: len(rooms.requests) == 1)
+        rooms.told_messages = 0
+        await calm.send(rtc.SignalRequest(ping=7).SerializeToString())
+        await rooms.until(lambda: len(rooms.requests) == 3)
+        assert [request.ping for request in rooms.requests] == [1, 7, 2]
+        assert asyncio.get_running_loop().time() - began >= 1.1
+        assert not rooms.gone
+
+
+def upgraded(port: int, identity: str) -> socket.socket:
+    """Ask for a signal connection; what comes is not read."""
+    raw = socket.create_connection(("127.0.0.1", port))
+    raw.sendall(
+        f"GET /rtc?access_token={identity}&auto_subscribe=0 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    return raw
+
+
+async def test_a_thousand_mutes_before_hundreds_hold_up_nobody() -> None:
+    """S-44"""
+    edge = await Edge.start()
+    app = Starlette(routes=signal_routes(edge.rooms, edge.grants, edge.rooms.settings.rooms, lambda _: None))
+    async with listening(app) as port:
+        url = f"ws://127.0.0.1:{port}/rtc?access_token=bob&auto_subscribe=0"
+        async with websockets.connect(url, max_queue=None) as bob:
+            silent = [upgraded(port, identity) for identity in ("alice", *(f"u{number}" for number in range(298)))]
+            people = edge.hosted().room.core.by_identity
+            await until(lambda: len(people) == 300)
+            alice = people["alice"]
+            announced = rtc.AddTrackRequest(cid="mic", type=models.TrackType.AUDIO)
+            sound = offer_of([Section("0", "audio", Direction.SENDONLY, "mic")])
+            assert alice.session is not None
+            for request in (
+                rtc.SignalRequest(add_track=announced),
+                rtc.SignalRequest(offer=rtc.SessionDescription(type="offer", sdp=sound, id=1)),
+            ):
+                edge.rooms.request(alice.session, request)
+            (track,) = alice.tracks.values()
+            assert track.is_published
+            before = alice.version
+            mutes = [
+                rtc.SignalRequest(mute=rtc.MuteTrackRequest(sid=track.sid, muted=number % 2 == 0)).SerializeToString()
+                for number in range(1_000)
+            ]
+            # Masked with zeros, which changes nothing (RFC 6455 §5.3).
+            silent[0].sendall(b"".join(b"\x82" + bytes([0x80 | len(mute)]) + bytes(4) + mute for mute in mutes))
+            # Of this process's time alone: others may have the machine meanwhile.
+            began = time.process_time()
+            await bob.send(rtc.SignalRequest(ping=1).SerializeToString())
+            while rtc.SignalResponse.FromString(await bob.recv(decode=False)).WhichOneof("message") != "pong":
+                pass
+            assert time.process_time() - began < 0.1
+            # Somebody else's turn came before all of it was said, and the rest of it waits.
+            await asyncio.sleep(0.5)
+            assert 0 < alice.version - before < 200
+            assert alice.session is not None
+            for raw in silent:
+                raw.close()
 
 
 async def test_a_slow_reader_is_cut_off_with_bounded_memory_and_may_come_back() -> None:

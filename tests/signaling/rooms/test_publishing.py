@@ -596,6 +596,9 @@ def test_features_and_size_are_told(world: World) -> None:
     features = models.AudioTrackFeature
     alice.say(update_audio_track=rtc.UpdateLocalAudioTrack(track_sid=audio, features=[features.TF_STEREO]))
     alice.say(update_video_track=rtc.UpdateLocalVideoTrack(track_sid=video, width=99, height=55))
+    told = len(bob.inbox)
+    alice.say(update_video_track=rtc.UpdateLocalVideoTrack(track_sid=video, width=99, height=55))
+    assert len(bob.inbox) == told, "nothing has changed"
     tracks = {track.sid: track for track in bob.people[alice.sid].tracks}
     assert (list(tracks[audio].audio_features), tracks[audio].stereo) == ([features.TF_STEREO], True)
     assert (tracks[video].width, tracks[video].height) == (99, 55)
