@@ -29,7 +29,7 @@ from signaling.errors import SettingsError
 from signaling.settings import HttpSettings, Settings
 
 _CLOSING_SECONDS = 15
-"""How long a WebSocket that has ended may take to close, the client's own close frame included."""
+"""How long a connection that has ended may take to close, a WebSocket's close frame of the client included."""
 _GRACE_SECONDS = 3
 """How long responses in flight get once the listener closes; WebSockets have been told to leave before that."""
 
@@ -115,6 +115,8 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
 
     class Protocol(_BoundedHead):
         head_timeout_seconds = settings.request_head_timeout_seconds
+        body_timeout_seconds = settings.request_body_timeout_seconds
+        unread_seconds = settings.unread_response_seconds
         connections_max = max(1, places - _OWN_PLACES)
         own_connections_max = places
 
@@ -183,13 +185,21 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 class _BoundedHead(H11Protocol):
     """Closes a connection whose request head is not complete in time, however slowly its bytes come, and at once one
-    that is too many: uvicorn would wait for its request."""
+    that is too many: uvicorn would wait for its request.
+
+    Nor does it wait for ever, as uvicorn does, for the rest of a body that nobody asks for any more, and for a client
+    that does not read its answer.
+    """
 
     head_timeout_seconds: float
+    body_timeout_seconds: float
+    unread_seconds: float
     connections_max: int
     own_connections_max: int
     """The same for connections of this machine."""
     _head_timer: asyncio.TimerHandle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as its base does
         super().connection_made(transport)
@@ -210,10 +220,57 @@ class _BoundedHead(H11Protocol):
             self._arm()
         else:
             self._disarm()
+        if self._body_timer is not None and not self._owes_body():
+            self._body_timer.cancel()
+            self._body_timer = None
+            if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+                # With its first byte uvicorn has let go of the time for the next request.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        for timer in (self._body_timer, self._unread_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._body_timer is None and self._owes_body():
+            self._body_timer = self.loop.call_later(self.body_timeout_seconds, self.transport.abort)
+        self._see_closed()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._see_closed()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._see_closed()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._cut_off_after(self.unread_seconds)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread_timer is not None and not self.transport.is_closing():
+            self._unread_timer.cancel()
+
+    def _owes_body(self) -> bool:
+        """Whether the request was answered before all of it had come, and the rest has not come yet."""
+        return self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete
+
+    def _see_closed(self) -> None:
+        if self.transport.is_closing():
+            self._cut_off_after(_CLOSING_SECONDS)
+
+    def _cut_off_after(self, seconds: float) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+        self._unread_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _arm(self) -> None:
         if self._head_timer is None:

@@ -86,6 +86,13 @@ class HttpSettings(Section):
         description="How long a request body may take to arrive. Raise it when coordinators send large bodies over "
         "slow links.",
     )
+    unread_response_seconds: float = Field(
+        60.0,
+        ge=0.5,
+        le=3600,
+        description="How long a client may leave unread what waits for it; then its connection is cut off. Raise it "
+        "for clients that fetch large answers over very slow links.",
+    )
     keep_alive_seconds: int = Field(
         30,
         ge=1,

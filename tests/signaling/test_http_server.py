@@ -12,14 +12,15 @@ import pytest
 import websockets
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sfu import open_files
 from signaling.errors import SettingsError
-from signaling.http_server import http_server, listen
+from signaling.http_server import HttpServer, http_server, listen
 from signaling.settings import HttpSettings
+from tests.signaling.test_runtime import until
 
 
 async def _length(request: Request) -> PlainTextResponse:
@@ -33,16 +34,20 @@ async def _echo_length(socket_: WebSocket) -> None:
         await socket_.send_text(str(len(await socket_.receive_bytes())))
 
 
-APP = Starlette(routes=[Route("/length", _length), WebSocketRoute("/ws", _echo_length)])
+async def _long(request: Request) -> Response:
+    return Response(b"x" * 20_000_000)
+
+
+APP = Starlette(routes=[Route("/length", _length), Route("/long", _long), WebSocketRoute("/ws", _echo_length)])
 
 
 @contextlib.asynccontextmanager
-async def running(settings: HttpSettings) -> AsyncIterator[int]:
+async def serving(settings: HttpSettings) -> AsyncIterator[tuple[int, HttpServer]]:
     listener = listen("127.0.0.1", 0, 16)
     server = http_server(APP, settings)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield listener.getsockname()[1]
+        yield listener.getsockname()[1], server
     finally:
         server.stop(at_once=True)
         await task
@@ -50,6 +55,12 @@ async def running(settings: HttpSettings) -> AsyncIterator[int]:
 
 STRANGER = "127.0.0.2"
 """An address of loopback that the server does not listen on."""
+
+
+@contextlib.asynccontextmanager
+async def running(settings: HttpSettings) -> AsyncIterator[int]:
+    async with serving(settings) as (port, _):
+        yield port
 
 
 def connected(port: int, q: str, origin: str = "127.0.0.1") -> websockets.connect:
@@ -141,6 +152,78 @@ async def test_a_kept_alive_connection_outlives_the_head_timeout() -> None:
             assert await reader.readexactly(1) == b"3"
             await asyncio.sleep(0.8)
         writer.close()
+
+
+ANSWERED_EARLY = b"GET /length?q=abc HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    assert b"200 OK" in await reader.readline()
+    await reader.readuntil(b"\r\n\r\n")
+    return await reader.readexactly(1)
+
+
+@pytest.mark.parametrize("sent", [b"", b"a"])
+async def test_a_body_that_nobody_asks_for_any_more_is_not_waited_for(sent: bytes) -> None:
+    """S-40: the answer needed none of it."""
+    async with serving(HttpSettings(request_body_timeout_seconds=0.5)) as (port, server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ANSWERED_EARLY % 999_999_999)
+        assert await _answer(reader) == b"3"
+        assert len(server.server_state.connections) == 1
+        writer.write(sent)
+        assert await asyncio.wait_for(_until_closed(reader), 10) == b""
+        await until(lambda: not server.server_state.connections)
+        writer.close()
+
+
+async def test_a_body_that_comes_after_the_answer_costs_nothing() -> None:
+    settings = HttpSettings(request_body_timeout_seconds=0.5, request_head_timeout_seconds=0.5, keep_alive_seconds=1)
+    async with serving(settings) as (port, server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(ANSWERED_EARLY % 2)
+            assert await _answer(reader) == b"3"
+            for rest in (b"x", b"y"):
+                writer.write(rest)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
+        # And then it is an idle connection like any other.
+        assert await asyncio.wait_for(_until_closed(reader), 10) == b""
+        await until(lambda: not server.server_state.connections)
+        writer.close()
+
+
+async def test_who_does_not_read_his_answer_is_cut_off() -> None:
+    """S-40"""
+    async with serving(HttpSettings(unread_response_seconds=0.5)) as (port, server):
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", port))
+        raw.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: bool(server.server_state.total_requests))
+        await until(lambda: not server.server_state.connections)
+        raw.close()
+        # One who reads gets all of it, and is still there.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        assert len(await reader.readexactly(20_000_000)) == 20_000_000
+        await asyncio.sleep(0.8)
+        assert len(server.server_state.connections) == 1
+        writer.close()
+
+
+async def test_who_does_not_read_cannot_hold_up_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signaling.http_server._CLOSING_SECONDS", 0.5)
+    async with serving(HttpSettings()) as (port, server):
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", port))
+        raw.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until(lambda: bool(server.server_state.total_requests))
+        await until(lambda: not server.server_state.connections)
+        raw.close()
 
 
 def test_a_taken_port_is_said_in_a_sentence() -> None:
