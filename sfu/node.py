@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import ipaddress
 import logging
@@ -38,6 +39,8 @@ _OLD_WORKER_DRAIN_SECONDS = 3600.0
 _SETTLED_SECONDS = 60.0
 """A worker that lived this long did not die at its start: the next one is not held back."""
 _MAX_SOCKET_PATH_BYTES = 107
+_PREDECESSOR_SECONDS = 15.0
+"""How long a node waits for the one before it, whose port may be free some seconds before its workers are."""
 
 
 class NodeError(Exception):
@@ -104,6 +107,7 @@ class WorkerHandle:
         self._pending: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._traces: dict[int, Trace] = {}
         self._recalls: list[tuple[asyncio.Future[dict[str, bytes]], dict[str, bytes]]] = []
+        self._is_taken = False
         self._attached_at = self._last_pong = asyncio.get_running_loop().time()
 
     @property
@@ -217,6 +221,7 @@ class WorkerHandle:
                 self._take_memory(items, last)
             case control.Fault(code=code, message=text):
                 log.warning("worker_fault", extra={"worker": self.id, "code": code, "reason": text})
+                self._is_taken = self._is_taken or code == "replaced"
             case control.Welcome():
                 pass
             case event:
@@ -330,6 +335,7 @@ class Node:
         self._failures: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._claim: int | None = None
         self._run_directory = settings.run_directory or default_run_directory(settings.udp_port)
         addresses = own_addresses()
         self._addresses = announced_addresses(settings, addresses)
@@ -344,9 +350,11 @@ class Node:
     async def start(self) -> list[WorkerHandle]:
         """Attaches to workers that a predecessor left, starts the rest. `NodeError` if there is none then.
 
-        One that does not come up costs the others nothing, as they may have calls: it is tried again and again.
+        A predecessor that has not ended yet is waited for; one that does not end is a `NodeError` as well. A worker
+        that does not come up costs the others nothing, as they may have calls: it is tried again and again.
         """
         prepare_run_directory(self._run_directory)
+        self._claim = await _claimed(self._run_directory)
         await self._adopt()
         missing = [index for index in range(self.count) if index not in self._workers]
         results = await asyncio.gather(*map(self._launch, missing), return_exceptions=True)
@@ -373,6 +381,7 @@ class Node:
         async with asyncio.TaskGroup() as group:
             for worker in workers:
                 group.create_task(self._await_exit(worker, deadline_seconds))
+        self._give_way()
 
     async def detach(self) -> None:
         """Lets go of the workers: they forward on, and the next node with these settings finds them."""
@@ -381,6 +390,13 @@ class Node:
         for worker in self.workers:
             self._drop(worker, "detached")
             worker._process.close()
+        self._give_way()
+
+    def _give_way(self) -> None:
+        """The next node may have the run directory."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -485,7 +501,11 @@ class Node:
             self._on_event(worker, event)
 
     def _disconnected(self, worker: WorkerHandle, controller: control.Controller, reason: str) -> None:
-        if worker.alive and not self._stopping and worker._controller is controller:
+        if not worker.alive or self._stopping or worker._controller is not controller:
+            return
+        if worker._is_taken:
+            self._lose(worker, "another controller has taken it")
+        else:
             self._spawn(self._reattach(worker, reason))
 
     async def _reattach(self, worker: WorkerHandle, reason: str) -> None:
@@ -506,13 +526,19 @@ class Node:
         worker.send(border.TakeSnapshot())
 
     def _lose(self, worker: WorkerHandle, reason: str) -> None:
-        """Once per worker. Killed for good measure: a worker that comes back to life must not forward as well."""
+        """Once per worker. Killed for good measure: a worker that comes back to life must not forward as well.
+
+        One that was taken is left to whoever has it: two that take it from each other would do so without end.
+        """
         if not worker.alive:
             return
         log.error("worker_lost", extra={"worker": worker.id, "pid": worker.info.pid, "reason": reason})
-        worker._process.kill_and_reap()
+        if worker._is_taken:
+            worker._process.close()
+        else:
+            worker._process.kill_and_reap()
+            _remove_traces(self._run_directory / f"{worker.id}.sock")
         self._drop(worker, reason)
-        _remove_traces(self._run_directory / f"{worker.id}.sock")
         if not self._stopping:
             self._on_lost(worker)
             if asyncio.get_running_loop().time() - worker._attached_at >= _SETTLED_SECONDS:
@@ -709,6 +735,32 @@ def prepare_run_directory(path: Path) -> None:
         raise NodeError(f"the run directory {path} belongs to, or is writable by, others")
     if len(os.fsencode(path)) + len("/999-01234567.sock") > _MAX_SOCKET_PATH_BYTES:
         raise NodeError(f"the run directory {path} is too long for a socket's path; set a shorter one")
+
+
+async def _claimed(directory: Path) -> int:
+    """Return a descriptor that stands for the right to a directory's workers; the kernel takes it from the dead.
+
+    Two nodes would take the workers from each other, or drain those of the other. `NodeError` if another one stays.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        async with asyncio.timeout(_PREDECESSOR_SECONDS):
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    await asyncio.sleep(_START_POLL_SECONDS)
+                else:
+                    return descriptor
+    except TimeoutError:
+        os.close(descriptor)
+        raise NodeError(
+            f"another server uses the run directory {directory}; give this one a media port (CALLYARD_NODE_UDP_PORT) "
+            "or a run directory (CALLYARD_NODE_RUN_DIRECTORY) of its own"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise NodeError(f"the run directory {directory} cannot be locked: {error}") from error
 
 
 def _remove_traces(socket: Path) -> None:

@@ -57,6 +57,8 @@ def inherit(directory: Path, address: tuple[str, int]) -> tuple[socket.socket, K
 def keep(directory: Path, listener: socket.socket) -> Keeper | None:
     """Start a keeper for `listener`; None if it cannot be had, which costs nothing until signaling dies."""
     path = directory / _SOCKET_NAME
+    if _is_needed(path):
+        return None
     server = socket.socket(socket.AF_UNIX)
     try:
         path.unlink(missing_ok=True)
@@ -88,6 +90,22 @@ def keep(directory: Path, listener: socket.socket) -> Keeper | None:
     for copy in copies:
         os.close(copy)
     return Keeper(connection)
+
+
+def _is_needed(path: Path) -> bool:
+    """Whether a keeper is there whose server lives: it answers nobody else."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            connection.connect(str(path))
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return False
 
 
 def main(listener: int, server_descriptor: int, path: Path) -> None:

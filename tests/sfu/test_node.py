@@ -306,6 +306,55 @@ async def test_a_newer_controller_takes_the_place_of_the_older(run_directory: Pa
         await control.attach(path, "third", 1 << 20)
         await reason
         assert [fault.code for fault in faults if isinstance(fault, control.Fault)] == ["replaced"]
+        await watched.until(lambda: watched.started)
+        await ended(worker)
+
+
+async def test_a_worker_that_another_controller_has_taken_is_left_to_it(run_directory: Path) -> None:
+    async with running(settings_in(run_directory, workers=1)) as watched:
+        [worker] = watched.node.workers
+        path = run_directory / f"{worker.id}.sock"
+        other, _ = await control.attach(path, "other", 1 << 20)
+        answered = asyncio.Event()
+        lost: list[str] = []
+        other.listen(lambda message: answered.set() if isinstance(message, control.Pong) else None, lost.append)
+        await watched.until(lambda: watched.started)
+        assert watched.lost == [worker.id]
+        [successor] = watched.node.workers
+        assert (successor.index, successor.id != worker.id) == (worker.index, True)
+        other.send([control.Ping(request=7)])
+        async with asyncio.timeout(20):
+            await answered.wait()
+        assert not lost
+        assert path.exists()
+        await ended(worker)
+
+
+async def test_a_run_directory_is_one_nodes_alone(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfu.node._PREDECESSOR_SECONDS", 0.3)
+    # Other settings would drain the workers, the same ones take them.
+    for changes in ({}, {"tick_microseconds": 0}):
+        async with running(settings_in(run_directory, workers=1)) as watched:
+            [worker] = watched.node.workers
+            with pytest.raises(NodeError, match="another server uses the run directory"):
+                await Watched(settings_in(run_directory, workers=1, **changes)).node.start()
+            assert not (await worker.counters()).process["draining"]
+            assert not watched.lost
+    assert modes(run_directory) == {}
+
+
+async def test_a_successor_waits_for_the_one_before_it(run_directory: Path) -> None:
+    settings = settings_in(run_directory, workers=1)
+    before, after = Watched(settings), Watched(settings)
+    [worker] = await before.node.start()
+    starting = asyncio.create_task(after.node.start())
+    await asyncio.sleep(0.3)
+    assert not starting.done()
+    await before.node.detach()
+    try:
+        assert [found.info for found in await starting] == [worker.info]
+    finally:
+        await after.node.stop(0)
 
 
 async def test_a_controller_that_does_not_say_hello_first_is_sent_away(run_directory: Path) -> None:

@@ -56,6 +56,24 @@ def test_a_server_that_stops_for_good_frees_its_port(tmp_path: Path, listener: s
     assert listener_keeper.inherit(tmp_path, address) is None
 
 
+def test_the_keeper_of_a_server_that_lives_is_left_to_it(
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_keeper, "_ANSWER_SECONDS", 0.3)
+    address = listener.getsockname()
+    first = listener_keeper.keep(tmp_path, listener)
+    assert first is not None
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert listener_keeper.keep(tmp_path, other) is None
+    # As SIGKILL does: its own successor finds it.
+    listener.close()
+    first._connection.close()
+    inherited = listener_keeper.inherit(tmp_path, address)
+    assert inherited is not None
+    inherited[0].close()
+    inherited[1].dismiss()
+
+
 def test_a_keeper_of_another_address_is_sent_away(tmp_path: Path, listener: socket.socket) -> None:
     first = listener_keeper.keep(tmp_path, listener)
     assert first is not None
