@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from signaling.events.addresses import ForbiddenAddress, OutboundPolicy, is_public
 from signaling.events.outbound import BODY_MAX_BYTES, Outbound
-from tests.signaling.events.gateways import Received, gateway
+from tests.signaling.events.gateways import Received, certificate, gateway
 
 INTERNAL = (
     "127.0.0.1", "127.1", "127.0.1", "127.255.255.254", "0.0.0.0", "0", "00.00.00.00", "0.0.0.1", "0.255.255.255",
@@ -139,6 +140,51 @@ async def test_host_and_path_arrive_as_they_were_asked_for(monkeypatch: pytest.M
         await outbound.close()
 
 
+async def test_names_of_one_address_share_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """S-67: what is for one of a shared host must not go to whoever another one of its names belongs to."""
+    tls, _ = certificate(tmp_path)
+    greeted: list[str | None] = []
+    tls.sni_callback = lambda _, name, __: greeted.append(name)
+    async with gateway(lambda request: (200, None), tls) as server:
+        port = int(server.url.rpartition(":")[2])
+        _answers(monkeypatch, {"one.example": [["127.0.0.1"]], "two.example": [["127.0.0.1"]]})
+        outbound = Outbound(OutboundPolicy(loopback=True), tls=False)
+        for name in ("one.example", "two.example", "one.example"):
+            assert (await outbound.post(f"https://{name}:{port}/", b"", {}, timeout_seconds=5)).status == 200
+        assert greeted == ["one.example", "two.example"]
+        await outbound.close()
+
+
+async def test_who_was_not_asked_for_longest_gives_way_but_not_under_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signaling.events.outbound._HOSTS_MAX", 2)
+    names = [f"{name}.example" for name in ("slow", "one", "two", "three")]
+    _answers(monkeypatch, {name: [["127.0.0.1"]] for name in names})
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await released.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    slow = await asyncio.start_server(answer_late, "127.0.0.1", 0)
+    slow_port = slow.sockets[0].getsockname()[1]
+    outbound = Outbound(OutboundPolicy(plain=True, loopback=True))
+    async with gateway(lambda request: (200, None)) as server:
+        port = int(server.url.rpartition(":")[2])
+        waiting = asyncio.create_task(outbound.post(f"http://{names[0]}:{slow_port}/", b"", {}, timeout_seconds=20))
+        async with asyncio.timeout(20):
+            await asked.wait()
+        for name in names[1:]:
+            assert (await outbound.post(f"http://{name}:{port}/", b"", {}, timeout_seconds=5)).status == 200
+        assert list(outbound._hosts) == ["slow.example", "three.example"]
+        released.set()
+        assert (await waiting).status == 200
+    await outbound.close()
+    slow.close()
+
+
 async def test_a_redirect_inside_is_not_followed_and_a_long_answer_is_cut() -> None:
     def answer(request: Received) -> tuple[int, Any]:
         return (302, None) if request.path == "/redirect" else (200, "x" * (BODY_MAX_BYTES * 3))
@@ -156,13 +202,13 @@ async def test_a_slow_receiver_has_the_whole_deadline(monkeypatch: pytest.Monkey
     waits: list[dict[str, float | None]] = []
     async with gateway(lambda request: (200, None)) as server:
         outbound = Outbound(OutboundPolicy(plain=True, loopback=True))
-        send = outbound._client.send
+        send = httpx2.AsyncClient.send
 
-        async def noting(request: httpx2.Request, **more: Any) -> httpx2.Response:
+        async def noting(client: httpx2.AsyncClient, request: httpx2.Request, **more: Any) -> httpx2.Response:
             waits.append(request.extensions["timeout"])
-            return await send(request, **more)
+            return await send(client, request, **more)
 
-        monkeypatch.setattr(outbound._client, "send", noting)
+        monkeypatch.setattr(httpx2.AsyncClient, "send", noting)
         assert (await outbound.post(server.url, b"", {}, timeout_seconds=5)).status == 200
         await outbound.close()
     assert waits == [{"connect": None, "read": None, "write": None, "pool": None}]
