@@ -545,7 +545,7 @@ def leave(
         room.timers.clear(("rpc", request_id))
         room.out.append(RpcEnded(request_id, "", "the participant has left", data.RpcCode.RECIPIENT_DISCONNECTED))
     room.offers_made.discard(participant.sid)
-    for kind in ("connect", "gone", "absent", "refresh", "asked", "lost", "offered"):
+    for kind in ("connect", "gone", "absent", "refresh", "asked", "lost", "offered", "speaks"):
         room.timers.clear((kind, participant.sid))
     room.touch(participant)
     room.notify("participant_left" if was_active else "participant_connection_aborted", participant)

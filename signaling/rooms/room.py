@@ -174,8 +174,11 @@ class Room:
         """Faults that SDKs ask for in their tests; what the SDK does by itself is not repeated here."""
         core = self.core
         match scenario.WhichOneof("scenario"):
-            case "speaker_update":
-                speaker = models.SpeakerInfo(sid=participant.sid, level=0.5, active=True)
+            case "speaker_update" if not participant.is_hidden:
+                seconds = min(max(scenario.speaker_update, 0), _SPEAKS_SECONDS_MAX)
+                core.timers.set(("speaks", participant.sid), now.seconds + seconds)
+                core.speaking[participant.sid] = _SPEAKS_LEVEL
+                speaker = models.SpeakerInfo(sid=participant.sid, level=_SPEAKS_LEVEL, active=True)
                 core.broadcast(rtc.SignalResponse(speakers_changed=rtc.SpeakersChanged(speakers=[speaker])))
             case "migration" | "node_failure":
                 presence.leave(core, participant, Reason.UNKNOWN_REASON, now)
@@ -324,6 +327,8 @@ class Room:
                         core.out.append(RpcEnded(sid, "", "response timeout", data.RpcCode.RESPONSE_TIMEOUT))
                 case "answer" if participant is not None:
                     presence.answer_held(core, participant)
+                case "speaks" if participant is not None:
+                    quality.silenced(core, participant)
                 case "refresh" if participant is not None:
                     presence.refresh(core, participant, now)
                 case "connect" if participant is not None:
@@ -452,6 +457,8 @@ class Room:
 
 _RPC_TIMEOUT_MS = 10_000
 _BPS_MAX = 2**40
+_SPEAKS_LEVEL = 0.5
+_SPEAKS_SECONDS_MAX = 60
 
 _RULES: dict[str, Callable[[RoomCore, Participant, Any], None]] = {
     "add_track": publishing.add_track,

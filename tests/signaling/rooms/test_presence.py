@@ -941,6 +941,29 @@ def test_simulated_speaking_is_told_to_all(world: World) -> None:
     alice, bob = world.join("alice"), world.join("bob")
     alice.say(simulate=rtc.SimulateScenario(speaker_update=3))
     assert bob.speaking == {alice.sid}
+    # Whoever comes is told too, and everybody when it is over.
+    carol = world.join("carol")
+    assert carol.speaking == {alice.sid}
+    world.wait(2.9)
+    assert bob.speaking == {alice.sid}
+    world.wait(0.2)
+    assert bob.speaking == carol.speaking == set()
+
+
+@pytest.mark.parametrize("said", [2**31 - 1, -1])
+def test_nobody_seems_to_speak_for_ever(world: World, said: int) -> None:
+    alice, bob = world.join("alice"), world.join("bob")
+    alice.say(simulate=rtc.SimulateScenario(speaker_update=said))
+    world.wait(60)
+    assert bob.speaking == set()
+
+
+def test_of_the_hidden_nobody_is_told_that_they_speak(world: World) -> None:
+    bob = world.join("bob")
+    ghost = world.join("ghost", hidden=True)
+    ghost.say(simulate=rtc.SimulateScenario(speaker_update=3))
+    assert not bob.heard("speakers_changed")
+    assert not world.room.core.speaking
 
 
 def test_a_switch_to_tcp_holds_for_the_next_connection_of_that_identity(world: World) -> None:
