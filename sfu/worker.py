@@ -201,8 +201,14 @@ class WorkerProcess:
 
     def _forward_events(self) -> None:
         while events := self._core.recv(_RECV_BYTES):
-            if self._link is not None:
+            if self._link is None:
+                continue
+            try:
                 self._link.pass_on(events)
+            except control.ControlError as error:
+                # One event may be longer than a batch; those that came with it are lost with it.
+                log.error("events_too_long", extra={"worker": self.launch.worker, "reason": str(error)})
+                self._link.close("events_lost", "events were lost, take a snapshot")
         failure = self._core.failure()
         if failure is not None and not self.done.done():
             log.error("core_failed", extra={"worker": self.launch.worker, "reason": failure})

@@ -11,6 +11,7 @@ import signal
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,9 +22,10 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfu import border, control
 from sfu.node import Node
 from sfu.settings import NodeSettings
-from sfu.worker import Certificate, Launch, LogLines, Memory, bind_core
+from sfu.worker import Certificate, Launch, Link, LogLines, Memory, WorkerProcess, bind_core
 
 OPERATIONS = st.lists(
     st.one_of(
@@ -32,6 +34,13 @@ OPERATIONS = st.lists(
     ),
     max_size=60,
 )
+
+
+LAUNCH = Launch(
+    worker="0-1", index=0, socket="", configuration="", addresses=(), udp_port=0, port_step=2,
+    core={"bind": "127.0.0.1"}, cpu=None, memory_max_bytes=1, controller_max_queue_bytes=1,
+    orphan_timeout_seconds=1, idle_orphan_timeout_seconds=1,
+)  # fmt: skip
 
 
 @given(OPERATIONS, st.integers(1, 50))
@@ -114,10 +123,60 @@ def test_a_port_that_is_taken_is_no_reason_to_give_up(
         return "bound"
 
     monkeypatch.setattr("sfu._core.Worker", bind)
-    launch = Launch(
-        worker="0-1", index=0, socket="", configuration="", addresses=(), udp_port=asked, port_step=2,
-        core={"bind": "127.0.0.1"}, cpu=None, memory_max_bytes=1, controller_max_queue_bytes=1,
-        orphan_timeout_seconds=1, idle_orphan_timeout_seconds=1,
-    )  # fmt: skip
-    assert str(bind_core(launch, Certificate())) == "bound"
+    assert str(bind_core(msgspec.structs.replace(LAUNCH, udp_port=asked), Certificate())) == "bound"
     assert ports == tried
+
+
+class Events:
+    """A core that has only these to say."""
+
+    def __init__(self, *batches: bytes) -> None:
+        self.left = list(batches)
+
+    def recv(self, _: int) -> bytes:
+        return self.left.pop(0) if self.left else b""
+
+    def failure(self) -> None:
+        return None
+
+
+class Written:
+    """A transport that notes."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(frame)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def messages(self) -> list[control.Upward]:
+        bodies = control.FrameReader().feed(b"".join(self.frames))
+        return [control.decode_upward(message) for body in bodies for message in control.split(body)]
+
+
+async def test_events_that_fit_no_frame_are_said_to_be_lost() -> None:
+    snapshot = msgspec.msgpack.encode([border.Snapshot()])
+    core = Events(snapshot, bytes(control.MAX_FRAME_BYTES + 1), snapshot)
+    welcome = control.Welcome(
+        version=control.PROTOCOL_VERSION, worker="0-1", index=0, pid=1, build="", configuration="", udp_port=1,
+        tcp_port=None, addresses=(), fingerprint=border.Fingerprint(algorithm="sha-256", value="AA"), started_at=0,
+    )  # fmt: skip
+    worker = WorkerProcess(LAUNCH, cast(Any, core), welcome)
+    link, transport = Link(worker), Written()
+    link.connection_made(cast(Any, transport))
+    hello = control.Hello(version=control.PROTOCOL_VERSION, controller="test")
+    link.data_received(b"".join(control.frames([control.encode(hello)])))
+    worker._forward_events()
+    greeting, event, fault = transport.messages()
+    assert (greeting, event) == (welcome, border.Snapshot())
+    assert isinstance(fault, control.Fault)
+    assert fault.code == "events_lost"
+    assert transport.is_closed
+    assert not core.left
