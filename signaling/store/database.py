@@ -2,13 +2,16 @@
 
 SQLite: write-ahead mode, and a writer takes the lock when it begins (`BEGIN IMMEDIATE`), so that no transaction fails
 half-way for having read first. What is short runs on the loop's own thread (`direct.py`), on one connection for reads
-and one for writes that are never given back; what may scan a table runs beside it. Not here: any query.
+and one for writes that are never given back; what may scan a table runs beside it.
+
+PostgreSQL: one that does not answer in time is away, as one that refuses. Not here: any query.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -25,8 +28,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Delete, Table, bindparam, delete, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from signaling.errors import Unavailable
 from signaling.store.direct import direct
@@ -42,14 +46,30 @@ BUSY_TIMEOUT_MS = 10_000
 """How long SQLite waits for another process's write; a write of ours takes single milliseconds."""
 
 CONNECTION_TIMEOUT_SECONDS = 5.0
-"""How long a request waits for one of the connections; then it is told to come back."""
+"""How long a request waits for one of the connections, for a new one, or for its turn to write; then it is told to come
+back."""
+STATEMENT_TIMEOUT_SECONDS = 10.0
+"""How long PostgreSQL has for a statement that takes milliseconds. What does not answer by then is given up with its
+connection, and all others as old are made anew: a machine that is gone closes none, and TCP asks it for a quarter of an
+hour."""
+SCAN_TIMEOUT_SECONDS = 120.0
+"""The same for what may scan a table; it has connections of its own, so that nobody else waits for it."""
+SCANS_AT_ONCE = 4
+_LINE_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
+)
+"""The kernel gives up a line on which nothing is acknowledged for 10 s, for what asyncpg waits for without a limit:
+migrations, and the closing of statements."""
 
 ALSO: ContextVar[Callable[[AsyncConnection], Awaitable[None]] | None] = ContextVar("also", default=None)
 """What whoever has set this writes in each of his transactions besides, at its end."""
 
 
 class DatabaseAway(Unavailable):
-    """No connection, a broken one, or one that another process keeps locked."""
+    """No connection, a broken one, one that does not answer in time, or one that another process keeps locked."""
 
 
 class NotOnDisk(DatabaseAway):
@@ -63,33 +83,60 @@ class Database:
         """url: as `located` reads it."""
         self.url = located(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        common: dict[str, Any] = {
-            "max_overflow": 0,
-            "pool_timeout": CONNECTION_TIMEOUT_SECONDS,
-            "json_serializer": encode,
-            "json_deserializer": decode,
-        }
         # SQLite has one writer; queueing for it here is fair, its own busy handler is not.
         self._writer = asyncio.Semaphore(1 if self.is_sqlite else pool_size)
         self._sync: WalSync | None = None
-        self._pool = create_async_engine(self.url, pool_size=pool_size, **common)
+        self._pool = self._engine(pool_size, STATEMENT_TIMEOUT_SECONDS)
+        self._scans = self._pool if self.is_sqlite else self._engine(SCANS_AT_ONCE, SCAN_TIMEOUT_SECONDS)
         file = self.url.database if self.is_sqlite else None
         if file:
             self._sync = WalSync(file)
-            self._direct = create_async_engine(self.url, pool_size=2, async_creator=lambda: direct(file), **common)
+            self._direct = self._engine(2, async_creator=lambda: direct(file))
             event.listen(self._direct.sync_engine, "connect", _prepare_direct)
             event.listen(self._pool.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._pool.sync_engine, "begin", _begin_sqlite)
         self._standing: dict[str, AsyncConnection] = {}
 
+    def _engine(self, size: int, statement_seconds: float | None = None, **more: Any) -> AsyncEngine:
+        """Return connections, `size` at most.
+
+        statement_seconds: how long PostgreSQL has for one statement; None: as long as it takes.
+        """
+        if not self.is_sqlite:
+            more["connect_args"] = {"timeout": CONNECTION_TIMEOUT_SECONDS, "command_timeout": statement_seconds}
+        engine = create_async_engine(
+            self.url,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=CONNECTION_TIMEOUT_SECONDS,
+            json_serializer=encode,
+            json_deserializer=decode,
+            **more,
+        )
+        if not self.is_sqlite:
+            event.listen(engine.sync_engine, "connect", _watch_line)
+            event.listen(engine.sync_engine, "close", _hang_up)
+            event.listen(engine.sync_engine, "handle_error", _give_up)
+        return engine
+
     async def migrate(self) -> None:
         """Bring the tables up to date; safe to run by several processes at once."""
-        if self.is_sqlite and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with self.write(long=True) as connection:
-            if not self.is_sqlite:
+        if self.is_sqlite:
+            if self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            async with self.write(long=True) as connection:
+                await connection.run_sync(_upgrade)
+            return
+        async with self.read() as connection:
+            if await connection.run_sync(_is_up_to_date):
+                return
+        patient = self._engine(1)
+        try:
+            async with self._pooled_transaction(patient) as connection:
                 await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7261)")
-            await connection.run_sync(_upgrade)
+                await connection.run_sync(_upgrade)
+        finally:
+            await patient.dispose()
 
     async def close(self) -> None:
         for connection in self._standing.values():
@@ -98,12 +145,14 @@ class Database:
         if self._sync is not None:
             await self._sync.close()
             await self._direct.dispose()
+        await self._scans.dispose()
         await self._pool.dispose()
 
     @asynccontextmanager
     async def read(self, *, long: bool = False, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-        """long: it may scan a table, so SQLite does it on another thread. whole: all statements see one state of the
-        database; nothing but the database is waited for in between, nor is it `long`.
+        """long: it may scan a table, so SQLite does it on another thread, and PostgreSQL has more time for it.
+        whole: all statements see one state of the database; nothing but the database is waited for in between, nor is
+        it `long`.
         """
         if self._sync is not None and not long:
             with _broken_is_away():
@@ -111,7 +160,7 @@ class Database:
                 with _snapshot(connection.info[DIRECT]) if whole else nullcontext():
                     yield connection
             return
-        async with self._connected() as connection:
+        async with self._connected(self._scans if long else self._pool) as connection:
             if whole and not self.is_sqlite:
                 connection = await connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
@@ -123,8 +172,11 @@ class Database:
         alone: what is read and then written, by one transaction of this name at a time; SQLite has one writer anyway.
         Raises `NotOnDisk` if it was committed but may not last.
         """
-        direct = self._sync is not None and not long
-        async with self._writer, self._direct_transaction() if direct else self._pooled_transaction() as connection:
+        if self._sync is not None and not long:
+            transaction = self._direct_transaction()
+        else:
+            transaction = self._pooled_transaction(self._scans if long else self._pool)
+        async with self._turn_to_write(), transaction as connection:
             if alone is not None and not self.is_sqlite:
                 await connection.execute(select(func.pg_advisory_xact_lock(zlib.crc32(alone.encode()))))
             yield connection
@@ -136,6 +188,19 @@ class Database:
                 await self._sync.wait()
             except NotSynced as error:
                 raise NotOnDisk("The disk does not take what was written; try again.") from error
+
+    @asynccontextmanager
+    async def _turn_to_write(self) -> AsyncIterator[None]:
+        """Raises `DatabaseAway` if those who write do not end."""
+        try:
+            async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
+                await self._writer.acquire()
+        except TimeoutError as error:
+            raise _away(error) from error
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     async def _stand(self, name: str) -> AsyncConnection:
         connection = self._standing.get(name)
@@ -159,19 +224,21 @@ class Database:
                 raise
 
     @asynccontextmanager
-    async def _pooled_transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connected() as raw:
+    async def _pooled_transaction(self, pool: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with self._connected(pool) as raw:
             connection = await raw.execution_options(begin="BEGIN IMMEDIATE")
             async with connection.begin():
                 yield connection
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+    async def _connected(self, pool: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """Raises `DatabaseAway` if there is no connection, or if it breaks."""
         with _broken_is_away():
             async with AsyncExitStack() as stack:
                 try:
-                    connection = await stack.enter_async_context(self._pool.connect())
+                    # One time for both: waiting for one of the pool, and making it anew.
+                    async with asyncio.timeout(None if self.is_sqlite else CONNECTION_TIMEOUT_SECONDS):
+                        connection = await stack.enter_async_context(pool.connect())
                 except (OSError, SQLAlchemyError) as error:
                     raise _away(error) from error
                 yield connection
@@ -189,9 +256,33 @@ def _broken_is_away() -> Iterator[None]:
 
 def _away(error: Exception) -> DatabaseAway:
     # The driver's own words ("database or disk is full"): SQLAlchemy's would hold the statement and its values.
-    reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    reason = str(error.orig if isinstance(error, DBAPIError) else error) or "no answer in time"
     log.warning("database_away", error=type(error).__name__, reason=reason)
     return DatabaseAway("The database does not answer; try again.")
+
+
+def _watch_line(connection: Any, _record: Any) -> None:
+    line = connection.driver_connection._transport.get_extra_info("socket")
+    if line.family in (socket.AF_INET, socket.AF_INET6):
+        for option in _LINE_OPTIONS:
+            line.setsockopt(*option)
+
+
+def _hang_up(connection: Any, _record: Any) -> None:
+    """Close it before SQLAlchemy does: asyncpg's goodbye waits for the server, which may be gone.
+
+    Not if it is in a transaction: then its server is told to leave off, and waited for two seconds.
+    """
+    raw = connection.driver_connection
+    if not raw.is_closed() and not raw.is_in_transaction():
+        raw.terminate()
+
+
+def _give_up(context: ExceptionContext) -> None:
+    """Have a connection on which nothing is answered in time count as broken; SQLAlchemy knows no such error."""
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
+        raise _away(context.original_exception)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -258,6 +349,10 @@ def _begin_sqlite(connection: Connection) -> None:
     begin = connection.get_execution_options().get("begin")
     if begin is not None:
         connection.exec_driver_sql(begin)
+
+
+def _is_up_to_date(connection: Connection) -> bool:
+    return set(MigrationContext.configure(connection).get_current_heads()) == _heads()
 
 
 def _upgrade(connection: Connection) -> None:

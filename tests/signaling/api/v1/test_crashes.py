@@ -1,4 +1,4 @@
-"""Acceptance: killed processes (L-10, W-5), SQLite under kills (F-25), PostgreSQL away (F-24)."""
+"""Acceptance: killed processes (L-10, W-5), SQLite under kills (F-25), PostgreSQL away or hanging (F-24)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from signaling.calls.media import Allow
+from signaling.store.database import Database, DatabaseAway
 from tests.signaling.api.served import served
 from tests.signaling.api.world import FakeMedia, World, code
 from tests.signaling.events.gateways import Received, gateway
@@ -154,26 +155,40 @@ async def test_f_25_no_acknowledged_write_is_lost_by_kills(sqlite_template: Path
 
 
 class Line:
-    """A connection to PostgreSQL that can be cut."""
+    """A connection to PostgreSQL that can be cut, or hang."""
 
     def __init__(self, port: int) -> None:
-        self._target, self.cut = port, False
+        self._target, self.cut, self._frozen = port, False, False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._server = 0
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.cut:
             writer.transport.abort()
             return
+        self._writers.add(writer)
+        if self._frozen:
+            return
         other_reader, other = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, other}
-        await asyncio.gather(self._pipe(reader, other), self._pipe(other_reader, writer))
+        self._writers.add(other)
+        await asyncio.gather(self._pipe(reader, other, self._server), self._pipe(other_reader, writer, self._server))
 
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: int) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
+                if server == self._server:
+                    writer.write(data)
+                    await writer.drain()
         writer.close()
+
+    def freeze(self) -> None:
+        """Forward nothing and close nothing, as if the server's machine were gone."""
+        self._frozen = True
+        self._server += 1
+
+    def replace(self) -> None:
+        """Have new connections go to a server again; it knows none of the old ones, which hang on."""
+        self._frozen = False
 
     def break_off(self) -> None:
         self.cut = True
@@ -225,6 +240,45 @@ async def test_f_24_with_postgresql_away_running_calls_go_on(database_url: str) 
             "participant.joined",
         ]
         await world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_f_24_a_postgresql_that_hangs_is_as_good_as_away(database_url: str) -> None:
+    """F-24: reads, writes and who waits for a connection or his turn are refused; nothing waits for TCP to give up."""
+    async with breakable(database_url) as (line, url):
+        world = await World.open(url, media=FakeMedia())
+        await world.call("default/x", by="alice")
+        alice = (await world.as_("alice").join("default/x"))["participant"]
+        # As many connections as there may be.
+        await asyncio.gather(*(world.as_("alice").get(CALL) for _ in range(16)))
+        line.freeze()
+        async with asyncio.timeout(15):
+            answers, away, admitted = await asyncio.gather(
+                asyncio.gather(
+                    *(world.as_("alice").get(CALL) for _ in range(12)),
+                    *(world.as_("alice").patch(CALL, {"custom": {"n": n}}) for n in range(12)),
+                ),
+                asyncio.gather(*(_is_away(world.service.database) for _ in range(12))),
+                world.system.feed.admit(alice["session_id"], alice["identity"]),
+            )
+        assert {code(answer) for answer in answers} == {(503, "unavailable")}
+        assert all(away)
+        assert isinstance(admitted, Allow)
+        line.replace()
+        async with asyncio.timeout(5):
+            await eventually(lambda: _answers(world))
+            assert (await world.as_("alice").patch(CALL, {"custom": {"n": 1}})).status_code == 200
+        await world.close()
+
+
+async def _is_away(database: Database) -> bool:
+    try:
+        async with database.write() as connection:
+            await connection.exec_driver_sql("SELECT 1")
+    except DatabaseAway:
+        return True
+    return False
 
 
 async def _answers(world: World) -> bool:
