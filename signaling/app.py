@@ -199,6 +199,8 @@ class Server:
         reasons = dict(self.rooms.not_ready())
         if self._asked_to_stop.is_set():
             reasons["draining"] = "The server was told to stop and takes no new rooms."
+        if self.calls.service.put_off is not None:
+            reasons["calls"] = self.calls.service.put_off
         return reasons
 
     async def _read_workers(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import structlog
 from starlette.routing import BaseRoute
 
 from signaling.api.v1 import relay, upkeep
@@ -18,14 +20,20 @@ from signaling.api.v1.service import CallsService
 from signaling.api.v1.timers import POLL_SECONDS, Timers
 from signaling.calls.media import MediaRooms
 from signaling.calls.settings import CallsSettings
+from signaling.errors import SettingsError
 from signaling.events.addresses import OutboundPolicy
 from signaling.events.outbound import Outbound
 from signaling.events.push import PushSender
 from signaling.events.webhooks import WebhookSender
-from signaling.store.database import Database, DatabaseAway
+from signaling.store.database import Database, DatabaseAway, WrongDatabase
+
+log = structlog.get_logger(__name__)
+
+START_AGAIN_SECONDS, START_AGAIN_MAX_SECONDS = 0.5, 2.0
+"""How long a start that failed for want of a database waits for the next, twice as long each time."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CallsSystem:
     """`feed` is what the media side asks and reports to; `routes` go into the HTTP application.
 
@@ -38,14 +46,51 @@ class CallsSystem:
     webhooks: WebhookSender
     push: PushSender
     routes: Sequence[BaseRoute]
+    _starting: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def start(self) -> None:
+        """Start; if the database is away, do so once it is there, and refuse everything until then.
+
+        Rooms that need no database do not wait for it. Raises `SettingsError` if the URL has to be mended.
+        """
+        try:
+            await self._begin()
+        except WrongDatabase as wrong:
+            raise SettingsError(f"`database_url` cannot be used: {wrong.reason}.") from wrong
+        except DatabaseAway as away:
+            self._put_off(away)
+            log.warning("calls_not_started", hint="Rooms are served. Calls begin when the database is there.")
+            self._starting = asyncio.create_task(self._begin_later())
+
+    async def _begin(self) -> None:
         await self.service.prepare()
         await self.service.relay.start()
         await self.feed.reconcile()
         self.service.start()
 
+    async def _begin_later(self) -> None:
+        pause, told = START_AGAIN_SECONDS, set[str]()
+        while self.service.put_off is not None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, START_AGAIN_MAX_SECONDS)
+            try:
+                await self._begin()
+            except DatabaseAway as away:  # it was logged
+                self._put_off(away)
+            except Exception as failure:  # whatever it is, it ends no room that is served
+                if repr(failure) not in told:
+                    told.add(repr(failure))
+                    log.exception("calls_not_started")
+                self.service.put_off = "Calls could not be started; the log says why."
+        log.info("calls_started")
+
+    def _put_off(self, away: DatabaseAway) -> None:
+        self.service.put_off = f"Calls wait for the database ({away.reason or away.message})."
+
     async def stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         with contextlib.suppress(DatabaseAway):
             await self.service.nodes.retire()
         await self.service.stop()

@@ -5,11 +5,21 @@ Not here: when and how often something is delivered.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from signaling.kept_table import opened
+
+log = structlog.get_logger(__name__)
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS delivery ("
+    "number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, room TEXT NOT NULL, body BLOB NOT NULL)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +40,12 @@ class Outbox:
 
     def __init__(self, file: Path | None) -> None:
         """file: None keeps everything in memory, for tests and for receivers that may miss events."""
-        self._database = opened(
-            file,
-            "CREATE TABLE IF NOT EXISTS delivery ("
-            "number INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL, room TEXT NOT NULL, body BLOB NOT NULL)",
-        )
+        try:
+            self._database = opened(file, _SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            # Rooms go on without it; what is in it is sent after the next start.
+            log.error("outbox_not_opened", failure=str(error))
+            self._database = opened(None, _SCHEMA)
 
     def add(self, urls: Iterable[str], room: str, body: bytes) -> list[Delivery]:
         """Note that `body` is owed to every one of `urls`."""

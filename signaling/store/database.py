@@ -10,6 +10,7 @@ PostgreSQL: one that does not answer in time is away, as one that refuses. Not h
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import sqlite3
@@ -32,7 +33,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from signaling.errors import Unavailable
+from signaling.errors import SettingsError, Unavailable
 from signaling.store.direct import direct
 from signaling.store.durability import NotSynced, WalSync
 from signaling.store.kinds import OF_ENTITY, Kind
@@ -63,13 +64,26 @@ _LINE_OPTIONS = (
 )
 """The kernel gives up a line on which nothing is acknowledged for 10 s, for what asyncpg waits for without a limit:
 migrations, and the closing of statements."""
+_NOT_LET_IN = ("28", "3D")
+"""Classes of SQLSTATE: invalid authorization, no such database (PostgreSQL's manual, appendix A)."""
 
 ALSO: ContextVar[Callable[[AsyncConnection], Awaitable[None]] | None] = ContextVar("also", default=None)
 """What whoever has set this writes in each of his transactions besides, at its end."""
 
 
 class DatabaseAway(Unavailable):
-    """No connection, a broken one, one that does not answer in time, or one that another process keeps locked."""
+    """No connection, a broken one, one that does not answer in time, or one that another process keeps locked.
+
+    `reason`: the driver's own words, for operators.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WrongDatabase(DatabaseAway):
+    """There is none of this URL, or it does not let us in; while it is set up, that may change."""
 
 
 class NotOnDisk(DatabaseAway):
@@ -96,6 +110,8 @@ class Database:
             event.listen(self._pool.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._pool.sync_engine, "begin", _begin_sqlite)
         self._standing: dict[str, AsyncConnection] = {}
+        self._told: set[str] = set()
+        """Why it is away, as far as it was logged since it last took something."""
 
     def _engine(self, size: int, statement_seconds: float | None = None, **more: Any) -> AsyncEngine:
         """Return connections, `size` at most.
@@ -116,14 +132,20 @@ class Database:
         if not self.is_sqlite:
             event.listen(engine.sync_engine, "connect", _watch_line)
             event.listen(engine.sync_engine, "close", _hang_up)
-            event.listen(engine.sync_engine, "handle_error", _give_up)
+            event.listen(engine.sync_engine, "handle_error", self._give_up)
         return engine
 
     async def migrate(self) -> None:
-        """Bring the tables up to date; safe to run by several processes at once."""
+        """Bring the tables up to date; safe to run by several processes at once.
+
+        Raises `SettingsError` if they are those of a newer version.
+        """
         if self.is_sqlite:
             if self.url.database:
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise self._away(error) from error
             async with self.write(long=True) as connection:
                 await connection.run_sync(_upgrade)
             return
@@ -155,7 +177,7 @@ class Database:
         it `long`.
         """
         if self._sync is not None and not long:
-            with _broken_is_away():
+            with self._broken_is_away():
                 connection = await self._stand("read")
                 with _snapshot(connection.info[DIRECT]) if whole else nullcontext():
                     yield connection
@@ -188,6 +210,9 @@ class Database:
                 await self._sync.wait()
             except NotSynced as error:
                 raise NotOnDisk("The disk does not take what was written; try again.") from error
+        if self._told:
+            self._told.clear()
+            log.info("database_back")
 
     @asynccontextmanager
     async def _turn_to_write(self) -> AsyncIterator[None]:
@@ -196,7 +221,7 @@ class Database:
             async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
                 await self._writer.acquire()
         except TimeoutError as error:
-            raise _away(error) from error
+            raise self._away(error) from error
         try:
             yield
         finally:
@@ -211,7 +236,7 @@ class Database:
     @asynccontextmanager
     async def _direct_transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction of the writing connection, begun and ended past SQLAlchemy, which would take twice as long."""
-        with _broken_is_away():
+        with self._broken_is_away():
             connection = await self._stand("write")
             direct: sqlite3.Connection = connection.info[DIRECT]
             await _begin(direct)
@@ -233,32 +258,59 @@ class Database:
     @asynccontextmanager
     async def _connected(self, pool: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """Raises `DatabaseAway` if there is no connection, or if it breaks."""
-        with _broken_is_away():
+        with self._broken_is_away():
             async with AsyncExitStack() as stack:
                 try:
                     # One time for both: waiting for one of the pool, and making it anew.
                     async with asyncio.timeout(None if self.is_sqlite else CONNECTION_TIMEOUT_SECONDS):
                         connection = await stack.enter_async_context(pool.connect())
                 except (OSError, SQLAlchemyError) as error:
-                    raise _away(error) from error
+                    raise self._away(error) from error
                 yield connection
 
+    @contextmanager
+    def _broken_is_away(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+                raise self._away(error) from error
+            raise
 
-@contextmanager
-def _broken_is_away() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-            raise _away(error) from error
-        raise
+    def _give_up(self, context: ExceptionContext) -> None:
+        """Have a connection on which nothing is answered in time count as broken; SQLAlchemy knows no such error."""
+        if isinstance(context.original_exception, TimeoutError):
+            context.is_disconnect = True
+            raise self._away(context.original_exception)
+
+    def _away(self, error: Exception) -> DatabaseAway:
+        reason = _words(error)
+        # Every request and a dozen loops meet it, again and again.
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("database_away", error=type(error).__name__, reason=reason)
+        kind = WrongDatabase if _is_wrong(error) else DatabaseAway
+        return kind("The database does not answer; try again.", reason)
 
 
-def _away(error: Exception) -> DatabaseAway:
-    # The driver's own words ("database or disk is full"): SQLAlchemy's would hold the statement and its values.
-    reason = str(error.orig if isinstance(error, DBAPIError) else error) or "no answer in time"
-    log.warning("database_away", error=type(error).__name__, reason=reason)
-    return DatabaseAway("The database does not answer; try again.")
+def _words(error: Exception) -> str:
+    """Return the driver's own words ("database or disk is full").
+
+    SQLAlchemy's would hold the statement and its values, those of a connection that fails the server's address.
+    """
+    if isinstance(error, DBAPIError):
+        return str(error.orig)
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or "no answer in time"
+
+
+def _is_wrong(error: Exception) -> bool:
+    """Tell whether it is rather the URL that has to be mended than the database."""
+    if isinstance(error, DBAPIError):
+        state: str = getattr(error.orig, "sqlstate", None) or ""
+        return state.startswith(_NOT_LET_IN)
+    return isinstance(error, FileExistsError | NotADirectoryError)
 
 
 def _watch_line(connection: Any, _record: Any) -> None:
@@ -276,13 +328,6 @@ def _hang_up(connection: Any, _record: Any) -> None:
     raw = connection.driver_connection
     if not raw.is_closed() and not raw.is_in_transaction():
         raw.terminate()
-
-
-def _give_up(context: ExceptionContext) -> None:
-    """Have a connection on which nothing is answered in time count as broken; SQLAlchemy knows no such error."""
-    if isinstance(context.original_exception, TimeoutError):
-        context.is_disconnect = True
-        raise _away(context.original_exception)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -360,6 +405,12 @@ def _upgrade(connection: Connection) -> None:
     if set(before) == _heads():
         return
     config = _migrations()
+    newer = set(before) - {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if newer:
+        raise SettingsError(
+            f"The database is of a newer version (its schema is {', '.join(newer)}): start that one, or name another "
+            "database (`database_url`)."
+        )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     log.info("database_upgraded", before=", ".join(before) or None, after=", ".join(_heads()))

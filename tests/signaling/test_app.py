@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from signaling.app import Server
+from signaling.errors import SettingsError
 from signaling.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,12 +167,12 @@ async def test_a_start_that_fails_leaves_the_workers_and_their_calls_to_the_next
         ended.append("detached")
 
     async def fail() -> None:
-        raise ConnectionError("the database is away")
+        raise SettingsError("the database is of a newer version")
 
     monkeypatch.setattr(made.rooms, "start", start)
     monkeypatch.setattr(made.rooms.node, "stop", stop)
     monkeypatch.setattr(made.rooms.node, "detach", detach)
     monkeypatch.setattr(made.calls.service, "prepare", fail)
-    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectionError):
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(SettingsError):
         await made.run(listener)
     assert ended == ["started", "detached"]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from google.protobuf import json_format
 from livekit.protocol import models, rtc
 
 from sfu.sdp import Direction
+from tests.signaling.api.v1.test_crashes import Line
 from tests.signaling.rooms.world import Section, offer_of
 from tests.signaling.test_app import Process, running
 
@@ -230,3 +232,41 @@ async def test_a_call_goes_on_with_the_same_media_token_when_its_server_was_rest
                     await asyncio.sleep(0.05)
         process.child.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.child.communicate, timeout=30)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_rooms_are_served_before_the_database_is_there_and_calls_as_soon_as_it_is(
+    database_url: str, tmp_path: Path
+) -> None:
+    """F-24"""
+    port, _, name = database_url.rpartition(":")[2].partition("/")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    settings = tmp_path / "callyard.yaml"
+    settings.write_text(f"database_url: postgresql://postgres@127.0.0.1:{closed}/{name}\n")
+    claims = {"iss": "devkey", "sub": "alice", "exp": int(time.time()) + 600}
+    headers = {"authorization": f"Bearer {jwt.encode(claims, 'secret', algorithm='HS256')}"}
+    line = Line(int(port))
+    with running(tmp_path, "--config", str(settings)) as process:
+        async with websockets.connect(url(process, "/rtc", token())) as client:
+            await heard(client, "join")
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{process.port}", headers=headers) as http:
+            assert (await http.get("/healthz")).status_code == 200
+            ready = await http.get("/readyz")
+            reasons = {"calls": "Calls wait for the database (Connection refused)."}
+            assert (ready.status_code, ready.json()["reasons"]) == (503, reasons)
+            refused = await http.post("/v1/calls/default/x/join", json={"create": True})
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            assert "retry-after" in refused.headers
+            server = await asyncio.start_server(line.accept, "127.0.0.1", closed)
+            async with asyncio.timeout(5):
+                while True:
+                    if (await http.get("/readyz")).status_code == 200:
+                        break
+                    await asyncio.sleep(0.05)
+            assert (await http.post("/v1/calls/default/x/join", json={"create": True})).status_code == 200
+        process.child.send_signal(signal.SIGTERM)
+        _, log = await asyncio.to_thread(process.child.communicate, timeout=30)
+        assert process.child.returncode == 0, log
+    line.break_off()
+    server.close()

@@ -247,6 +247,7 @@ class Endpoint:
 
     async def _authenticate(self, request: Request, address: str) -> Principal:
         if self.route.auth == "public":
+            self._service.check_started()
             return Principal("public", None, self._service.now(), sources=self._service.addresses.sources(address))
         header = request.headers.get("authorization", "")
         kind, _, token = header.partition(" ")

@@ -46,6 +46,7 @@ class CallsFeed:
     async def admit(self, room: str, identity: str, address: str | None = None) -> Verdict:
         sources = self._service.addresses.sources(address)
         try:
+            self._service.check_started()
             where = await self._call_of(room)
             if where is None:
                 return Refuse("not_found", "This session has ended.")

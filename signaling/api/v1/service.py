@@ -65,7 +65,7 @@ from signaling.store.call_repository import (
     online_users,
     running_calls,
 )
-from signaling.store.database import Database, NotOnDisk, save
+from signaling.store.database import Database, DatabaseAway, NotOnDisk, save
 from signaling.store.directory_repository import Directory, found_installation, lock_realm, make_user
 
 log = structlog.get_logger(__name__)
@@ -159,6 +159,8 @@ class CallsService:
         self.timers_changed = asyncio.Event()
         self.timers_wait_until: datetime | None = None
         self._last_id: str | None = None
+        self.put_off: str | None = None
+        """Why nothing is taken yet, as a sentence; None: all is."""
         self._running: list[asyncio.Task[None]] = []
         self._on_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
@@ -192,8 +194,14 @@ class CallsService:
         if self.directory.app.development_type_enabled:
             log.warning("development_type_enabled", hint="Everybody may do everything in calls of this type.")
 
+    def check_started(self) -> None:
+        """Raises `DatabaseAway` as long as the start waits for the database."""
+        if self.put_off is not None:
+            raise DatabaseAway("Calls are not served yet; try again.", self.put_off)
+
     def start(self) -> None:
         """Begin the background work; `prepare` came before."""
+        self.put_off = None
         self._running = [asyncio.create_task(work()) for work in self._on_start]
 
     async def stop(self) -> None:
@@ -224,6 +232,7 @@ class CallsService:
 
         address: where he asks from, if that is known. An application's server asks for many, from its own.
         """
+        self.check_started()
         principal = await self._authenticate(token, on_behalf_of)
         if principal.kind == "server":
             return principal

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from signaling.events.outbox import Delivery, Outbox
 
 
@@ -27,6 +29,17 @@ def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
     outbox.settle(first.number)
     (second,) = outbox.add(["http://a"], "r", b"two")
     assert second == Delivery(first.number + 1, "http://a", "r", b"two")
+
+
+def test_one_that_cannot_be_opened_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    """F-27"""
+    file = tmp_path / "outbox.sqlite"
+    file.write_bytes(b"x" * 4_096)
+    with capture_logs() as logs:
+        outbox = Outbox(file)
+    assert [entry["event"] for entry in logs] == ["outbox_not_opened"]
+    outbox.add(["http://a"], "r", b"one")
+    assert len(outbox.owed()) == 1
 
 
 def test_memory_only() -> None:

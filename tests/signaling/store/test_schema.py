@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
+from signaling.errors import SettingsError
 from signaling.store.database import Database, _migrations
 from signaling.store.schema import metadata
 from tests.signaling.api.world import World
@@ -33,6 +35,15 @@ async def test_migrating_again_changes_nothing(database_url: str) -> None:
     await database.migrate()
     async with database.read() as connection:
         assert (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar_one() == before
+    await database.close()
+
+
+async def test_a_database_of_a_newer_version_is_told_in_a_sentence(database_url: str) -> None:
+    database = Database(database_url)
+    async with database.write() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SettingsError, match=r"of a newer version \(its schema is 9999\)"):
+        await database.migrate()
     await database.close()
 
 
