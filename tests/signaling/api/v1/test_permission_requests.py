@@ -160,6 +160,7 @@ async def test_g_7_a_reconnect_keeps_what_was_granted(world: World) -> None:
     assert world.publish(rejoined["participant"], "microphone") is True
     await world.as_("alice").post(f"{CALL}/end")
     await world.as_("alice").post(f"{CALL}/reopen")
+    await world.as_("alice").put(f"{CALL}/live")
     fresh = await world.as_("dave").join("livestream/x")
     assert "media.audio" not in fresh["own_capabilities"]
 
@@ -173,6 +174,7 @@ async def test_g_7_persistent_grants_outlive_the_session(world: World) -> None:
     await world.as_("alice").patch(path, {"grant": ["media.audio"], "persist": True})
     await world.as_("alice").post(f"{CALL}/end")
     await world.as_("alice").post(f"{CALL}/reopen")
+    await world.as_("alice").put(f"{CALL}/live")
     fresh = await world.as_("dave").join("livestream/x")
     assert "media.audio" in fresh["own_capabilities"]
 

@@ -14,7 +14,7 @@ use crate::command::Fingerprint;
 /// How large a description may be; each is a setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// A section on which Chromium receives video has 5 kB, one for sound 1 kB; one offer has all that it receives on.
+    /// The largest offers seen (a hundred sections of Chromium) are under 200 kB.
     pub bytes: usize,
     pub lines: usize,
     pub sections: usize,
@@ -22,7 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 2 * 1024 * 1024, lines: 80_000, sections: 512 }
+        Self { bytes: 256 * 1024, lines: 20_000, sections: 512 }
     }
 }
 
