@@ -42,12 +42,7 @@ class KeptCutoffs:
         self._most = settings.cutoffs_kept_max
         self._seconds = settings.cutoffs_kept_seconds
         self._unwritten: dict[tuple[str, str], tuple[float, Cutoff]] = {}
-        try:
-            self._database = opened(file, *_SCHEMA, busy_seconds=_BUSY_SECONDS)
-        except (sqlite3.Error, OSError) as error:
-            # Rooms go on without it, and the next start tries again.
-            log.error("cutoffs_not_opened", failure=str(error))
-            self._database = opened(None, *_SCHEMA)
+        self._database = opened("cutoffs", file, *_SCHEMA, busy_seconds=_BUSY_SECONDS)
 
     def keep(self, room: str, identity: str, cutoff: Cutoff, at: float) -> None:
         """Note what was decided at `at`, in Unix seconds, instead of what was decided before about the same one."""

@@ -5,16 +5,11 @@ Not here: when and how often something is delivered.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from signaling.kept_table import opened
-
-log = structlog.get_logger(__name__)
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS delivery ("
@@ -40,12 +35,8 @@ class Outbox:
 
     def __init__(self, file: Path | None) -> None:
         """file: None keeps everything in memory, for tests and for receivers that may miss events."""
-        try:
-            self._database = opened(file, _SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            # Rooms go on without it; what is in it is sent after the next start.
-            log.error("outbox_not_opened", failure=str(error))
-            self._database = opened(None, _SCHEMA)
+        # Where it cannot be opened, what is in it is sent after the next start.
+        self._database = opened("outbox", file, _SCHEMA)
 
     def add(self, urls: Iterable[str], room: str, body: bytes) -> list[Delivery]:
         """Note that `body` is owed to every one of `urls`."""
