@@ -473,7 +473,12 @@ def answer_overdue(room: RoomCore, participant: Participant, now: Moment) -> Non
     negotiation = participant.subscribing
     # After a resume he was made another one, with its own time.
     if participant.session is not None and negotiation is not None and negotiation.outstanding:
-        leave(room, participant, Reason.STATE_MISMATCH, now, is_told=True, action=_Action.RECONNECT)
+        come_back(room, participant, now)
+
+
+def come_back(room: RoomCore, participant: Participant, now: Moment) -> None:
+    """What he has on the worker is not what he believes: he begins afresh."""
+    leave(room, participant, Reason.STATE_MISMATCH, now, is_told=True, action=_Action.RECONNECT)
 
 
 def _media_failed(room: RoomCore, participant: Participant, now: Moment) -> None:

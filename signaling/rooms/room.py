@@ -217,7 +217,8 @@ class Room:
                     data.channel_open(core, self._cache, receiver, event)
             case border.DataChannelStalled(label=data.RELIABLE):
                 # The worker has reset it, with what was queued: nothing more would reach him on it.
-                self._come_back(core.by_transport.get(event.transport), now)
+                if (receiver := core.by_transport.get(event.transport)) is not None:
+                    presence.come_back(core, receiver, now)
             case border.UptrackMedia():
                 publishing.media_arrived(core, event)
             case border.UptrackDemand():
@@ -292,12 +293,7 @@ class Room:
         without = [found[0] for number, found in core.by_uptrack.items() if number not in uptracks]
         without += [found[0] for number, found in sent.items() if number not in downtracks]
         for participant in without:
-            self._come_back(participant, now)
-
-    def _come_back(self, participant: Participant | None, now: Moment) -> None:
-        """What he has on the worker is not what he believes: he begins afresh."""
-        if participant is not None:
-            presence.leave(self.core, participant, Reason.STATE_MISMATCH, now, is_told=True, action=_Action.RECONNECT)
+            presence.come_back(core, participant, now)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
