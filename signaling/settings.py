@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sfu.settings import NodeSettings
 from signaling.calls.settings import CallsSettings
@@ -25,10 +25,15 @@ DEV_KEY = "devkey"
 DEV_SECRET = "secret"  # noqa: S105 - the published development secret, refused on public addresses
 SECRET_MIN_CHARACTERS = 32
 """RFC 7518 §3.2: an HS256 key of at least 256 bits."""
-_STUN_URL = re.compile(r"stuns?:[^\s/?#@]+")
-"""RFC 7064; a browser that is told anything else makes no connection at all."""
-_TURN_URL = re.compile(r"turns?:[^\s/?#@]+(\?transport=(udp|tcp))?")
-"""RFC 7065."""
+_ICE_URLS = {
+    "stun_urls": (re.compile(r"stuns?:[^\s/?#@]+"), "STUN", "stun:stun.example.org:3478"),
+    "turn_urls": (
+        re.compile(r"turns?:[^\s/?#@]+(\?transport=(udp|tcp))?"),
+        "TURN",
+        "turns:turn.example.org:443?transport=tcp",
+    ),
+}
+"""RFC 7064 and 7065: form, kind and example. A browser that is told anything else makes no connection at all."""
 
 
 class Section(BaseModel):
@@ -248,20 +253,13 @@ class IceSettings(Section):
     turn_username: str = Field("", max_length=512, description="User name for `turn_urls`.")
     turn_credential: SecretStr = Field(SecretStr(""), description="Password for `turn_urls`; every client gets it.")
 
-    @field_validator("stun_urls")
+    @field_validator(*_ICE_URLS)
     @classmethod
-    def _stun(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_urls(cls, urls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        form, kind, example = _ICE_URLS[info.field_name or ""]
         for url in urls:
-            if not _STUN_URL.fullmatch(url):
-                raise ValueError(f"`{url}` is no STUN server's URL, as `stun:stun.example.org:3478` is")
-        return urls
-
-    @field_validator("turn_urls")
-    @classmethod
-    def _turn(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            if not _TURN_URL.fullmatch(url):
-                raise ValueError(f"`{url}` is no TURN server's URL, as `turns:turn.example.org:443?transport=tcp` is")
+            if not form.fullmatch(url):
+                raise ValueError(f"`{url}` is no {kind} server's URL, as `{example}` is")
         return urls
 
     @model_validator(mode="after")
