@@ -18,8 +18,9 @@ from starlette.websockets import WebSocket
 
 from sfu import open_files
 from signaling.errors import SettingsError
-from signaling.http_server import HttpServer, http_server, listen
+from signaling.http_server import HttpServer, listen
 from signaling.settings import HttpSettings
+from tests.signaling.listening import listening
 from tests.signaling.test_runtime import until
 
 
@@ -41,25 +42,13 @@ async def _long(request: Request) -> Response:
 APP = Starlette(routes=[Route("/length", _length), Route("/long", _long), WebSocketRoute("/ws", _echo_length)])
 
 
-@contextlib.asynccontextmanager
-async def serving(settings: HttpSettings) -> AsyncIterator[tuple[int, HttpServer]]:
-    listener = listen("127.0.0.1", 0, 16)
-    server = http_server(APP, settings)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield listener.getsockname()[1], server
-    finally:
-        server.stop(at_once=True)
-        await task
-
-
 STRANGER = "127.0.0.2"
 """An address of loopback that the server does not listen on."""
 
 
 @contextlib.asynccontextmanager
 async def running(settings: HttpSettings) -> AsyncIterator[int]:
-    async with serving(settings) as (port, _):
+    async with listening(APP, settings) as (port, _):
         yield port
 
 
@@ -166,7 +155,7 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
 @pytest.mark.parametrize("sent", [b"", b"a"])
 async def test_a_body_that_nobody_asks_for_any_more_is_not_waited_for(sent: bytes) -> None:
     """S-40: the answer needed none of it."""
-    async with serving(HttpSettings(request_body_timeout_seconds=0.5)) as (port, server):
+    async with listening(APP, HttpSettings(request_body_timeout_seconds=0.5)) as (port, server):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(ANSWERED_EARLY % 999_999_999)
         assert await _answer(reader) == b"3"
@@ -179,7 +168,7 @@ async def test_a_body_that_nobody_asks_for_any_more_is_not_waited_for(sent: byte
 
 async def test_a_body_that_comes_after_the_answer_costs_nothing() -> None:
     settings = HttpSettings(request_body_timeout_seconds=0.5, request_head_timeout_seconds=0.5, keep_alive_seconds=1)
-    async with serving(settings) as (port, server):
+    async with listening(APP, settings) as (port, server):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
             writer.write(ANSWERED_EARLY % 2)
@@ -194,16 +183,21 @@ async def test_a_body_that_comes_after_the_answer_costs_nothing() -> None:
         writer.close()
 
 
+async def _cut_off_unread(port: int, server: HttpServer, header: bytes = b"") -> None:
+    """Ask for much, read nothing, and wait until the server has ended the connection."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", port))
+    raw.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n")
+    await until(lambda: bool(server.server_state.total_requests))
+    await until(lambda: not server.server_state.connections)
+    raw.close()
+
+
 async def test_who_does_not_read_his_answer_is_cut_off() -> None:
     """S-40"""
-    async with serving(HttpSettings(unread_response_seconds=0.5)) as (port, server):
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", port))
-        raw.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: bool(server.server_state.total_requests))
-        await until(lambda: not server.server_state.connections)
-        raw.close()
+    async with listening(APP, HttpSettings(unread_response_seconds=0.5)) as (port, server):
+        await _cut_off_unread(port, server)
         # One who reads gets all of it, and is still there.
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -216,14 +210,8 @@ async def test_who_does_not_read_his_answer_is_cut_off() -> None:
 
 async def test_who_does_not_read_cannot_hold_up_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signaling.http_server._CLOSING_SECONDS", 0.5)
-    async with serving(HttpSettings()) as (port, server):
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", port))
-        raw.sendall(b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        await until(lambda: bool(server.server_state.total_requests))
-        await until(lambda: not server.server_state.connections)
-        raw.close()
+    async with listening(APP, HttpSettings()) as (port, server):
+        await _cut_off_unread(port, server, b"Connection: close\r\n")
 
 
 def test_a_taken_port_is_said_in_a_sentence() -> None:

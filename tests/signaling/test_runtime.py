@@ -38,7 +38,6 @@ from signaling.errors import (
     Unauthenticated,
     Unavailable,
 )
-from signaling.http_server import http_server, listen
 from signaling.kept_cutoffs import KeptCutoffs
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
@@ -47,6 +46,7 @@ from signaling.runtime import Hosted, Rooms
 from signaling.runtime_metrics import RoomMetrics
 from signaling.settings import Settings
 from signaling.wire.livekit.frames import Frame
+from tests.signaling.listening import listening
 from tests.signaling.rooms.world import Section, offer_of, user_packet
 
 SECRET = "a secret of thirty-two bytes or so"
@@ -271,15 +271,9 @@ async def served(edge: Edge) -> AsyncIterator[str]:
     def verify(token: str) -> Grants:
         return tokens.verify(token, settings.keyring, edge.rooms._unix_ms() / 1000, settings.rooms)
 
-    listener = listen("127.0.0.1", 0, 16)
     app = Starlette(routes=signal_routes(edge.rooms, verify, settings.rooms, lambda _: None))
-    server = http_server(app, settings.http)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/rtc"
-    finally:
-        server.stop(at_once=True)
-        await task
+    async with listening(app, settings.http) as (port, _):
+        yield f"ws://127.0.0.1:{port}/rtc"
 
 
 async def first_and_token(client: websockets.ClientConnection) -> tuple[rtc.SignalResponse, str]:

@@ -29,8 +29,8 @@ from signaling.errors import (
     Unauthenticated,
     Unavailable,
 )
-from signaling.http_server import http_server, listen
 from signaling.settings import HttpSettings
+from tests.signaling.listening import listening
 
 KEY, SECRET = "key", "0123456789abcdef0123456789abcdef"
 ROOM = models.Room(sid="RM_1", name="standup", metadata="m", creation_time=1_800_000_000, max_participants=5)
@@ -144,13 +144,9 @@ def token(**grants: Any) -> str:
 async def service() -> AsyncIterator[Service]:
     directory = Directory()
     settings = HttpSettings(body_max_bytes=65_536, request_body_timeout_seconds=0.5)
-    listener = listen("127.0.0.1", 0, 64)
-    server = http_server(Starlette(routes=room_service_routes(directory, verify, settings)), settings)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    async with aiohttp.ClientSession() as session:
-        yield Service(f"http://127.0.0.1:{listener.getsockname()[1]}", directory, session)
-    server.stop(at_once=True)
-    await task
+    app = Starlette(routes=room_service_routes(directory, verify, settings))
+    async with listening(app, settings) as (port, _), aiohttp.ClientSession() as session:
+        yield Service(f"http://127.0.0.1:{port}", directory, session)
 
 
 @pytest.fixture

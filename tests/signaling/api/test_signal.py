@@ -23,7 +23,6 @@ from starlette.applications import Starlette
 from sfu.sdp import Direction
 from signaling.api.signal import signal_routes
 from signaling.errors import InvalidRequest, NotFound, Refusal, TooLarge, Unauthenticated, Unavailable
-from signaling.http_server import http_server, listen
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters, RoomFull
@@ -31,8 +30,11 @@ from signaling.rooms.settings import RoomSettings
 from signaling.runtime import Session, Telling
 from signaling.settings import HttpSettings
 from signaling.wire.livekit.frames import Frame
+from tests.signaling.listening import listening
 from tests.signaling.rooms.world import Section, offer_of
 from tests.signaling.test_runtime import Edge, until
+
+HTTP = HttpSettings(websocket_message_max_bytes=65_536)
 
 GRANTS = Grants(key="devkey", identity="alice", room="lobby", room_join=True)
 JOIN = rtc.SignalResponse(join=rtc.JoinResponse(server_version="1"))
@@ -121,20 +123,8 @@ async def serving(rooms: FakeRooms | None = None, **settings: int) -> AsyncItera
     fake = rooms or FakeRooms()
     refused: list[str] = []
     app = Starlette(routes=signal_routes(fake, verify, RoomSettings.model_validate(settings), refused.append))
-    async with listening(app) as port:
+    async with listening(app, HTTP) as (port, _):
         yield Endpoint(port, fake, refused)
-
-
-@contextlib.asynccontextmanager
-async def listening(app: Starlette) -> AsyncIterator[int]:
-    listener = listen("127.0.0.1", 0, 512)
-    server = http_server(app, HttpSettings(websocket_message_max_bytes=65_536))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.stop(at_once=True)
-        await task
 
 
 async def closed(client: websockets.ClientConnection) -> tuple[int, str]:
@@ -391,21 +381,28 @@ async def test_descriptions_count_for_fewer() -> None:
         assert not endpoint.rooms.gone
 
 
+async def _is_read_later(
+    rooms: FakeRooms, loud: websockets.ClientConnection, calm: websockets.ClientConnection
+) -> None:
+    """Of the loud one's messages the first has others be told much: the second waits 1.2 s, and nobody else does."""
+    began = asyncio.get_running_loop().time()
+    for number in (1, 2):
+        await loud.send(rtc.SignalRequest(ping=number).SerializeToString())
+    await rooms.until(lambda: len(rooms.requests) == 1)
+    rooms.told_bytes = rooms.told_messages = 0
+    await calm.send(rtc.SignalRequest(ping=7).SerializeToString())
+    await rooms.until(lambda: len(rooms.requests) == 3)
+    assert [request.ping for request in rooms.requests] == [1, 7, 2]
+    assert asyncio.get_running_loop().time() - began >= 1.1
+
+
 async def test_who_makes_others_be_told_much_is_read_as_slowly_as_they_may_read() -> None:
     """S-44"""
     # A quarter of the queue at once, and 20 KiB a second: here that is 1.2 s.
     rooms = FakeRooms(told_bytes=16_384 + 24_576)
     settings = {"signal_messages_per_second": 5, "signal_queue_max_bytes": 65_536}
     async with serving(rooms, **settings) as endpoint, endpoint.connect() as loud, endpoint.connect() as calm:
-        began = asyncio.get_running_loop().time()
-        for number in (1, 2):
-            await loud.send(rtc.SignalRequest(ping=number).SerializeToString())
-        await rooms.until(lambda: len(rooms.requests) == 1)
-        rooms.told_bytes = 0
-        await calm.send(rtc.SignalRequest(ping=7).SerializeToString())
-        await rooms.until(lambda: len(rooms.requests) == 3)
-        assert [request.ping for request in rooms.requests] == [1, 7, 2]
-        assert asyncio.get_running_loop().time() - began >= 1.1
+        await _is_read_later(rooms, loud, calm)
         # Nobody is closed for it.
         for session, client in ((1, loud), (2, calm)):
             rooms.sessions[session].send(Frame(rtc.SignalResponse(pong=8)))
@@ -419,15 +416,7 @@ async def test_who_has_many_be_told_is_read_no_faster() -> None:
     rooms = FakeRooms(told_messages=1_120)
     settings = {"signal_deliveries_per_second": 100, "signal_deliveries_burst": 1_000}
     async with serving(rooms, **settings) as endpoint, endpoint.connect() as loud, endpoint.connect() as calm:
-        began = asyncio.get_running_loop().time()
-        for number in (1, 2):
-            await loud.send(rtc.SignalRequest(ping=number).SerializeToString())
-        await rooms.until(lambda: len(rooms.requests) == 1)
-        rooms.told_messages = 0
-        await calm.send(rtc.SignalRequest(ping=7).SerializeToString())
-        await rooms.until(lambda: len(rooms.requests) == 3)
-        assert [request.ping for request in rooms.requests] == [1, 7, 2]
-        assert asyncio.get_running_loop().time() - began >= 1.1
+        await _is_read_later(rooms, loud, calm)
         assert not rooms.gone
 
 
@@ -446,7 +435,7 @@ async def test_a_thousand_mutes_before_hundreds_hold_up_nobody() -> None:
     """S-44"""
     edge = await Edge.start()
     app = Starlette(routes=signal_routes(edge.rooms, edge.grants, edge.rooms.settings.rooms, lambda _: None))
-    async with listening(app) as port:
+    async with listening(app, HTTP) as (port, _):
         url = f"ws://127.0.0.1:{port}/rtc?access_token=bob&auto_subscribe=0"
         async with websockets.connect(url, max_queue=None) as bob:
             silent = [upgraded(port, identity) for identity in ("alice", *(f"u{number}" for number in range(298)))]

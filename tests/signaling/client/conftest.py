@@ -6,7 +6,6 @@ is asked about by `admit`, and says goodbye.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,8 @@ from starlette.applications import Starlette
 
 from signaling.client import CallyardClient, Media
 from signaling.client import client as client_module
-from signaling.http_server import http_server, listen
-from signaling.settings import HttpSettings
 from tests.signaling.api.world import SECRET, World
+from tests.signaling.listening import listening
 
 
 @dataclass
@@ -97,12 +95,8 @@ async def people(world: World) -> AsyncIterator[People]:
 @pytest.fixture
 async def served(world: World) -> AsyncIterator[People]:
     """The same over a real listener on loopback, for the event socket."""
-    listener = listen("127.0.0.1", 0, 64)
-    server = http_server(Starlette(routes=list(world.system.routes)), HttpSettings())
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    people = People(world, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    yield people
-    await people.close()
-    await world.service.channel.close()
-    server.stop(at_once=True)
-    await serving
+    async with listening(Starlette(routes=list(world.system.routes))) as (port, _):
+        people = People(world, f"http://127.0.0.1:{port}")
+        yield people
+        await people.close()
+        await world.service.channel.close()

@@ -5,7 +5,6 @@ The pictures of the documentation are made here, where `CALLYARD_TESTS_PICTURES`
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,24 +14,19 @@ from playwright.async_api import Browser, Page, expect
 from starlette.applications import Starlette
 
 from signaling.console.backend import ParticipantFigures
-from signaling.http_server import http_server, listen
-from signaling.settings import HttpSettings
 from tests.signaling.api.world import World, code
 from tests.signaling.console.browser import Watched, chromium, picture
 from tests.signaling.console.conftest import Meter
 from tests.signaling.console.test_pages import NASTY
+from tests.signaling.listening import listening
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
 async def url(app: Starlette) -> AsyncIterator[str]:
-    listener = listen("127.0.0.1", 0, 64)
-    server = http_server(app, HttpSettings())
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.stop(at_once=True)
-    await serving
+    async with listening(app) as (port, _):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from starlette.routing import Route
 
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
 from signaling.events.outbox import Delivery, Outbox
-from signaling.http_server import http_server, listen
-from signaling.settings import HttpSettings, WebhookSettings
+from signaling.http_server import listen
+from signaling.settings import WebhookSettings
+from tests.signaling.listening import listening
 
 KEYRING = {"first": "0123456789abcdef0123456789abcdef", "second": "fedcba9876543210fedcba9876543210"}
 
@@ -60,14 +61,8 @@ class Receiver:
 
 @contextlib.asynccontextmanager
 async def serving(app: Starlette) -> AsyncIterator[str]:
-    listener = listen("127.0.0.1", 0, 64)
-    server = http_server(app, HttpSettings())
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
-    finally:
-        server.stop(at_once=True)
-        await task
+    async with listening(app) as (port, _):
+        yield f"http://127.0.0.1:{port}/hook"
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-import uvicorn
 import websockets
 from starlette.applications import Starlette
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,10 +20,9 @@ from signaling.api.v1.socket import READ_PER_CALL, REFUSALS_MAX, RESUME_ATTEMPTS
 from signaling.calls.problems import Problem
 from signaling.calls.settings import CallsSettings, RateLimits
 from signaling.events.channel import Frame
-from signaling.http_server import http_server, listen
-from signaling.settings import HttpSettings
 from signaling.store.database import DatabaseAway
 from tests.signaling.api.world import Listener, World
+from tests.signaling.listening import listening
 
 CALL = "/calls/default/x"
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -79,15 +77,8 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(world: World, *, trusted: Sequence[str] = ()) -> AsyncIterator[Server]:
-    listener = listen("127.0.0.1", 0, 64)
-    app = TrustedProxies(Starlette(routes=list(world.system.routes)), trusted)
-    server: uvicorn.Server = http_server(app, HttpSettings())
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield Server(world, f"ws://127.0.0.1:{listener.getsockname()[1]}")
-    finally:
-        server.should_exit = server.force_exit = True
-        await running
+    async with listening(TrustedProxies(Starlette(routes=list(world.system.routes)), trusted)) as (port, _):
+        yield Server(world, f"ws://127.0.0.1:{port}")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.signaling.api.world import World, code, pointers
+from tests.signaling.api.world import Client, Listener, World, code, pointers
 
 CALL = "/calls/default/x"
 RINGS = f"{CALL}/rings"
@@ -244,22 +244,29 @@ async def test_l_3_busy_is_no_reason_unless_the_settings_say_so(world: World) ->
     assert said["callees"][0]["reason"] == "busy"
 
 
+async def is_accepted_on_the_phone(
+    bob: Client, ring: dict[str, Any], phone: Listener, tablet: Listener, alice: Listener
+) -> None:
+    """Everybody has heard it once, the phone may say it again, and the tablet is late."""
+    assert ring["state"] == "accepted"
+    assert [(c["state"], c["device_id"]) for c in ring["callees"]] == [("accepted", "phone")]
+    expected = {"ring_id": ring["id"], "user_id": "bob", "by_device": "phone", "ring": ring}
+    assert [f["data"] for f in phone.only("call.ring_accepted")] == [{**expected, "reason": None}]
+    assert [f["data"] for f in tablet.only("call.ring_accepted")] == [{**expected, "reason": "answered_elsewhere"}]
+    assert [f["data"] for f in alice.only("call.ring_accepted")] == [{**expected, "reason": None}]
+    assert (await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"})).json()["ring"] == ring
+    late = await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "tablet"})
+    assert code(late) == (409, "already_resolved")
+    assert late.json()["ring"] == ring
+
+
 async def test_l_4_accepted_on_the_phone_the_tablet_stops(world: World) -> None:
     ring = await ringing(world, "bob")
     bob, alice = world.as_("bob"), await world.listen(world.as_("alice"))
     phone = await world.listen(bob, device="phone")
     tablet = await world.listen(bob, device="tablet")
     accepted = (await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"})).json()["ring"]
-    assert accepted["state"] == "accepted"
-    assert [(c["state"], c["device_id"]) for c in accepted["callees"]] == [("accepted", "phone")]
-    expected = {"ring_id": ring["id"], "user_id": "bob", "by_device": "phone", "ring": accepted}
-    assert [f["data"] for f in phone.only("call.ring_accepted")] == [{**expected, "reason": None}]
-    assert [f["data"] for f in tablet.only("call.ring_accepted")] == [{**expected, "reason": "answered_elsewhere"}]
-    assert [f["data"] for f in alice.only("call.ring_accepted")] == [{**expected, "reason": None}]
-    assert (await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"})).json()["ring"] == accepted
-    late = await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "tablet"})
-    assert code(late) == (409, "already_resolved")
-    assert late.json()["ring"] == accepted
+    await is_accepted_on_the_phone(bob, accepted, phone, tablet, alice)
     assert code(await bob.post(f"{RINGS}/{ring['id']}/reject")) == (409, "already_resolved")
     assert code(await world.as_("alice").post(f"{RINGS}/{ring['id']}/cancel")) == (409, "already_resolved")
 
@@ -272,15 +279,7 @@ async def test_l_4_who_joins_without_accepting_has_accepted(world: World) -> Non
     tablet = await world.listen(bob, device="tablet")
     await bob.join("default/x", device="phone")
     accepted = (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"]
-    assert accepted["state"] == "accepted"
-    assert [(c["state"], c["device_id"]) for c in accepted["callees"]] == [("accepted", "phone")]
-    expected = {"ring_id": ring["id"], "user_id": "bob", "by_device": "phone", "ring": accepted}
-    assert [f["data"] for f in phone.only("call.ring_accepted")] == [{**expected, "reason": None}]
-    assert [f["data"] for f in tablet.only("call.ring_accepted")] == [{**expected, "reason": "answered_elsewhere"}]
-    assert [f["data"] for f in alice.only("call.ring_accepted")] == [{**expected, "reason": None}]
-    assert (await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "phone"})).json()["ring"] == accepted
-    late = await bob.post(f"{RINGS}/{ring['id']}/accept", {"device_id": "tablet"})
-    assert code(late) == (409, "already_resolved")
+    await is_accepted_on_the_phone(bob, accepted, phone, tablet, alice)
     await world.advance(40)
     assert [tablet.only("call.ring_missed"), alice.only("call.ring_missed")] == [[], []]
     assert (await world.as_("alice").get(f"{RINGS}/{ring['id']}")).json()["ring"] == accepted
