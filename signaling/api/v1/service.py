@@ -107,6 +107,14 @@ class Wanted:
 
 
 @dataclass
+class _Turns:
+    """Whose turn it is to work on one call."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gone: DatabaseAway | None = None
+
+
+@dataclass
 class Outcome(Generic[T]):
     result: T
     turn: Turn
@@ -155,7 +163,7 @@ class CallsService:
         self.push_owed = asyncio.Event()
         self.tasks_owed = asyncio.Event()
         self._clock = clock
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, _Turns] = weakref.WeakValueDictionary()
         self.timers_changed = asyncio.Event()
         self.timers_wait_until: datetime | None = None
         self._last_id: str | None = None
@@ -302,7 +310,7 @@ class CallsService:
     ) -> Outcome[T]:
         """Run an operation on a call and everything that follows from it."""
         wanted = wanted or Wanted()
-        async with self._lock(f"{type_}:{call_id}"):
+        async with self._in_turn(f"{type_}:{call_id}"):
             if wanted.from_memory:
                 done = await self._operate_from_memory(principal, type_, call_id, operation, wanted)
                 if done is not None:
@@ -388,7 +396,7 @@ class CallsService:
 
     async def look_in_turn(self, type_: str, call_id: str, view: Callable[[Turn], T]) -> T:
         """Read a call for the system itself, while no operation of this process is on it."""
-        async with self._lock(f"{type_}:{call_id}"):
+        async with self._in_turn(f"{type_}:{call_id}"):
             return await self.look(SYSTEM, type_, call_id, view, Wanted(reach=False))
 
     async def look_each(self, principal: Principal, keys: Sequence[str], view: Callable[[Turn], T]) -> list[T]:
@@ -510,12 +518,27 @@ class CallsService:
         most = self.settings.push_waiting_per_user
         return await record(connection, events, pushes, turn.type, turn.now, self.new_id, push_waiting_max=most)
 
-    def _lock(self, cid: str) -> asyncio.Lock:
-        """One operation per call at a time: two would only make each other's commit stale."""
-        lock = self._locks.get(cid)
-        if lock is None:
-            lock = self._locks[cid] = asyncio.Lock()
-        return lock
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, cid: str) -> AsyncIterator[None]:
+        """One operation per call at a time: two would only make each other's commit stale.
+
+        Who waits while the database goes away under the one before him is refused with him: waiting for it one after
+        the other, the last would be told minutes later.
+        """
+        turns = self._locks.get(cid)
+        if turns is None:
+            turns = self._locks[cid] = _Turns()
+        async with turns.lock:
+            if turns.gone is not None:
+                raise DatabaseAway(str(turns.gone), turns.gone.reason) from turns.gone
+            try:
+                yield
+            except DatabaseAway as away:
+                turns.gone = away
+                # Who comes from now on finds out for himself.
+                if self._locks.get(cid) is turns:
+                    del self._locks[cid]
+                raise
 
     # Effects
 
