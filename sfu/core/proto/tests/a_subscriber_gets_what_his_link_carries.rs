@@ -9,9 +9,9 @@ use callyard_peer::media::{extensions, vp8};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::rtcp::remb;
 use callyard_peer::world::World;
-use callyard_proto::command::{Command, DowntrackSpec, Want};
+use callyard_proto::command::{Command, DowntrackSpec, LayerSpec, Want};
 use callyard_proto::event::Event;
-use callyard_proto::ids::{DowntrackId, Ssrc};
+use callyard_proto::ids::{DowntrackId, Spatial, Ssrc};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -276,6 +276,34 @@ fn three_cameras_and_a_share_start_at_once_and_fill_two_megabits() {
     assert!(medium >= 2, "{layers:?}, {:?}", call.stats());
     for camera in 0..3 {
         assert!(call.fps(camera, then) > 14.0, "{camera}: {}", call.fps(camera, then));
+    }
+}
+
+/// Many sources send a frame of a screen only when something changes: 2.5 Mbit/s are announced, and hardly any is sent.
+#[test]
+fn a_screen_that_stands_still_costs_what_it_takes_and_all_its_slides_arrive() {
+    for (bps, seconds_of_motion) in [(3_000_000, 8), (1_500_000, 8), (1_500_000, 0)] {
+        let mut call = Call::new(12, link(bps), vec![Camera::new(1, 1_000), Camera::screen(2, 2_000, 100_000)]);
+        let layer = LayerSpec { spatial: Spatial(0), width: 1_920, height: 1_080, bitrate_bps: 2_500_000 };
+        let uptrack = call.cameras[1].source.uptrack;
+        call.world.apply(Command::UpdateUptrack { uptrack, muted: false, layers: Some(vec![layer]) });
+        call.run(SECOND * seconds_of_motion);
+        call.world.take_events();
+        call.cameras[1].every = 120;
+        call.run(SECOND * 13 - SECOND * seconds_of_motion);
+        if seconds_of_motion == 0 {
+            // It is not known at once that what was announced does not come.
+            call.world.take_events();
+        }
+        let (then, shown) = (call.world.now, call.cameras[1].source.streams[0].frames);
+        call.run(SECOND * 40);
+        let slides = call.seen(1, then).iter().filter(|p| p.marker).count();
+        assert_eq!(slides as u32, call.cameras[1].source.streams[0].frames - shown, "{bps}");
+        assert_eq!(slides, 10);
+        let paused = |event: &&Event| matches!(event, Event::DowntrackState { active: false, .. });
+        assert_eq!(call.world.events.iter().find(paused), None, "{bps}");
+        let layers = call.layers(0, then);
+        assert!(layers.iter().all(|layer| *layer == if bps > 2_000_000 { 2 } else { 1 }), "{bps}: {layers:?}");
     }
 }
 

@@ -37,13 +37,15 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
     let spatials = if uptrack.mode == LayerMode::Single { 0..=0 } else { 0..=max.0 };
     // In SVC what lies below is part of what is sent.
     let mut below: Vec<Rate> = Vec::new();
+    // Where nothing flows: what flowed last, and what was announced of the rest.
+    let is_silent = !spatials.clone().any(|spatial| uptrack.layers.is_live(now, usize::from(spatial)));
     for spatial in spatials.clone().map(Spatial) {
         let index = usize::from(spatial.0);
-        if !uptrack.layers.is_live(now, index) {
+        if !is_silent && !uptrack.layers.is_live(now, index) {
             continue;
         }
         let pixels = pixels(uptrack, spatial);
-        let Some(mut rates) = uptrack.layers.temporal_rates(index) else {
+        let Some(mut rates) = uptrack.layers.temporal_rates(now, index) else {
             rungs.push(unmeasured(uptrack, spatial, pixels));
             continue;
         };
@@ -57,7 +59,7 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
         climb(&mut rungs, spatial, pixels, &rates, max_fps);
     }
     if rungs.is_empty() {
-        // Nothing flows yet: what was announced.
+        // All of it is above the wished frame rate.
         rungs.extend(spatials.map(Spatial).map(|s| unmeasured(uptrack, s, pixels(uptrack, s))));
     }
     rungs

@@ -207,7 +207,7 @@ impl Uptrack {
             mode: spec.mode,
             mid: spec.mid,
             extensions: ExtensionIds::new(&spec.extensions),
-            layers: Layers::new(config.layer_timeout),
+            layers: Layers::new(config.layer_timeout, spec.content == Content::Screen),
             declared: spec.layers,
             codecs: spec.codecs.into_iter().map(UpCodec::new).collect(),
             encodings,

@@ -1,7 +1,7 @@
 //! Which layers of a track flow, and how fast: bitrate and frame rate by spatial and temporal layer, measured.
 //!
 //! A key frame counts as an ordinary frame of its layer: it is spread by the pacer, and an allocation that followed each of
-//! them would flap.
+//! them would flap. What has fallen silent is remembered; frames that come one by one are measured by the time between.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ const NEWS_OF_MEAN: f64 = 0.1;
 #[derive(Debug)]
 pub struct Layers {
     timeout: Duration,
+    may_stand: bool,
     flows: [Flow; SPATIALS],
 }
 
@@ -32,8 +33,10 @@ pub struct Layers {
 struct Flow {
     last: Option<Instant>,
     since: Option<Instant>,
-    /// Measurements so far.
+    /// Measurements since it last began to flow.
     measured: u32,
+    /// There was one at all; it counts until the next.
+    is_known: bool,
     in_keyframe: bool,
     rungs: [Rung; TEMPORALS],
 }
@@ -61,17 +64,20 @@ pub struct Rate {
 }
 
 impl Layers {
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, flows: [Flow::default(); SPATIALS] }
+    /// `may_stand`: nothing is sent while nothing changes, as of a screen. What it took counts for less by and by.
+    pub fn new(timeout: Duration, may_stand: bool) -> Self {
+        Self { timeout, may_stand, flows: [Flow::default(); SPATIALS] }
     }
 
     /// `bytes` of RTP; `meta` says which temporal layer and whether a frame begins.
     #[inline]
     pub fn on_packet(&mut self, now: Instant, layer: (usize, Temporal), meta: &PacketMeta, is_key: bool, bytes: usize) {
         let (spatial, temporal) = layer;
-        let Some(flow) = self.flows.get_mut(spatial) else { return };
-        if flow.last.is_some_and(|at| at != now && now.saturating_duration_since(at) >= self.timeout) {
-            *flow = Flow::default();
+        let Self { timeout, may_stand, ref mut flows } = *self;
+        let Some(flow) = flows.get_mut(spatial) else { return };
+        let silence = flow.silence(now);
+        if silence > Duration::ZERO && silence >= timeout {
+            flow.begin_anew(now, if may_stand { share_after(silence, timeout) } else { 1.0 });
         }
         flow.last = Some(now);
         if meta.start_of_frame {
@@ -109,17 +115,56 @@ impl Layers {
         (0..count).map(|i| if self.is_live(now, i) { sum(i) } else { 0 }).collect()
     }
 
-    /// The temporal layers of one spatial layer, each by itself, lowest first, up to the highest that flows; `None` before
-    /// the first measurement.
-    pub fn temporal_rates(&self, spatial: usize) -> Option<Vec<Rate>> {
-        let flow = self.flows.get(spatial).filter(|flow| flow.measured > 0)?;
-        let count = flow.rungs.iter().rposition(|rung| rung.bps > 0.0)? + 1;
+    /// The temporal layers of one spatial layer, each by itself, lowest first, up to the highest that flows or
+    /// did last; `None` before anything can be told.
+    pub fn temporal_rates(&self, now: Instant, spatial: usize) -> Option<Vec<Rate>> {
+        let mut flow = *self.flows.get(spatial)?;
+        if !flow.is_known {
+            // Nothing has come that would close the first window: a picture that stands still.
+            let open = now.saturating_duration_since(flow.since?);
+            if open < WINDOW {
+                return None;
+            }
+            flow.fold(open);
+        } else if self.may_stand {
+            flow.fall(share_after(flow.silence(now), self.timeout));
+        }
+        let count = flow.rungs.iter().rposition(|rung| rung.bps > 0.0).unwrap_or(0) + 1;
         let rate = |rung: &Rung| Rate { bps: rung.bps as u64, mean_bps: rung.mean_bps as u64, fps: rung.fps as f32 };
         Some(flow.rungs[..count].iter().map(rate).collect())
     }
 }
 
+/// What remains of a rate after so long a silence.
+fn share_after(silence: Duration, timeout: Duration) -> f64 {
+    if silence > timeout { timeout.as_secs_f64() / silence.as_secs_f64() } else { 1.0 }
+}
+
 impl Flow {
+    fn silence(&self, now: Instant) -> Duration {
+        self.last.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
+    /// Something comes after a silence. A frame that came alone is measured by the time until now; of what flowed,
+    /// `share` is remembered until it is measured again.
+    fn begin_anew(&mut self, now: Instant, share: f64) {
+        match self.since.take() {
+            Some(since) if self.measured == 0 => self.fold(now.saturating_duration_since(since)),
+            _ => self.fall(share),
+        }
+        for rung in &mut self.rungs {
+            (rung.bytes, rung.frames, rung.key_bytes, rung.key_frames) = (0, 0, 0, 0);
+        }
+        self.measured = 0;
+    }
+
+    fn fall(&mut self, share: f64) {
+        for rung in &mut self.rungs {
+            rung.bps *= share;
+            rung.mean_bps *= share;
+        }
+    }
+
     fn fold(&mut self, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
         let is_first = self.measured == 0;
@@ -131,7 +176,12 @@ impl Flow {
                 rung.bytes as f64 * f64::from(frames) / f64::from(rung.frames)
             } else {
                 // Nothing to compare a key frame with: the last measurement, or itself.
-                if is_first { (rung.key_bytes + rung.bytes) as f64 } else { rung.bps * seconds / 8.0 }
+                let (own, before) = ((rung.key_bytes + rung.bytes) as f64, rung.bps * seconds / 8.0);
+                match (is_first, self.is_known) {
+                    (true, false) => own,
+                    (true, true) => own.min(before),
+                    (false, _) => before,
+                }
             };
             let (bps, fps) = if frames == 0 && rung.bytes == 0 {
                 (0.0, 0.0)
@@ -149,6 +199,7 @@ impl Flow {
             (rung.bytes, rung.frames, rung.key_bytes, rung.key_frames) = (0, 0, 0, 0);
         }
         self.measured = self.measured.saturating_add(1);
+        self.is_known = true;
     }
 }
 
@@ -166,7 +217,7 @@ mod tests {
     fn the_mean_knows_of_key_frames_and_of_what_was_saved_for_them() {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
         let start = Instant::now();
-        let mut layers = Layers::new(Duration::from_secs(2));
+        let mut layers = Layers::new(Duration::from_secs(2), false);
         let (mut lowest, mut highest, mut least_mean) = (u64::MAX, 0, u64::MAX);
         for frame in 0..900u32 {
             let key = frame % 150 == 0;
@@ -180,7 +231,7 @@ mod tests {
             let now = start + Duration::from_micros(33_333) * frame;
             layers.on_packet(now, (0, Temporal(0)), &meta(0), key, bytes - COPY_OVERHEAD_BYTES);
             if frame > 450 {
-                let rate = layers.temporal_rates(0).unwrap()[0];
+                let rate = layers.temporal_rates(now, 0).unwrap()[0];
                 (lowest, least_mean) = (lowest.min(rate.bps), least_mean.min(rate.mean_bps));
                 highest = highest.max(rate.mean_bps);
             }
@@ -194,7 +245,7 @@ mod tests {
     fn bitrate_and_frame_rate_are_told_by_temporal_layer_and_key_frames_do_not_count_double() {
         #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
         let start = Instant::now();
-        let mut layers = Layers::new(Duration::from_secs(2));
+        let mut layers = Layers::new(Duration::from_secs(2), false);
         for frame in 0..120u32 {
             let temporal = [0, 2, 1, 2][frame as usize % 4];
             let key = frame % 60 == 0;
@@ -202,15 +253,71 @@ mod tests {
             let now = start + Duration::from_micros(33_333) * frame;
             layers.on_packet(now, (1, Temporal(temporal)), &meta(temporal), key, bytes);
         }
-        let rates = layers.temporal_rates(1).unwrap();
+        let rates = layers.temporal_rates(start + Duration::from_secs(4), 1).unwrap();
         let expected = [(60_000, 7.5), (60_000, 7.5), (120_000, 15.0)];
         for (rate, (bps, fps)) in rates.iter().zip(expected) {
             assert!((rate.bps as f64 / f64::from(bps) - 1.0).abs() < 0.15, "{rates:?}");
             assert!((rate.fps - fps).abs() < 2.0, "{rates:?}");
         }
-        assert_eq!(layers.temporal_rates(0), None);
+        assert_eq!(layers.temporal_rates(start + Duration::from_secs(4), 0), None);
         assert!(layers.bitrates_bps(start + Duration::from_secs(4))[1] > 200_000);
         assert_eq!(layers.live(start + Duration::from_secs(4)), [Spatial(1)]);
         assert!(layers.live(start + Duration::from_secs(7)).is_empty());
+    }
+    /// 12 500 bytes every four seconds, as a slide now and then: 25 kbit/s.
+    #[test]
+    fn frames_that_come_one_by_one_are_measured_by_how_far_they_are_apart() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for (may_stand, after_15_s) in [(false, 25_000), (true, 2_500)] {
+            let mut layers = Layers::new(Duration::from_millis(1_500), may_stand);
+            let bps = |layers: &Layers, ms| layers.temporal_rates(at(ms), 0).map(|rates| rates[0].bps);
+            let show = |layers: &mut Layers, ms: u64| {
+                // The first is a key frame, and so is the fourth.
+                let (is_key, bytes) = (ms.is_multiple_of(12_000), if ms == 12_000 { 250_000 } else { 12_500 });
+                layers.on_packet(at(ms), (0, Temporal(0)), &meta(0), is_key, bytes - COPY_OVERHEAD_BYTES);
+            };
+            show(&mut layers, 0);
+            assert_eq!([0, 400, 1_000, 2_000].map(|ms| bps(&layers, ms)), [None, None, Some(100_000), Some(50_000)]);
+            for slide in 1..5 {
+                show(&mut layers, 4_000 * slide);
+                assert_eq!(bps(&layers, 4_000 * slide + 1_000), Some(25_000), "slide {slide}");
+            }
+            assert_eq!(bps(&layers, 16_000 + 15_000), Some(after_15_s));
+            show(&mut layers, 16_000 + 400_000);
+            assert_eq!(bps(&layers, 16_000 + 400_000), Some(0), "next to nothing, and not unknown");
+        }
+    }
+
+    #[test]
+    fn what_flowed_is_remembered_until_it_is_measured_again() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let start = Instant::now();
+        for (may_stand, after_6_s) in [(false, 100_000), (true, 25_000)] {
+            let mut layers = Layers::new(Duration::from_millis(1_500), may_stand);
+            let bps = |layers: &Layers, now| layers.temporal_rates(now, 0).map(|rates| rates[0].bps);
+            // 100 kbit/s at five frames a second.
+            let mut now = start;
+            for frame in 0..20u32 {
+                now = start + Duration::from_millis(200) * frame;
+                layers.on_packet(now, (0, Temporal(0)), &meta(0), false, 2_500 - COPY_OVERHEAD_BYTES);
+            }
+            let near = |bps: Option<u64>, expected: u64| {
+                let bps = bps.unwrap();
+                assert!(bps.abs_diff(expected) < expected / 2, "{bps} instead of {expected}");
+                bps
+            };
+            near(bps(&layers, now), 100_000);
+            now += Duration::from_secs(6);
+            let silent = near(bps(&layers, now), after_6_s);
+            layers.on_packet(now, (0, Temporal(0)), &meta(0), false, 25_000 - COPY_OVERHEAD_BYTES);
+            assert_eq!(bps(&layers, now), Some(silent), "one frame says nothing yet");
+            for _ in 0..2 {
+                now += Duration::from_millis(200);
+                layers.on_packet(now, (0, Temporal(0)), &meta(0), false, 25_000 - COPY_OVERHEAD_BYTES);
+            }
+            assert!(bps(&layers, now).unwrap() >= 1_000_000, "what was before counts no more");
+        }
     }
 }

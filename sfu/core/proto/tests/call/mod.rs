@@ -29,13 +29,15 @@ const KEYFRAME: f64 = 8.0;
 const PAYLOAD: usize = 1_100;
 const FRAME: Duration = Duration::from_micros(33_333);
 
-/// A published simulcast camera, or a screen of one size at five frames a second.
+/// A published simulcast camera, or a screen of one size whose pictures are as large as at five a second.
 pub struct Camera {
     pub source: Source,
     bitrates: Vec<u32>,
     is_screen: bool,
     frame: u64,
     ticks: u64,
+    /// Pictures are so many thirtieths of a second apart.
+    pub every: u64,
     /// Temporal layers are sent.
     pub is_temporal: bool,
 }
@@ -43,17 +45,21 @@ pub struct Camera {
 impl Camera {
     pub fn new(uptrack: u64, ssrc: u32) -> Self {
         let source = Source::simulcast(0, uptrack, ssrc);
-        Self { source, bitrates: BITRATES.to_vec(), is_screen: false, frame: 0, ticks: 0, is_temporal: true }
+        Self::of(source, BITRATES.to_vec())
     }
 
     pub fn single(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
         let source = Source::video(0, uptrack, ssrc);
-        Self { source, bitrates: vec![bitrate], is_screen: false, frame: 0, ticks: 0, is_temporal: false }
+        Self { is_temporal: false, ..Self::of(source, vec![bitrate]) }
     }
 
     pub fn screen(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
         let source = Source::video(0, uptrack, ssrc);
-        Self { source, bitrates: vec![bitrate], is_screen: true, frame: 0, ticks: 0, is_temporal: false }
+        Self { is_screen: true, every: 6, is_temporal: false, ..Self::of(source, vec![bitrate]) }
+    }
+
+    fn of(source: Source, bitrates: Vec<u32>) -> Self {
+        Self { source, bitrates, is_screen: false, frame: 0, ticks: 0, every: 1, is_temporal: true }
     }
 
     fn publish(&self, world: &mut World) {
@@ -81,7 +87,7 @@ impl Camera {
             let extensions = extensions(&self.source, layer);
             let stream = &mut self.source.streams[layer];
             let (temporal, share) = if self.is_temporal { PATTERN[beat] } else { (0, 0.25) };
-            stream.timestamp = stream.timestamp.wrapping_add((90_000.0 / fps) as u32);
+            stream.timestamp = stream.timestamp.wrapping_add(3_000 * self.every as u32);
             if !stream.is_sent {
                 continue;
             }
@@ -273,10 +279,10 @@ impl Call {
 }
 
 impl Camera {
-    /// Called thirty times a second; a screen has a new picture each sixth time.
+    /// Called thirty times a second.
     fn tick(&mut self, world: &mut World) {
         self.ticks += 1;
-        if !self.is_screen || self.ticks % 6 == 1 {
+        if self.ticks % self.every == 1 % self.every {
             self.send(world);
         }
     }
