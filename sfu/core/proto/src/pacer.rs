@@ -1,5 +1,5 @@
 //! One subscriber's pacer: what may leave now, and what waits. Audio never waits; video waits for the rate, retransmissions
-//! for the video, probe padding for nothing but its own schedule.
+//! a moment for the video, probe padding for nothing but its own schedule.
 //!
 //! On a link that carries what is sent nothing ever waits, and a packet costs one comparison. What waits is a reference into
 //! the uptrack's history, taken before it is numbered, so that what is dropped here leaves no gap. It moves no bytes.
@@ -24,7 +24,9 @@ const BURST_NARROW_MIN_BYTES: f64 = 2_500.0;
 /// two bursts: sound alone may be more than a narrow link is believed to carry, for as long as somebody speaks.
 const DEBT: Duration = Duration::from_millis(500);
 const DEBT_BURSTS: f64 = 2.0;
-/// Retransmissions that waited this long come too late.
+/// So long a retransmission waits for video: behind a large key frame it would be too late, and the frame useless.
+const RESEND_PATIENCE: Duration = Duration::from_millis(50);
+/// Retransmissions that nobody has asked for again for this long come too late.
 const RESEND_LIFE: Duration = Duration::from_millis(400);
 const MAX_RESENDS: usize = 256;
 
@@ -64,6 +66,7 @@ struct Lane {
 pub struct Resend {
     pub downtrack: usize,
     pub seq: u16,
+    /// The last time.
     pub asked: Instant,
 }
 
@@ -91,7 +94,8 @@ pub struct Pacer {
     lanes: Vec<Lane>,
     /// Finish of the last packet released.
     clock: u64,
-    resends: VecDeque<Resend>,
+    /// With when they were first asked for.
+    resends: VecDeque<(Instant, Resend)>,
     probing: Option<Probing>,
     /// It is on the engine's list of those that are looked at by the beat.
     pub is_listed: bool,
@@ -176,20 +180,33 @@ impl Pacer {
         if self.resends.len() >= MAX_RESENDS {
             self.resends.pop_front();
         }
-        self.resends.push_back(resend);
+        self.resends.push_back((now, resend));
         true
     }
 
-    /// The next retransmission that may leave now.
+    /// True: it waits already, and is asked for again.
+    pub fn renew_resend(&mut self, now: Instant, downtrack: usize, seq: u16) -> bool {
+        let is_it = |(_, resend): &&mut (Instant, Resend)| (resend.downtrack, resend.seq) == (downtrack, seq);
+        let Some((_, resend)) = self.resends.iter_mut().find(is_it) else { return false };
+        resend.asked = now;
+        true
+    }
+
+    /// The next retransmission that may leave now; while video waits, one that has waited long enough for it.
     pub fn release_resend(&mut self, now: Instant) -> Option<Resend> {
-        while let Some(front) = self.resends.front() {
-            if now.saturating_duration_since(front.asked) > RESEND_LIFE {
+        while let Some(&(since, Resend { asked, .. })) = self.resends.front() {
+            if now.saturating_duration_since(asked) > RESEND_LIFE {
                 self.resends.pop_front();
                 continue;
             }
-            let may_leave = self.admits(now, false)
-                || self.waiting.is_empty() && !self.is_held(now) && self.probe_wants(now).is_some();
-            return if may_leave { self.resends.pop_front() } else { None };
+            self.credit(now);
+            let has_credit = self.rate_bps.is_none() || self.credit_bytes > 0.0;
+            let may_leave = !self.is_held(now)
+                && match self.waiting.is_empty() {
+                    true => has_credit || self.probe_wants(now).is_some(),
+                    false => has_credit && now.saturating_duration_since(since) > RESEND_PATIENCE,
+                };
+            return if may_leave { self.resends.pop_front().map(|(_, resend)| resend) } else { None };
         }
         None
     }
@@ -205,7 +222,7 @@ impl Pacer {
             }
             !is_its
         });
-        self.resends.retain(|resend| resend.downtrack != downtrack);
+        self.resends.retain(|(_, resend)| resend.downtrack != downtrack);
         before - self.waiting.len()
     }
 
@@ -504,6 +521,46 @@ mod tests {
         assert!(pacer.holds_resend(later, Resend { downtrack: 1, seq: 8, asked: later }));
         while pacer.release(later).is_some() {}
         assert_eq!(pacer.release_resend(later).map(|r| r.seq), Some(8), "the old one is not sent any more");
+    }
+
+    #[test]
+    fn a_retransmission_overtakes_what_waits_and_leaves_once_however_often_it_is_asked_for() {
+        let (began, mut resent) = (origin(), Vec::new());
+        let (mut now, mut pacer) = (began, limited(began, 1_000_000));
+        (0..100).for_each(|seq| pacer.hold(waiting(1, seq, 0, true)));
+        assert!(pacer.holds_resend(now, Resend { downtrack: 1, seq: 7, asked: now }));
+        for step in 1..=200u32 {
+            now += BEAT;
+            assert!(step > 8 || !step.is_multiple_of(4) || pacer.renew_resend(now, 1, 7), "it waits");
+            loop {
+                if let Some(resend) = pacer.release_resend(now) {
+                    pacer.spend(1_000);
+                    resent.push((resend.seq, now - began));
+                } else if let Some(waiting) = pacer.release(now) {
+                    pacer.spend(waiting.bytes as usize);
+                } else {
+                    break;
+                }
+            }
+        }
+        assert!(!pacer.has_video_waiting());
+        assert!(matches!(resent[..], [(7, after)] if after <= Duration::from_millis(100)), "{resent:?}");
+        assert!(!pacer.renew_resend(now, 1, 7), "it has left");
+    }
+
+    /// As long as he asks, he waits for it.
+    #[test]
+    fn a_retransmission_lives_as_long_as_it_is_asked_for() {
+        let (began, hold) = (origin(), Duration::from_millis(600));
+        let mut pacer = limited(began, 1_000_000);
+        pacer.set_hold(Some(began..began + hold));
+        for (seq, asked_ms) in [(7, 300), (8, 100)] {
+            assert!(pacer.holds_resend(began, Resend { downtrack: 1, seq, asked: began }));
+            assert!(pacer.renew_resend(began + Duration::from_millis(asked_ms), 1, seq));
+        }
+        assert_eq!(pacer.release_resend(began + hold).map(|resend| resend.seq), Some(7));
+        assert_eq!(pacer.release_resend(began + hold), None);
+        assert!(pacer.is_idle());
     }
 
     #[test]

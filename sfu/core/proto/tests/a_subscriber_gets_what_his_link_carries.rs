@@ -2,9 +2,11 @@
 
 mod call;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use call::{CAMERA, Call, Camera, VIEWER, VOICE};
+use callyard_peer::client::Received;
 use callyard_peer::media::{extensions, vp8};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::rtcp::remb;
@@ -304,6 +306,45 @@ fn a_screen_that_stands_still_costs_what_it_takes_and_all_its_slides_arrive() {
         assert_eq!(call.world.events.iter().find(paused), None, "{bps}");
         let layers = call.layers(0, then);
         assert!(layers.iter().all(|layer| *layer == if bps > 2_000_000 { 2 } else { 1 }), "{bps}: {layers:?}");
+    }
+}
+
+/// The first camera's next picture is a key frame of so many bytes, and others follow two seconds apart. Its number,
+/// once it was sent.
+fn show_large(call: &mut Call, key_bytes: usize) -> u32 {
+    let camera = &mut call.cameras[0];
+    (camera.every, camera.key_bytes, camera.source.streams[0].wants_key) = (60, Some(key_bytes), true);
+    while call.cameras[0].source.streams[0].wants_key {
+        call.run(Duration::from_millis(5));
+    }
+    call.cameras[0].source.streams[0].frames
+}
+
+/// Packets of one picture that have come.
+fn packets_of(call: &Call, number: u32) -> usize {
+    let is_of_it = |p: &&Received| p.payload.get(18..22) == Some(&number.to_be_bytes()[..]);
+    let packets = call.world.clients[VIEWER].of(CAMERA).filter(is_of_it);
+    packets.map(|p| p.seq).collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn what_is_lost_of_a_large_picture_is_repaired_while_the_rest_of_it_waits() {
+    for seed in 13..16 {
+        let mut call = Call::new(seed, link(1_000_000), vec![Camera::screen(1, 1_000, 700_000)]);
+        call.run(SECOND * 10);
+        call.world.down[VIEWER].config.loss = 0.02;
+        let lost = call.world.down[VIEWER].lost;
+        let resent = call.world.engine.counters().retransmitted;
+        let number = show_large(&mut call, 150_000);
+        let (then, parts) = (call.world.now, 150_000usize.div_ceil(1_100));
+        while packets_of(&call, number) < parts {
+            call.run(Duration::from_millis(20));
+            let came = packets_of(&call, number);
+            assert!(call.world.now < then + SECOND * 4, "{came} of {parts} with seed {seed}");
+        }
+        let lost = call.world.down[VIEWER].lost - lost;
+        let resent = call.world.engine.counters().retransmitted - resent;
+        assert!(resent * 2 <= lost * 3, "{resent} for {lost} with seed {seed}");
     }
 }
 

@@ -42,15 +42,16 @@ pub struct SentPacket {
     pub temporal: Temporal,
 }
 
-/// [`SentPacket`] in half a cache line, and how often it was asked for.
+/// [`SentPacket`] in half a cache line, and how often it was sent again.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     source: u64,
     timestamp: u32,
     /// Low half: what is older lies in the same place, and is overwritten, long before it repeats.
     seq: u32,
-    /// Microseconds since the first request of the stream; they come round in an hour, entries live for seconds.
-    asked: u32,
+    /// When it was last sent again, in microseconds since the stream's first retransmission; they come round in an
+    /// hour, entries live for seconds.
+    resent: u32,
     picture_id: u16,
     frame_number_offset: u16,
     picture_offset: u8,
@@ -60,7 +61,7 @@ struct Entry {
     spatial: u8,
     codec: u8,
     flags: u8,
-    /// Times asked for.
+    /// Times sent again.
     times: u8,
 }
 
@@ -81,7 +82,7 @@ impl Entry {
             source: packet.source.0,
             timestamp: packet.timestamp,
             seq: packet.seq.0 as u32,
-            asked: 0,
+            resent: 0,
             picture_id: picture_id.unwrap_or_default(),
             frame_number_offset: packet.frame_number_offset,
             picture_offset: id.map_or(0, |id| id.offset),
@@ -202,7 +203,7 @@ pub struct SentHistory {
     highest: Option<SeqNo>,
     /// First packet of the last key frame, and its timestamp.
     key: Option<(SeqNo, u32)>,
-    first_asked: Option<Instant>,
+    first_resent: Option<Instant>,
     budget_bytes: f64,
 }
 
@@ -214,7 +215,7 @@ impl SentHistory {
             entries: Vec::new(),
             highest: None,
             key: None,
-            first_asked: None,
+            first_resent: None,
             budget_bytes: BURST_BYTES,
         }
     }
@@ -272,11 +273,11 @@ impl SentHistory {
         Some(self.entry(extended)?.packet(extended))
     }
 
-    /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again.
+    /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again: [`Self::again`] tells that.
     ///
     /// `use_of`: whether it can still be shown to him.
     pub fn ask(
-        &mut self,
+        &self,
         now: Instant,
         seq: u16,
         rtt: Duration,
@@ -296,9 +297,8 @@ impl SentHistory {
         if entry.times >= MAX_TIMES {
             return Err(Refused::TooOften);
         }
-        let first_asked = *self.first_asked.get_or_insert(now);
-        let asked = now.saturating_duration_since(first_asked).as_micros() as u32;
-        if entry.times > 0 && Duration::from_micros(u64::from(asked.wrapping_sub(entry.asked))) < rtt {
+        let since = self.since_first_resent(now).wrapping_sub(entry.resent);
+        if entry.times > 0 && Duration::from_micros(u64::from(since)) < rtt {
             return Err(Refused::TooSoon);
         }
         // What is left when little is left goes to the frames that the others need.
@@ -310,9 +310,22 @@ impl SentHistory {
         if self.budget_bytes <= reserve {
             return Err(Refused::OverBudget);
         }
-        let place = extended as usize & (self.entries.len() - 1);
-        self.entries[place] = Entry { times: entry.times + 1, asked, ..entry };
         Ok(packet)
+    }
+
+    /// What was sent under `seq` leaves again now.
+    pub fn again(&mut self, now: Instant, seq: u16) {
+        self.first_resent.get_or_insert(now);
+        let resent = self.since_first_resent(now);
+        let Some(extended) = self.extended(seq) else { return };
+        let place = extended as usize & self.entries.len().wrapping_sub(1);
+        if let Some(entry) = self.entries.get_mut(place).filter(|entry| entry.is(extended)) {
+            (entry.times, entry.resent) = (entry.times.saturating_add(1), resent);
+        }
+    }
+
+    fn since_first_resent(&self, now: Instant) -> u32 {
+        self.first_resent.map_or(0, |first| now.saturating_duration_since(first).as_micros() as u32)
     }
 
     /// What was sent as the `back`th before the last: the most likely to be missed, where something must be sent anyway.
@@ -416,6 +429,8 @@ mod tests {
         sent.push(packet(1), 1200);
         for times in 1..=MAX_TIMES {
             assert!(sent.ask(now, 1, rtt, |_| Use::Shown).is_ok());
+            assert!(sent.ask(now, 1, rtt, |_| Use::Shown).is_ok(), "it waits, and has not left");
+            sent.again(now, 1);
             let refused = if times < MAX_TIMES { Refused::TooSoon } else { Refused::TooOften };
             assert_eq!(sent.ask(now + rtt / 2, 1, rtt, |_| Use::Shown), Err(refused));
             now += rtt;

@@ -171,7 +171,7 @@ impl Engine {
         let transport = &mut self.transports[slot];
         let Some(downtrack) = self.downtracks.get_mut(index) else { return };
         downtrack.nacks += 1;
-        if !transport.may_send() {
+        if !transport.may_send() || transport.pacer.renew_resend(now, index, seq) {
             return;
         }
         let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
@@ -250,6 +250,8 @@ impl Engine {
     }
 
     pub(super) fn resend_now(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
+        let Some(downtrack) = self.downtracks.get_mut(index) else { return };
+        downtrack.sent.again(now, seq);
         if !self.write_again(now, slot, index, seq, Flow::Resent) {
             self.counters.retransmission_missed += 1;
         }

@@ -1,4 +1,5 @@
-//! What waits in the pacers leaves by the beat: video, then retransmissions, then what a probe still needs.
+//! What waits in the pacers leaves by the beat: retransmissions that have waited for video, video, other
+//! retransmissions, then what a probe still needs.
 //!
 //! A probe is spent on retransmissions of recent packets where they fit, on bare padding where not, both on a downtrack's
 //! retransmission stream (RFC 4588); a subscriber without one is never probed.
@@ -57,10 +58,10 @@ impl Engine {
     pub(super) fn release(&mut self, now: Instant, slot: usize) -> bool {
         for _ in 0..MAX_A_BEAT {
             let Some(transport) = self.transports.get_mut(slot) else { return false };
-            if let Some(waiting) = transport.pacer.release(now) {
-                self.send_waiting(now, slot, &waiting);
-            } else if let Some(resend) = transport.pacer.release_resend(now) {
+            if let Some(resend) = transport.pacer.release_resend(now) {
                 self.resend_now(now, slot, resend.downtrack, resend.seq);
+            } else if let Some(waiting) = transport.pacer.release(now) {
+                self.send_waiting(now, slot, &waiting);
             } else if let Some(bytes) = transport.pacer.padding(now) {
                 if !self.send_probe_packet(now, slot, bytes) {
                     self.transports[slot].pacer.end_probe();

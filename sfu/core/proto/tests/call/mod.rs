@@ -38,6 +38,8 @@ pub struct Camera {
     ticks: u64,
     /// Pictures are so many thirtieths of a second apart.
     pub every: u64,
+    /// Size of a key frame, where it is not [`KEYFRAME`] ordinary ones.
+    pub key_bytes: Option<usize>,
     /// Temporal layers are sent.
     pub is_temporal: bool,
 }
@@ -59,7 +61,7 @@ impl Camera {
     }
 
     fn of(source: Source, bitrates: Vec<u32>) -> Self {
-        Self { source, bitrates, is_screen: false, frame: 0, ticks: 0, every: 1, is_temporal: true }
+        Self { source, bitrates, is_screen: false, frame: 0, ticks: 0, every: 1, key_bytes: None, is_temporal: true }
     }
 
     fn publish(&self, world: &mut World) {
@@ -95,6 +97,7 @@ impl Camera {
             stream.wants_key &= !is_key;
             let average = f64::from(self.bitrates[layer]) / 8.0 / fps;
             let bytes = if is_key { average * KEYFRAME } else { average * 4.0 * share } as usize;
+            let bytes = self.key_bytes.filter(|_| is_key).unwrap_or(bytes);
             stream.frames += 1;
             stream.picture_id = (stream.picture_id + 1) & 0x7fff;
             if temporal == 0 {
