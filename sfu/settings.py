@@ -300,8 +300,8 @@ class EngineSettings(BaseModel):
         Field(
             ge=0.2,
             le=10,
-            description="Video that would wait longer is dropped and begun anew. Raise it for streams without temporal "
-            "layers on slow links.",
+            description="Video that would wait longer, a key frame four times as long, is dropped and begun anew. "
+            "Raise it for streams without temporal layers on slow links.",
         ),
     ] = 1.5
     layer_dwell_seconds: Annotated[

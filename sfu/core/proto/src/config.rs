@@ -82,7 +82,8 @@ pub struct Config {
     pub feedback_patience: Duration,
     /// Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost of queues on the link.
     pub pacing_factor: f64,
-    /// Video that would wait longer is dropped and begun anew. Raise it for streams without temporal layers on slow links.
+    /// Video that would wait longer, a key frame four times as long, is dropped and begun anew. Raise it for streams
+    /// without temporal layers on slow links.
     pub max_pacer_delay: Duration,
 
     /// Microphones that everybody in a room hears at once: the loudest. Raise it for choirs; each one more costs every

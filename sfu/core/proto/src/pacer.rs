@@ -157,6 +157,12 @@ impl Pacer {
         self.waiting.iter().any(|(_, waiting)| is_it(waiting))
     }
 
+    /// The first packet to be sent of those that wait for a downtrack.
+    pub fn first_of(&self, downtrack: usize) -> Option<&Unit> {
+        let is_its = |(_, waiting): &&(u64, Waiting)| waiting.downtrack == downtrack && waiting.bytes > 0;
+        self.waiting.iter().find(is_its).map(|(_, waiting)| &waiting.unit)
+    }
+
     /// The next packet that may leave now, if it may.
     pub fn release(&mut self, now: Instant) -> Option<Waiting> {
         self.credit(now);

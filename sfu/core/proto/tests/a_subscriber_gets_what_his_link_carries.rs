@@ -348,6 +348,23 @@ fn what_is_lost_of_a_large_picture_is_repaired_while_the_rest_of_it_waits() {
     }
 }
 
+/// A first slide, or one after a loss, over a link that takes seconds for it.
+#[test]
+fn a_key_frame_that_takes_seconds_is_not_asked_for_again_meanwhile() {
+    let mut call = Call::new(16, link(500_000), vec![Camera::screen(1, 1_000, 300_000)]);
+    call.run(SECOND * 15);
+    let asked = call.world.engine.counters().feedback_out.pli;
+    let number = show_large(&mut call, 250_000);
+    let (then, parts) = (call.world.now, 250_000usize.div_ceil(1_100));
+    while packets_of(&call, number) < parts {
+        call.run(Duration::from_millis(20));
+        let came = packets_of(&call, number);
+        assert!(call.world.now < then + SECOND * 6, "{came} of {parts}");
+    }
+    let asked = call.world.engine.counters().feedback_out.pli - asked;
+    assert!(asked <= 2, "{asked}");
+}
+
 /// S-21
 #[test]
 fn the_link_is_never_flooded() {

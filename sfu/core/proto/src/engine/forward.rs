@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::up::Uptrack;
 use super::write::{
     Carried, Desk, Outgoing, descriptor, fill, fill_holes, leave_out, leaves_source, number, remember, write_packet,
 };
@@ -18,12 +19,15 @@ use crate::downlink::Flow;
 use crate::downtrack::{Packet, Verdict};
 use crate::ids::{SeqNo, Spatial, Temporal};
 use crate::pacer::{Unit, Waiting};
-use crate::rtp::HeaderFields;
+use crate::rtp::{HeaderFields, RtpHeader};
 use crate::srtp::Payload;
 
 /// With more than this waiting only the base temporal layer is let in, until little waits.
 const THIN_ABOVE: Duration = Duration::from_millis(150);
 const FULL_BELOW: Duration = Duration::from_millis(40);
+/// What is too late is begun anew with a key frame: if that is what is late, only after so many times as long. The next
+/// one would take no less.
+const KEY_PATIENCE: u32 = 4;
 
 /// A received packet on its way to the subscribers of its uptrack.
 #[derive(Clone, Debug)]
@@ -76,6 +80,13 @@ impl Pending {
             received: self.received,
         }
     }
+}
+
+/// Whether it is a packet of its stream's last key frame, by the publisher's own time stamps.
+fn is_of_newest_key(uptrack: &Uptrack, unit: &Unit) -> bool {
+    let Some(encoding) = uptrack.encodings.get(unit.encoding) else { return false };
+    let header = encoding.history.get(unit.seq).and_then(|(packet, _)| RtpHeader::parse(packet).ok());
+    header.zip(encoding.last_key).is_some_and(|(header, key)| header.timestamp == key.timestamp)
 }
 
 impl Engine {
@@ -268,10 +279,13 @@ impl Engine {
                     downtrack.waiting_since = Some(now);
                 }
                 let longest = self.config.max_pacer_delay;
-                let is_late = downtrack.waiting_since.is_some_and(|at| now.saturating_duration_since(at) > longest);
-                if is_late && delay > longest && unit.meta.start_of_frame && !unit.switched {
-                    is_overdue = true;
-                    break;
+                let waits = downtrack.waiting_since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                if waits.min(delay) > longest && unit.meta.start_of_frame && !unit.switched {
+                    let is_key = transport.pacer.first_of(slot).is_some_and(|first| is_of_newest_key(uptrack, first));
+                    is_overdue = !is_key || waits > longest * KEY_PATIENCE;
+                    if is_overdue {
+                        break;
+                    }
                 }
                 downtrack.waiting += 1;
                 self.counters.pacer_held += 1;
