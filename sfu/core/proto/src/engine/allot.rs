@@ -185,13 +185,15 @@ pub fn choose(now: Instant, means: &Means<'_>, situation: &mut Situation) -> Out
     let used: u64 = chosen_bps(tracks, &decisions).sum();
     blame_the_last(tracks, &decisions);
     let spare = budget.saturating_sub(used);
+    // All that is sent could go on: who goes down makes room for somebody who is worth more now.
+    let is_traded = current_bps(&candidates) <= budget;
     let has_narrowed = (estimate as f64) < NARROWED * before.used_bps as f64;
     let settled = tracks.iter_mut().zip(&decisions).map(|(track, decision)| {
         let had_held = track.guard.climbed_at().is_some_and(|at| now.saturating_duration_since(at) >= HELD);
         if has_narrowed && had_held {
             track.guard.forgive();
         }
-        settle(now, means.guard, track, decision, spare)
+        settle(now, means.guard, track, decision, spare, is_traded)
     });
     let choices: Vec<Choice> = settled.collect();
     allotment.is_short = choices.iter().any(|choice| choice.layer.is_none());
@@ -407,8 +409,15 @@ fn aim(
     }
 }
 
-/// Takes note of one decision. `spare`: bits a second that nobody else was given.
-fn settle(now: Instant, config: &GuardConfig, track: &mut Track, decision: &Decision, spare: u64) -> Choice {
+/// Takes note of one decision. `spare`: bits a second that nobody else was given; `is_traded`: nobody had to go down.
+fn settle(
+    now: Instant,
+    config: &GuardConfig,
+    track: &mut Track,
+    decision: &Decision,
+    spare: u64,
+    is_traded: bool,
+) -> Choice {
     let rung = decision.option.map(|option| track.rungs[option]);
     let is_capped = track.is_capped && decision.reason == Reason::Best;
     let mut choice = Choice {
@@ -426,7 +435,7 @@ fn settle(now: Instant, config: &GuardConfig, track: &mut Track, decision: &Deci
             let spatial = before.map(|layer| layer.spatial);
             let was_possible = spatial.is_some_and(|b| rungs.iter().any(|rung| rung.layer.spatial == b));
             // Encoders that fall behind make another layer the better one; that says nothing of the link.
-            let is_choice = decision.reason == Reason::Best || still_fits(rungs, *before, bps + spare);
+            let is_choice = decision.reason == Reason::Best || is_traded || still_fits(rungs, *before, bps + spare);
             if spatial > Some(layer.spatial) && is_choice {
                 guard.forgive();
             }
@@ -476,6 +485,11 @@ fn meanwhile(current: Option<Layer>, to: Spatial, fits_bps: u64, rungs: &[Rung])
         Some(rung) if rung.bps <= fits_bps => Meanwhile::Thinned(rung.layer.temporal.min(TOP_TEMPORAL)),
         _ => Meanwhile::Stops,
     }
+}
+
+/// What is sent so far, as far as it is there to go on.
+fn current_bps(candidates: &[Candidate]) -> u64 {
+    candidates.iter().filter_map(|candidate| Some(candidate.options.get(candidate.current?)?.bitrate_bps)).sum()
 }
 
 fn chosen_bps(tracks: &[Track], decisions: &[Decision]) -> impl Iterator<Item = u64> {
@@ -585,6 +599,33 @@ mod tests {
             }
             let waited = at.saturating_duration_since(fall).as_secs_f64();
             assert!((expected..expected + 0.5).contains(&waited), "{waited} instead of {expected}");
+        }
+    }
+
+    /// The link carries one large picture beside a small one; each one's is large while he speaks.
+    #[test]
+    fn who_takes_turns_at_speaking_bars_nobodys_picture() {
+        let (start, config) = (now(), GuardConfig::default());
+        let sized = |spatial, bps, pixels| Rung { pixels, ..rung(spatial, bps, 30.0) };
+        let (small, large) = (sized(0, 200_000, 320 * 180), sized(1, 600_000, 640 * 360));
+        let of = |id| Track { downtrack: DowntrackId(id), ..track(vec![small, large], small.layer) };
+        let mut situation = Situation { tracks: vec![of(1), of(2)], ..Situation::default() };
+        let mut downlink = Downlink::new(crate::bwe::BweConfig::default());
+        let mut before = Allotment::default();
+        for step in 0..200u32 {
+            let (at, speaker, since) = (start + INTERVAL_LIMITED * step, (step / 13 % 2) as usize, step % 13);
+            for (index, track) in situation.tracks.iter_mut().enumerate() {
+                track.is_speaking = index == speaker;
+            }
+            downlink.remb(at, Told { bitrate_bps: 1_000_000, is_beside_sound: false });
+            let outcome = choose(at, &Means { downlink: &downlink, before, guard: &config }, &mut situation);
+            before = outcome.allotment;
+            for (track, choice) in situation.tracks.iter_mut().zip(&outcome.choices) {
+                assert!(choice.barred.is_empty(), "{choice:?} in step {step}");
+                (track.target, track.current) = (choice.layer, choice.layer);
+            }
+            let layers = [speaker, 1 - speaker].map(|index| outcome.choices[index].layer);
+            assert!(since < 7 || layers == [Some(large.layer), Some(small.layer)], "{layers:?} in step {step}");
         }
     }
 
