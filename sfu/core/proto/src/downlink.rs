@@ -86,6 +86,9 @@ pub struct Downlink {
     /// What RED says again, sent or left out.
     #[serde(skip)]
     redundant: Meter,
+    /// Sound without transport-wide numbers beside packets that have them: Firefox agrees to them for video alone.
+    #[serde(default)]
+    unnumbered: Meter,
     /// The last REMB; sound is beside it.
     #[serde(default, with = "crate::moment")]
     remb_at: Option<Instant>,
@@ -113,6 +116,7 @@ impl Downlink {
             breaker: Breaker::default(),
             meters: [Meter::default(); 4],
             redundant: Meter::default(),
+            unnumbered: Meter::default(),
             remb_at: None,
             is_beside_sound: false,
             metered: None,
@@ -165,7 +169,11 @@ impl Downlink {
 
     /// Bits a second that flow beside what the estimator speaks of: sound changes while no REMB comes.
     fn beside_bps(&self) -> u64 {
-        if self.source == Source::Remb && self.is_beside_sound { self.bitrate_bps(Flow::Audio) } else { 0 }
+        match self.source {
+            Source::Remb if self.is_beside_sound => self.bitrate_bps(Flow::Audio),
+            Source::Promised | Source::Feedback => self.unnumbered.bps as u64,
+            _ => 0,
+        }
     }
 
     fn is_estimated(&self) -> bool {
@@ -298,6 +306,9 @@ impl Downlink {
         let bytes = bytes + WIRE_OVERHEAD_BYTES;
         self.meters[flow as usize].bytes += bytes as u64;
         if !is_numbered {
+            if flow == Flow::Audio && self.next_number > 0 {
+                self.unnumbered.bytes += bytes as u64;
+            }
             return;
         }
         let number = self.next_number;
@@ -387,7 +398,8 @@ impl Downlink {
         }
         if let Some(before) = self.metered.replace(now) {
             let elapsed = now.saturating_duration_since(before);
-            self.meters.iter_mut().chain([&mut self.redundant]).for_each(|meter| meter.tick(elapsed));
+            let meters = self.meters.iter_mut().chain([&mut self.redundant, &mut self.unnumbered]);
+            meters.for_each(|meter| meter.tick(elapsed));
         }
         self.breaker.tick(now, self.sent_bps());
         if self.source == Source::Promised
@@ -613,6 +625,27 @@ mod tests {
         assert!((530_000..=533_000).contains(&after(32_000, &mut downlink)), "though nothing was told meanwhile");
         downlink.remb(at, of_all(500_000));
         assert_eq!(downlink.estimate_bps(), Some(500_000));
+    }
+
+    #[test]
+    fn sound_without_numbers_is_added_to_what_is_known_of_the_rest() {
+        let (mut downlink, mut at) = (Downlink::new(BweConfig::default()), now());
+        downlink.promise_feedback();
+        let start_bps = BweConfig::default().start_bps;
+        let mut play = |downlink: &mut Downlink, has_video: bool| {
+            for _ in 0..40 {
+                downlink.sent(at, Flow::Audio, 80_000 / 16 - WIRE_OVERHEAD_BYTES, false, None);
+                if has_video {
+                    downlink.sent(at, Flow::Video, 1_000, true, None);
+                }
+                at += Duration::from_millis(500);
+                downlink.tick(at, Duration::from_secs(60));
+            }
+            downlink.estimate_bps().unwrap()
+        };
+        assert_eq!(play(&mut downlink, false), start_bps, "nothing has a number");
+        let estimate_bps = play(&mut downlink, true);
+        assert!((start_bps + 79_000..=start_bps + 80_000).contains(&estimate_bps), "{estimate_bps}");
     }
 
     /// Everybody is muted for half a minute; who hears nothing reports on nothing.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use call::{CAMERA, Call, Camera, VIEWER, VOICE};
 use callyard_peer::client::Received;
-use callyard_peer::media::{extensions, vp8};
+use callyard_peer::media::{Source, TWCC_ID, downtrack_spec, extensions, vp8};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::rtcp::remb;
 use callyard_peer::world::World;
@@ -278,6 +278,32 @@ fn three_cameras_and_a_share_start_at_once_and_fill_two_megabits() {
     assert!(medium >= 2, "{layers:?}, {:?}", call.stats());
     for camera in 0..3 {
         assert!(call.fps(camera, then) > 14.0, "{camera}: {}", call.fps(camera, then));
+    }
+}
+
+/// Firefox agrees to transport-wide numbers for video alone.
+#[test]
+fn sound_without_numbers_leaves_video_as_much_as_sound_with_them() {
+    let watch = |is_numbered: bool| {
+        let mut call = Call::new(17, link(500_000), one_camera());
+        call.world.apply(Command::RemoveDowntrack { downtrack: DowntrackId(90) });
+        let voice = Source::audio(0, 90, 9_000);
+        for index in 0..3u32 {
+            let mut spec = downtrack_spec(VIEWER, &voice, 91 + u64::from(index), VOICE + index, Want::default());
+            spec.extensions.retain(|extension| is_numbered || extension.id != TWCC_ID);
+            call.world.apply(Command::AddDowntrack(spec));
+        }
+        call.run(SECOND * 10);
+        let then = call.world.now;
+        call.run(SECOND * 20);
+        (call.layers(0, then), call.fps(0, then), call.stats().0.estimate_bps)
+    };
+    for is_numbered in [true, false] {
+        let (layers, fps, estimate_bps) = watch(is_numbered);
+        assert_eq!(layers, [0], "{is_numbered}");
+        assert!(fps > 29.0, "{is_numbered}: {fps}");
+        // Probes between packets of sound that they know nothing of find somewhat too much.
+        assert!((425_000..650_000).contains(&estimate_bps), "{is_numbered}: {estimate_bps}");
     }
 }
 
