@@ -90,6 +90,8 @@ const SILENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(1000);
 /// Each further silent interval halves the rate (RFC 8083 §4.3 asks to cease; consent checks do that soon after).
 const SILENCE_STEP: Duration = Duration::from_millis(1000);
+/// A fall so long ago, after which nothing was wanted that could have shown whether there is more again, says nothing.
+const FORGOTTEN: Duration = Duration::from_secs(5);
 /// A window of overuse this recent makes loss count as congestion.
 const QUEUE_MEMORY: Duration = Duration::from_secs(2);
 
@@ -133,6 +135,9 @@ pub struct Estimator {
     /// When the rate last fell for a queue.
     #[serde(with = "crate::moment")]
     lowered: Option<Instant>,
+    /// When more than the estimate was last wanted.
+    #[serde(default, with = "crate::moment")]
+    wanted: Option<Instant>,
     /// Where the last probe that found the link full has met its end.
     end_bps: Option<u64>,
     /// That probe has said less than the estimate.
@@ -215,6 +220,7 @@ impl Estimator {
             carried: Carried::default(),
             answers: Answers::default(),
             lowered: None,
+            wanted: None,
             end_bps: None,
             is_doubted: false,
         }
@@ -365,7 +371,24 @@ impl Estimator {
             is_clean: self.delay.usage() == Usage::Normal && self.loss.clean(),
             is_drained: self.standing_queue() < RISE && self.answers.late_since().is_none(),
         };
+        if wanted_bps > self.estimate_bps {
+            let wanted = self.wanted.replace(now);
+            let is_past = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) > FORGOTTEN);
+            let has_fallen = self.lowered.is_some() && is_past(self.lowered);
+            let guess = self.config.start_bps.min(self.remb_bps.unwrap_or(u64::MAX));
+            if guess > self.estimate_bps && has_fallen && is_past(wanted) && sight.is_clean && sight.is_drained {
+                self.forget_fall(guess);
+            }
+        }
         self.prober.want(now, next_bps, wanted_bps, self.estimate_bps, sight);
+    }
+
+    /// The first guess is as good as what is left of the rate, and probing begins as at first.
+    fn forget_fall(&mut self, guess_bps: u64) {
+        self.prober.begin_anew();
+        (self.end_bps, self.is_doubted) = (None, false);
+        self.rate.set(guess_bps);
+        self.set(guess_bps, Limit::Start);
     }
 
     /// Takes a rate on trust, where no probe can be sent: media itself will show whether the link carries it.

@@ -253,6 +253,12 @@ impl Prober {
         Some(cluster)
     }
 
+    /// What has failed says nothing any more.
+    pub(super) fn begin_anew(&mut self) {
+        (self.is_climbing, self.looks_again, self.interval) = (true, false, INTERVAL_MIN);
+        (self.not_before, self.fall) = (None, None);
+    }
+
     /// Nothing has failed since the last success.
     pub(super) fn is_climbing(&self) -> bool {
         self.is_climbing

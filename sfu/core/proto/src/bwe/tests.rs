@@ -331,6 +331,22 @@ fn who_is_sent_nothing_is_not_silent() {
     }
 }
 
+/// All cameras are off while somebody else fills the link for a moment.
+#[test]
+fn a_fall_while_nothing_more_was_wanted_is_forgotten_once_more_is() {
+    let mut run = Run::new(Link::new(3e6), 40e3);
+    run.wanted_bps = 0;
+    run.run(Duration::from_secs(5));
+    run.link.rate_bps = 30e3;
+    run.run(Duration::from_secs(3));
+    run.link.rate_bps = 3e6;
+    run.run(Duration::from_secs(30));
+    assert!(run.estimate_mbps() < 0.2, "{}", run.estimate_mbps());
+    (run.media_bps, run.wanted_bps) = (2e6, 2_000_000);
+    run.run(Duration::from_secs(1));
+    assert!(run.estimate_mbps() >= 2.0, "{}", run.estimate_mbps());
+}
+
 /// S-21
 #[test]
 fn a_receiver_that_reports_what_was_never_sent_moves_nothing() {
