@@ -282,8 +282,9 @@ class EngineSettings(BaseModel):
         Field(
             ge=0.5,
             le=30,
-            description="Negotiated feedback that has not come by then is not waited for, and nothing limits the "
-            "client. Raise it for round trips of seconds.",
+            description="Negotiated feedback that has not come by then, although receiver reports do, is not waited "
+            "for, and nothing limits the client; where no reports come either, after four times as long. Raise it "
+            "for round trips of seconds.",
         ),
     ] = 1.5
     pacing_factor: Annotated[

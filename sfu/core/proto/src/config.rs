@@ -78,7 +78,8 @@ pub struct Config {
     pub bwe: BweConfig,
     /// When layers may climb again.
     pub guard: GuardConfig,
-    /// Feedback that was negotiated and has not come by then is not waited for. Raise it for round trips of seconds.
+    /// Feedback that was negotiated and has not come by then, although reports do, is not waited for; where none do,
+    /// after four times as long. Raise it for round trips of seconds.
     pub feedback_patience: Duration,
     /// Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost of queues on the link.
     pub pacing_factor: f64,

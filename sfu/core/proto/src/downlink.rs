@@ -24,6 +24,8 @@ const ECHO: f64 = 1.5;
 const ECHO_FLOOR_BPS: f64 = 20_000.0;
 /// More than the next step needs, where media itself is the probe: about as much as a voice varies.
 const TRIED: f64 = 1.1;
+/// Where not even a report has come, what is missing may be the path: feedback is waited for so many times as long.
+const UNHEARD: u32 = 4;
 /// Where the receiver's clock begins for us: far enough from zero that a first step back stays positive.
 const CLOCK_ORIGIN_US: i64 = 1 << 40;
 
@@ -75,6 +77,12 @@ pub struct Downlink {
     /// When the first packet left that feedback must speak of.
     #[serde(with = "crate::moment")]
     first_numbered: Option<Instant>,
+    /// The last receiver report.
+    #[serde(default, with = "crate::moment")]
+    reported: Option<Instant>,
+    /// The estimate when feedback was given up: where it begins if it comes after all.
+    #[serde(default)]
+    given_up_bps: Option<u64>,
     /// Unwrapped reference time of the last feedback, in its units.
     reference: Option<i64>,
     #[serde(skip)]
@@ -109,6 +117,8 @@ impl Downlink {
             most_bps: None,
             next_number: 0,
             first_numbered: None,
+            reported: None,
+            given_up_bps: None,
             reference: None,
             arrivals: Vec::new(),
             received: 0,
@@ -242,6 +252,7 @@ impl Downlink {
 
     /// A receiver report has come.
     pub fn reported(&mut self, now: Instant) {
+        self.reported = Some(now);
         self.breaker.reported(now);
     }
 
@@ -363,7 +374,8 @@ impl Downlink {
         if self.source != Source::Feedback {
             if matches!(self.source, Source::None | Source::Broken) {
                 // What was sent meanwhile was not remembered.
-                self.estimator = Some(Box::new(Estimator::new(self.config)));
+                let start_bps = self.given_up_bps.unwrap_or(self.config.start_bps);
+                self.estimator = Some(Box::new(Estimator::new(BweConfig { start_bps, ..self.config })));
             }
             self.source = Source::Feedback;
         }
@@ -402,11 +414,12 @@ impl Downlink {
             meters.for_each(|meter| meter.tick(elapsed));
         }
         self.breaker.tick(now, self.sent_bps());
+        let patience = if self.reported > self.first_numbered { patience } else { patience * UNHEARD };
         if self.source == Source::Promised
             && self.first_numbered.is_some_and(|at| now.saturating_duration_since(at) > patience)
         {
             self.source = Source::Broken;
-            self.estimator = None;
+            self.given_up_bps = self.estimator.take().map(|estimator| estimator.estimate_bps());
         }
         if let Some(estimator) = &mut self.estimator
             && estimator.deadline().is_some_and(|at| at <= now)
@@ -512,6 +525,9 @@ mod tests {
         assert!(downlink.estimate_bps().is_some(), "nothing was sent that it could report on");
         downlink.sent(now, Flow::Audio, 100, true, None);
         downlink.tick(now + patience * 2, patience);
+        assert!(downlink.estimate_bps().is_some(), "nothing has shown that the path is there");
+        downlink.reported(now + patience * 2);
+        downlink.tick(now + patience * 2, patience);
         assert_eq!(downlink.estimate_bps(), None);
         // It comes after all.
         for seq in 1..60u64 {
@@ -519,6 +535,23 @@ mod tests {
         }
         report(&mut downlink, now + Duration::from_secs(1), 1..60, Duration::from_millis(10));
         assert!(downlink.estimate_bps().is_some());
+    }
+
+    #[test]
+    fn where_nothing_at_all_comes_feedback_is_awaited_longer_and_begins_where_it_was_given_up() {
+        let guess = BweConfig { start_bps: 500_000, ..BweConfig::default() };
+        let (mut downlink, now, patience) = (Downlink::new(guess), now(), Duration::from_secs(2));
+        downlink.promise_feedback();
+        downlink.reconfigure(BweConfig::default());
+        downlink.reported(now);
+        downlink.sent(now + Duration::from_millis(1), Flow::Video, 1_000, true, None);
+        for (times, expected) in [(2, Some(500_000)), (4, Some(500_000)), (5, None)] {
+            downlink.tick(now + patience * times, patience);
+            assert_eq!(downlink.estimate_bps(), expected, "after {times} times as long");
+        }
+        downlink.sent(now + patience * 5, Flow::Video, 1_000, true, None);
+        report(&mut downlink, now + patience * 5, 1..2, Duration::from_millis(10));
+        assert_eq!(downlink.estimate_bps(), Some(500_000));
     }
 
     #[test]
