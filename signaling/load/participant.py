@@ -193,6 +193,13 @@ def _add_track(sent: Sent) -> rtc.AddTrackRequest:
         models.VideoLayer(quality=quality, width=layer.width, height=layer.height, bitrate=layer.bitrate_bps)
         for quality, layer in zip(qualities, track.layers, strict=True)
     ]
+    modes = models.VideoLayer.Mode
+    codec = rtc.SimulcastCodec(
+        codec=track.codec.value,
+        cid=sent.cid,
+        layers=layers,
+        video_layer_mode=modes.ONE_SPATIAL_LAYER_PER_STREAM if len(layers) > 1 else modes.MODE_UNUSED,
+    )
     return rtc.AddTrackRequest(
         cid=sent.cid,
         name="camera",
@@ -201,5 +208,5 @@ def _add_track(sent: Sent) -> rtc.AddTrackRequest:
         width=track.layers[-1].width,
         height=track.layers[-1].height,
         layers=layers,
-        simulcast_codecs=[rtc.SimulcastCodec(codec=track.codec.value, cid=sent.cid, layers=layers)],
+        simulcast_codecs=[codec],
     )

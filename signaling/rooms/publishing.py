@@ -44,6 +44,7 @@ _IN_BROWSERS = (
 )
 _SENT_CIDS_MAX = 512
 _SVC_MIMES = ("video/vp9", "video/av1")
+"""All spatial layers of these come in one stream, unless the client says otherwise."""
 _VIDEO = models.TrackType.VIDEO
 _SVC_MODE = models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
 _SIMULCAST_MODE = models.VideoLayer.Mode.ONE_SPATIAL_LAYER_PER_STREAM
@@ -377,19 +378,21 @@ def _connect(room: RoomCore, participant: Participant, track: Track, section: Re
     if len(track.uplinks) == 1:
         track.info.mid = section.mid
         _note_sent(participant, track.request.cid)
-    _note_codec(track, uplink)
+    codec = _note_codec(track, uplink)
     layers = layers_of(track, uplink)
+    mode = _mode(track, uplink, codec, layers)
     room.command(
         border.AddUptrack(
             uptrack=uplink.uptrack,
             transport=participant.publisher.transport,
             kind=track.kind,
             content=Content.SCREEN if track.info.source in _SCREENS else Content.CAMERA,
-            mode=_mode(track, uplink, layers),
+            mode=mode,
             mid=section.mid,
             codecs=section.codecs,
             extensions=section.extensions,
-            rids=section.rids,
+            # The one stream goes by any of the names.
+            rids=() if mode is LayerMode.SVC else section.rids,
             ssrcs=section.ssrcs,
             layers=tuple(_layer_spec(layer) for layer in layers) if track.kind is Kind.VIDEO else (),
             muted=track.info.muted,
@@ -434,9 +437,12 @@ def _announced(room: RoomCore, participant: Participant, begun: list[tuple[Track
             subscribing.codec_added(room, track, uplink)
 
 
-def _mode(track: Track, uplink: Uplink, layers: list[models.VideoLayer]) -> LayerMode:
+def _mode(track: Track, uplink: Uplink, codec: models.SimulcastCodecInfo, layers: list[models.VideoLayer]) -> LayerMode:
     if track.kind is Kind.AUDIO:
         return LayerMode.SINGLE
+    # Safari, React Native and Chromium before 113 are asked for SVC by an encoding for each layer, and send one stream.
+    if uplink.mime.lower() in _SVC_MIMES and codec.video_layer_mode == _SVC_MODE:
+        return LayerMode.SVC
     media_ssrcs = [ssrc for ssrc in uplink.section.ssrcs if ssrc.rid is None]
     if len(uplink.section.rids) > 1 or len(media_ssrcs) > 1:
         return LayerMode.SIMULCAST
@@ -450,8 +456,8 @@ def _layer_spec(layer: models.VideoLayer) -> LayerSpec:
     )
 
 
-def _note_codec(track: Track, uplink: Uplink) -> None:
-    """Enter codec and mid where clients look for them."""
+def _note_codec(track: Track, uplink: Uplink) -> models.SimulcastCodecInfo:
+    """Enter codec and mid where clients look for them, and how layers come where the client has not said it."""
     if track.uplinks[0] is uplink:
         track.info.mime_type = uplink.mime
     entry = next((codec for codec in track.info.codecs if codec.cid == uplink.section.cid), None)
@@ -460,8 +466,8 @@ def _note_codec(track: Track, uplink: Uplink) -> None:
     entry.mime_type = uplink.mime
     entry.mid = uplink.mid
     if track.kind is Kind.VIDEO and not entry.video_layer_mode:
-        is_svc = uplink.mime.lower() in _SVC_MIMES and len(uplink.section.rids) <= 1 and len(entry.layers) > 1
-        entry.video_layer_mode = _SVC_MODE if is_svc else _SIMULCAST_MODE
+        entry.video_layer_mode = _SVC_MODE if uplink.mime.lower() in _SVC_MIMES else _SIMULCAST_MODE
+    return entry
 
 
 def media_arrived(room: RoomCore, event: border.UptrackMedia) -> None:

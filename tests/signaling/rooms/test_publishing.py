@@ -384,7 +384,7 @@ def test_several_tracks_of_one_offer_are_told_and_negotiated_once(world: World) 
         ("VP8", 3, LayerMode.SIMULCAST),
         ("VP9", 1, LayerMode.SVC),
         ("AV1", 1, LayerMode.SVC),
-        ("VP9", 3, LayerMode.SIMULCAST),
+        ("VP9", 3, LayerMode.SVC),
     ],
 )
 def test_how_layers_arrive_follows_from_codec_and_streams(
@@ -395,6 +395,29 @@ def test_how_layers_arrive_follows_from_codec_and_streams(
     alice.publish_video(layers=declared, codec=codec)
     assert uptrack(world).mode is mode
     assert len(uptrack(world).layers) == layers
+
+
+@pytest.mark.parametrize("codec", ["VP9", "AV1"])
+@pytest.mark.parametrize(
+    ("said", "mode", "rids"),
+    [
+        (models.VideoLayer.Mode.MODE_UNUSED, LayerMode.SVC, ()),
+        (models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM, LayerMode.SVC, ()),
+        (models.VideoLayer.Mode.ONE_SPATIAL_LAYER_PER_STREAM, LayerMode.SIMULCAST, ("q", "h", "f")),
+    ],
+)
+def test_an_encoding_for_each_layer_is_one_stream_of_svc_unless_the_client_says_otherwise(
+    world: World, codec: str, said: models.VideoLayer.Mode, mode: LayerMode, rids: tuple[str, ...]
+) -> None:
+    alice = world.join("alice")
+    asked = rtc.SimulcastCodec(codec=codec.lower(), cid="cam", video_layer_mode=said)
+    info = alice.publish_video(codec=codec, simulcast_codecs=[asked])
+    assert (uptrack(world).mode, uptrack(world).rids) == (mode, rids)
+    assert [layer.width for layer in uptrack(world).layers] == [320, 640, 1280]
+    is_svc = mode is LayerMode.SVC
+    modes = models.VideoLayer.Mode
+    told = modes.MULTIPLE_SPATIAL_LAYERS_PER_STREAM if is_svc else modes.ONE_SPATIAL_LAYER_PER_STREAM
+    assert [one.video_layer_mode for one in info.codecs] == [told]
 
 
 def test_one_svc_stream_brings_all_declared_layers(world: World) -> None:

@@ -6,7 +6,7 @@ use callyard_peer::client::Received;
 use callyard_peer::media::{Source, content, is_key, picture_id, play, quality, subscribe, watched};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::{ROOM, World};
-use callyard_proto::command::{Command, DtlsRole, Want};
+use callyard_proto::command::{Command, DtlsRole, LayerMode, Want};
 use callyard_proto::config::Config;
 use callyard_proto::event::Event;
 use callyard_proto::ids::{DowntrackId, Spatial, UptrackId};
@@ -284,6 +284,26 @@ fn who_joins_after_others_does_not_wait_a_second_for_the_first_picture() {
     for client in 1..13 {
         assert!(world.clients[client].of(5_000).count() > 0, "client {client} has no picture");
     }
+}
+
+/// Safari and others are asked for SVC by an encoding for each layer, and send one stream, named as the largest.
+#[test]
+fn the_one_stream_of_svc_goes_by_any_name() {
+    let mut world = World::new(15);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::simulcast(0, 1, 1_000);
+    (camera.streams[0].is_sent, camera.streams[1].is_sent) = (false, false);
+    let mut spec = camera.spec();
+    (spec.mode, spec.rids) = (LayerMode::Svc, Vec::new());
+    world.apply(Command::AddUptrack(spec));
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(0));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let packets = world.clients[1].in_order(5_000).len();
+    assert!(packets > 150, "{packets} packets in 2 s");
+    assert_eq!(world.clients[1].holes(5_000), 0);
 }
 
 /// S-24
