@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use callyard_peer::client::Received;
-use callyard_peer::media::{Source, content, is_key, picture_id, play, quality, subscribe, watched};
+use callyard_peer::client::{Received, Rtx};
+use callyard_peer::media::{
+    Source, TWCC_ID, content, downtrack_spec, is_key, picture_id, play, quality, subscribe, watched,
+};
 use callyard_peer::netem::LinkConfig;
 use callyard_peer::{ROOM, World};
 use callyard_proto::command::{Command, DtlsRole, LayerMode, Want};
@@ -111,6 +113,31 @@ fn a_layer_that_stops_is_replaced_by_a_lower_one_and_comes_back() {
         .collect();
     assert_eq!(told.last(), Some(&vec![0, 1, 2]));
     assert!(told.contains(&vec![0, 1]), "{told:?}");
+}
+
+/// Encoders there are that send nothing of the small sizes.
+#[test]
+fn who_wants_a_layer_that_does_not_flow_gets_the_next_one_above() {
+    for has_feedback in [true, false] {
+        let (mut world, mut camera) = call(12, LinkConfig::default());
+        if !has_feedback {
+            world.clients[1].feedback = None;
+        }
+        (camera.streams[0].is_sent, camera.streams[1].is_sent) = (false, false);
+        let mut spec = downtrack_spec(1, &camera, 11, 5_000, quality(0));
+        spec.extensions.retain(|extension| has_feedback || extension.id != TWCC_ID);
+        world.apply(Command::AddDowntrack(spec));
+        world.clients[1].receive_rtx.insert(5_001, Rtx { ssrc: 5_000, pt: 100 });
+        play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+        let packets = world.clients[1].in_order(5_000);
+        assert_eq!(layers(&packets), [2], "a picture that is too large is better than none");
+        assert!(packets.len() > 120, "{} packets", packets.len());
+        camera.streams[0].is_sent = true;
+        play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+        let packets = world.clients[1].in_order(5_000);
+        assert_eq!(layers(&packets), [2, 0], "and what was wished as soon as it flows");
+        assert_continuous(&packets);
+    }
 }
 
 /// F-43

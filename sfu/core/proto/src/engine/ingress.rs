@@ -197,9 +197,14 @@ impl Engine {
         let was_live = uptrack.layers.is_live(now, spatial);
         // libwebrtc probes its own link with bare padding on the lowest layer's stream, many times that layer's bitrate.
         let is_media = !payload.is_empty();
+        // A larger encoding flows and no smaller one: it serves those who asked for them.
+        let mut is_for_smaller = false;
         if is_media {
             let bytes = header.header_len + payload.len();
-            uptrack.layers.on_packet(now, (spatial, meta.temporal), &meta, meta.keyframe, bytes);
+            let layers = &mut uptrack.layers;
+            is_for_smaller = layers.on_packet(now, (spatial, meta.temporal), &meta, meta.keyframe, bytes)
+                && is_simulcast
+                && (0..spatial).all(|smaller| !layers.is_live(now, smaller));
         }
         // The second packet tells what flows. Another codec is told at a tick: a publisher may change it with every packet, and
         // each time everybody is chosen for.
@@ -217,6 +222,9 @@ impl Engine {
         let mut payload = start + header.header_len..start + header.header_len + payload.len();
         if is_news {
             self.announce_media(now, slot);
+        }
+        if is_for_smaller {
+            self.retarget_all(now, slot);
         }
         let audience = self.audience(now, slot, seq, carried.audio_level, &mut datagram.payload[payload.clone()]);
         match audience {

@@ -32,6 +32,8 @@ pub struct Rung {
 }
 
 /// All rungs up to spatial layer `max`, smaller and slower ones first; never empty. `max_fps`: 0 = any.
+///
+/// Where none of those flows but a larger encoding does, its rungs: a picture that is too large is better than none.
 pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32) -> Vec<Rung> {
     let mut rungs = Vec::with_capacity(9);
     let spatials = if uptrack.mode == LayerMode::Single { 0..=0 } else { 0..=max.0 };
@@ -58,11 +60,26 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
         }
         climb(&mut rungs, spatial, pixels, &rates, max_fps);
     }
+    if rungs.is_empty()
+        && let Some((spatial, rates)) = lowest_above(now, uptrack, max)
+    {
+        climb(&mut rungs, spatial, pixels(uptrack, spatial), &rates, max_fps);
+    }
     if rungs.is_empty() {
         // All of it is above the wished frame rate.
         rungs.extend(spatials.map(Spatial).map(|s| unmeasured(uptrack, s, pixels(uptrack, s))));
     }
     rungs
+}
+
+/// The smallest encoding above `max` that has flowed for a while: at the beginning the smaller ones may be about to
+/// come.
+fn lowest_above(now: Instant, uptrack: &Uptrack, max: Spatial) -> Option<(Spatial, Vec<Rate>)> {
+    if uptrack.mode != LayerMode::Simulcast {
+        return None;
+    }
+    let mut above = uptrack.layers.live(now).into_iter().filter(|spatial| *spatial > max);
+    above.find_map(|spatial| Some((spatial, uptrack.layers.temporal_rates(usize::from(spatial.0))?)))
 }
 
 /// The rungs of one spatial layer, temporal layers added one by one.

@@ -69,12 +69,20 @@ impl Layers {
         Self { timeout, may_stand, flows: [Flow::default(); SPATIALS] }
     }
 
-    /// `bytes` of RTP; `meta` says which temporal layer and whether a frame begins.
+    /// `bytes` of RTP; `meta` says which temporal layer and whether a frame begins. True once a spatial layer that
+    /// began to flow is measured.
     #[inline]
-    pub fn on_packet(&mut self, now: Instant, layer: (usize, Temporal), meta: &PacketMeta, is_key: bool, bytes: usize) {
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        layer: (usize, Temporal),
+        meta: &PacketMeta,
+        is_key: bool,
+        bytes: usize,
+    ) -> bool {
         let (spatial, temporal) = layer;
         let Self { timeout, may_stand, ref mut flows } = *self;
-        let Some(flow) = flows.get_mut(spatial) else { return };
+        let Some(flow) = flows.get_mut(spatial) else { return false };
         let silence = flow.silence(now);
         if silence > Duration::ZERO && silence >= timeout {
             flow.begin_anew(now, if may_stand { share_after(silence, timeout) } else { 1.0 });
@@ -97,7 +105,9 @@ impl Layers {
         if elapsed >= if flow.measured > 0 { WINDOW } else { FIRST_WINDOW } {
             flow.fold(elapsed);
             flow.since = Some(now);
+            return flow.measured == 1;
         }
+        false
     }
 
     pub fn is_live(&self, now: Instant, spatial: usize) -> bool {
