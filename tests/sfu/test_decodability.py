@@ -59,6 +59,8 @@ class Layered:
     picture_id: int
     tl0: int
     body: bytes
+    back: tuple[int, ...] | None = None
+    """How many picture ids back those are that it refers to, where that is how it is told (VP9's flexible mode)."""
 
 
 def captured(path: Path) -> tuple[dict[str, Any], list[Packet]]:
@@ -105,6 +107,7 @@ def layered(mime: str, packet: Packet) -> Layered:
     payload, at = packet.payload, 1
     spatial = temporal = 0
     picture_id = tl0 = -1
+    back: tuple[int, ...] | None = None
     if mime == "video/VP8" and payload[0] & 0x80:
         flags, at = payload[1], 2
         if flags & 0x80:
@@ -123,15 +126,23 @@ def layered(mime: str, packet: Packet) -> Layered:
             temporal, spatial, at = payload[at] >> 5, payload[at] >> 1 & 7, at + 1
             if not flags & 0x10:
                 tl0, at = payload[at], at + 1
+        if flags & 0x10:
+            back = ()
         if flags & 0x50 == 0x50:
-            while payload[at] & 1:
-                at += 1
-            at += 1
+            back, at = _distances(payload, at)
         if flags & 0x02:
             at = _behind_scalability_structure(payload, at)
     elif mime == "video/AV1" or mime in NAL_UNITS:
         at = 0
-    return Layered(packet.timestamp, packet.source, spatial, temporal, picture_id, tl0, payload[at:])
+    return Layered(packet.timestamp, packet.source, spatial, temporal, picture_id, tl0, payload[at:], back)
+
+
+def _distances(payload: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    """Read P_DIFF, as often as it comes; and where it ends."""
+    start = at
+    while payload[at] & 1:
+        at += 1
+    return tuple(byte >> 1 for byte in payload[start : at + 1]), at + 1
 
 
 def _behind_scalability_structure(payload: bytes, at: int) -> int:
@@ -394,9 +405,20 @@ def _numbers_run_on(mime: str, packets: list[Packet]) -> None:
     if any(packet.descriptor for packet in packets):
         numbers = [int.from_bytes(packet.descriptor[1:3]) for packet in packets]
         assert all((after - before) % 65_536 < 64 for before, after in pairwise(numbers))
-    firsts = [picture[0] for picture in pictures(mime, packets)]
+    firsts = []
+    came: set[int] = set()
+    for picture in pictures(mime, packets):
+        firsts.append(picture[0])
+        if picture[0].back == () and picture[0].spatial == 0:
+            came.clear()  # a key picture
+        came.add(picture[0].picture_id)
+        for packet in picture:
+            referred = {(packet.picture_id - back) % 0x8000 for back in packet.back or ()}
+            assert referred <= came, "picture ids keep the distances by which references are told"
     for before, after in pairwise(firsts):
-        if before.picture_id >= 0:
+        if after.back is not None:
+            assert 0 < (after.picture_id - before.picture_id) % 0x8000 < 0x4000
+        elif before.picture_id >= 0:
             assert after.picture_id == (before.picture_id + 1) % 0x8000, "no picture id is left out"
         if before.tl0 >= 0:
             assert (after.tl0 - before.tl0) % 256 == (1 if after.temporal == 0 else 0), "TL0PICIDX counts base pictures"

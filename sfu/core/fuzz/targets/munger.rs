@@ -25,6 +25,7 @@ fuzz_target!(|input: (u16, u32, Vec<(u8, i8, u16)>)| {
             temporal_sync: false,
             spatial_sync: false,
             picture_id: (what & 128 != 0).then_some(PictureId { value: number & 0x7fff, bits: 15, offset: 2 }),
+            refers_by_picture_id: what & 32 != 0,
             tl0: (what & 128 != 0).then_some((number as u8, 4)),
         };
         match what & 3 {

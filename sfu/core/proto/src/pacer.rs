@@ -393,6 +393,7 @@ mod tests {
             temporal_sync: false,
             spatial_sync: false,
             picture_id: None,
+            refers_by_picture_id: false,
             tl0: None,
         };
         let unit = Unit {

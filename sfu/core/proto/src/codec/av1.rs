@@ -38,6 +38,7 @@ pub(super) fn parse(payload: &[u8], marker: bool) -> Option<PacketMeta> {
         temporal_sync: keyframe,
         spatial_sync: keyframe,
         picture_id: None,
+        refers_by_picture_id: false,
         tl0: None,
     })
 }

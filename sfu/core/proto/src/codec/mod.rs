@@ -85,6 +85,9 @@ pub struct PacketMeta {
     pub spatial_sync: bool,
     /// The picture id and where it stands in the payload.
     pub picture_id: Option<PictureId>,
+    /// It names what it refers to by how many picture ids that is back, so that those must keep their distances (VP9's
+    /// flexible mode, RFC 9628 §4.2).
+    pub refers_by_picture_id: bool,
     /// TL0PICIDX and its offset in the payload.
     pub tl0: Option<(u8, u8)>,
 }
@@ -102,6 +105,7 @@ impl PacketMeta {
             temporal_sync: parsed.is_some_and(|meta| meta.temporal_sync),
             spatial_sync: parsed.is_some_and(|meta| meta.spatial_sync),
             picture_id: parsed.and_then(|meta| meta.picture_id),
+            refers_by_picture_id: parsed.is_some_and(|meta| meta.refers_by_picture_id),
             tl0: parsed.and_then(|meta| meta.tl0),
         }
     }
@@ -158,6 +162,7 @@ impl PacketMeta {
             temporal_sync: true,
             spatial_sync: true,
             picture_id: None,
+            refers_by_picture_id: false,
             tl0: None,
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn parse(payload: &[u8], marker: bool) -> Option<PacketMeta> {
         temporal_sync: keyframe || sync,
         spatial_sync: keyframe,
         picture_id,
+        refers_by_picture_id: false,
         tl0,
     })
 }

@@ -42,6 +42,7 @@ pub(super) fn parse(payload: &[u8], _marker: bool) -> Option<PacketMeta> {
         temporal_sync: switching_up || !refers_back,
         spatial_sync: !refers_back,
         picture_id,
+        refers_by_picture_id: first & F != 0,
         tl0,
     })
 }
@@ -59,8 +60,10 @@ mod tests {
         assert!(meta.temporal_sync && !meta.spatial_sync && !meta.keyframe);
         assert!(meta.start_of_frame && meta.end_of_frame);
         assert_eq!(meta.tl0, Some((9, 4)));
-        // flexible mode has no TL0PICIDX
-        assert_eq!(parse(&[I | L | F | B, 0x05, 0x00, 0xff], false).unwrap().tl0, None);
+        assert!(!meta.refers_by_picture_id);
+        // flexible mode has no TL0PICIDX, and P_DIFF instead
+        let flexible = parse(&[I | P | L | F | B, 0x05, 0x00, 0x02, 0xff], false).unwrap();
+        assert_eq!((flexible.tl0, flexible.refers_by_picture_id), (None, true));
         // a key picture: base layer, and its upper layer which one may climb to
         assert!(parse(&[I | L | B, 0x05, 0x00, 0x01, 0xff], false).unwrap().keyframe);
         let upper = parse(&[I | L | B, 0x05, 0x03, 0x01, 0xff], false).unwrap();

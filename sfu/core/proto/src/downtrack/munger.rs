@@ -162,13 +162,16 @@ impl Munger {
         if self.switching {
             return None;
         }
-        // A picture whose layers are all left out leaves no number; one that was begun keeps its own.
+        // A picture whose layers are all left out leaves no number; one that was begun keeps its own. Where references
+        // are told as distances, its number stays a gap: nothing that is forwarded refers to it.
         if meta.start_of_frame
             && meta.spatial.0 == 0
             && let Some(id) = meta.picture_id
         {
             let extended = self.extend_picture(id);
-            self.pictures.leave_out(extended);
+            if !meta.refers_by_picture_id {
+                self.pictures.leave_out(extended);
+            }
         }
         self.seqs.leave_out(seq.0).map(SeqNo)
     }
@@ -259,6 +262,7 @@ mod tests {
             temporal_sync: false,
             spatial_sync: false,
             picture_id: Some(PictureId { value: picture, bits: 15, offset: 2 }),
+            refers_by_picture_id: false,
             tl0: Some((tl0, 4)),
         }
     }
@@ -336,6 +340,39 @@ mod tests {
             }
         }
         assert_eq!(out, [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)]);
+    }
+
+    /// VP9 in flexible mode, as Chromium sends SVC.
+    #[test]
+    fn picture_ids_keep_their_distances_where_references_are_told_by_them() {
+        let mut munger = Munger::new(0, 0x7ffe, 512);
+        let meta = |picture: u16, spatial| PacketMeta {
+            spatial: Spatial(spatial),
+            refers_by_picture_id: true,
+            tl0: None,
+            ..vp8(picture & 0x7fff, 0, u8::from(!picture.is_multiple_of(4)), true)
+        };
+        let mut ids = Vec::new();
+        for (seq, picture) in (100u64..).step_by(2).zip(32_764u16..32_780) {
+            // Of the base pictures both layers, of every fifth of the others the upper one alone.
+            for spatial in 0..2u8 {
+                let (seq, meta) = (SeqNo(seq + u64::from(spatial)), meta(picture, spatial));
+                if picture.is_multiple_of(4) || spatial == 1 && picture.is_multiple_of(5) {
+                    let rewrite = munger.forward(seq, 0, &meta, None, 90_000, elapsed).unwrap();
+                    ids.push((picture, rewrite.patch.picture_id.unwrap().1));
+                } else {
+                    assert_eq!(munger.leave_out(seq, &meta), None);
+                }
+            }
+        }
+        let (first, as_first) = ids[0];
+        for (picture, id) in ids {
+            assert_eq!(id, as_first.wrapping_add(picture - first) & 0x7fff, "picture {picture}");
+        }
+        // Another stream begins right behind.
+        munger.switch_source();
+        let next = munger.forward(SeqNo(7), 0, &meta(4, 0), None, 90_000, elapsed).unwrap();
+        assert_eq!(next.patch.picture_id.unwrap().1, (as_first + 13) & 0x7fff);
     }
 
     #[test]

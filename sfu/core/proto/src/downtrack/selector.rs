@@ -416,6 +416,7 @@ mod tests {
             temporal_sync: sync,
             spatial_sync: keyframe || sync,
             picture_id: None,
+            refers_by_picture_id: false,
             tl0: None,
         }
     }
