@@ -184,6 +184,53 @@ fn screens_and_favoured_voices_are_always_heard() {
 }
 
 #[test]
+fn one_client_with_many_microphones_silences_nobody() {
+    let mut world = World::with_config(13, Config { loudest_microphones: LIMIT, ..Config::default() });
+    for _ in 0..4 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let many = LIMIT + 2;
+    let mut sources: Vec<Source> = (0..many as u64).map(|i| Source::audio(0, 1 + i, 9_000 + i as u32)).collect();
+    sources.extend([Source::audio(1, 20, 9_100), Source::audio(2, 21, 9_200)]);
+    let (listener, ssrc) = (3, |index: usize| 4_000 + index as u32);
+    for (index, source) in sources.iter().enumerate() {
+        source.publish(&mut world);
+        subscribe(&mut world, listener, source, 30 + index as u64, ssrc(index), Want::default());
+    }
+    // Each turn begins with the two who are silent.
+    for turn in 0..6 {
+        let (began, speaks) = (world.now, turn % 2 == 1);
+        while world.now < began + Duration::from_secs(1) {
+            for (index, source) in sources.iter_mut().enumerate() {
+                let level = match index < many {
+                    true => 0x80,
+                    false if speaks => SPEECH,
+                    false => QUIET,
+                };
+                for mut packet in source.next_packets(0) {
+                    packet.extensions.retain(|(id, _)| *id != LEVEL_ID);
+                    packet.extensions.push((LEVEL_ID, vec![level]));
+                    packet.payload[0] = 0x78;
+                    world.clients[source.client].send_rtp(packet);
+                }
+            }
+            world.flush();
+            world.run(PACKET);
+        }
+        let heard = |index: usize| world.clients[listener].of(ssrc(index)).filter(move |packet| packet.at >= began);
+        if speaks {
+            for person in [many, many + 1] {
+                let first = heard(person).next().expect("a sound").at;
+                assert!(first - began < Duration::from_millis(300), "{:?} in turn {turn}", first - began);
+                assert!(heard(person).count() >= 45, "{} packets in turn {turn}", heard(person).count());
+            }
+        }
+        assert!((0..many).map(|index| heard(index).count()).sum::<usize>() >= 45, "he is heard as well");
+    }
+}
+
+#[test]
 fn a_mute_frees_the_place_and_who_comes_back_is_heard_again() {
     let mut meeting = Meeting::new(5, &LinkConfig::default(), None);
     meeting.run(Duration::from_secs(1), |person| if person < LIMIT { SPEECH } else { QUIET });

@@ -65,9 +65,10 @@ impl Engine {
             return if uptrack.gate == Gate::Open { Audience::All } else { Audience::Favoured };
         }
         let (room, id) = (uptrack.room, uptrack.id);
-        let Some(room) = self.rooms.get_mut(&room) else { return Audience::All };
+        let publisher = self.transports.get(uptrack.transport).map(|transport| transport.id);
+        let (Some(room), Some(publisher)) = (self.rooms.get_mut(&room), publisher) else { return Audience::All };
         let level = level.and_then(|level| AudioLevel::read(&[level]));
-        match room.loudest.observe(now, id, &mut uptrack.voice, level, payload.len()) {
+        match room.loudest.observe(now, publisher, id, &mut uptrack.voice, level, payload.len()) {
             Standing::Heard => return Audience::All,
             Standing::Enters { since, instead_of } => {
                 if let Some(other) = instead_of.and_then(|id| self.uptrack_slot(id).ok()) {

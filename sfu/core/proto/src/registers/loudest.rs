@@ -1,14 +1,16 @@
 //! Which microphones of a room are heard where only the loudest of them are.
 //!
-//! A microphone enters with the first packet in which somebody speaks, if one of those heard is silent: whoever was silent
-//! longest gives way. While all of them speak, it must be clearly louder than the least of them for a moment. Nobody leaves
-//! by himself, so that a room with no more microphones than are heard is never touched, and a pause for breath costs no place.
-//! Asked once a packet of a microphone, with the work of looking through those heard; nothing grows with the room.
+//! A microphone enters with the first packet in which somebody speaks, if one of those heard is silent: whoever was
+//! silent longest gives way. While all of them speak, it must be clearly louder than the least of them for a moment.
+//! Nobody leaves by himself, so that a room with no more microphones than are heard is never touched, and a pause for
+//! breath costs no place. A publisher of many microphones that speak all the time has no more of the places than his
+//! share where others speak, too. Asked once a packet of a microphone, with the work of looking through those heard;
+//! nothing grows with the room.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::ids::UptrackId;
+use crate::ids::{TransportId, UptrackId};
 use crate::rtp::AudioLevel;
 
 /// −dBov at which sound counts as speech whatever its sender thinks of it, and up to which his own word counts (RFC 6464 §3).
@@ -93,11 +95,14 @@ pub enum Standing {
 pub struct Loudest {
     limit: usize,
     heard: Vec<Member>,
+    /// How many of them each publisher has, if any.
+    held: Vec<(TransportId, usize)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
     uptrack: UptrackId,
+    publisher: TransportId,
     voice: Voice,
     since: Instant,
 }
@@ -105,13 +110,14 @@ struct Member {
 impl Loudest {
     /// `limit`: microphones heard at once, 1 at least.
     pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), heard: Vec::new() }
+        Self { limit: limit.max(1), heard: Vec::new(), held: Vec::new() }
     }
 
     /// Takes a packet of a microphone that is not muted; `level` and `bytes` as the packet and its payload have them.
     pub fn observe(
         &mut self,
         now: Instant,
+        publisher: TransportId,
         uptrack: UptrackId,
         voice: &mut Voice,
         level: Option<AudioLevel>,
@@ -122,33 +128,76 @@ impl Loudest {
             member.voice = *voice;
             return Standing::Heard;
         }
-        let entering = Member { uptrack, voice: *voice, since: now };
+        let entering = Member { uptrack, publisher, voice: *voice, since: now };
         let onset = voice.onset.filter(|_| speaks);
         let earliest = now.checked_sub(LOOK_BACK).unwrap_or(now);
         let since = onset.map_or(now, |at| at.checked_sub(LEAD).unwrap_or(at).max(earliest));
         if self.heard.len() < self.limit {
             self.heard.push(entering);
+            self.gains(publisher);
             return Standing::Enters { since, instead_of: None };
         }
-        let Some(onset) = onset else { return Standing::Unheard };
-        let Some(least) = self.heard.iter_mut().min_by(|a, b| a.voice.rank(&b.voice, now)) else {
+        let Some(place) = onset.and_then(|onset| self.gives_way(now, &entering, onset)) else {
             return Standing::Unheard;
         };
-        let is_louder = || {
-            voice.loudness >= least.voice.loudness + MARGIN_DB
-                && now.saturating_duration_since(onset) >= RISE
-                && now.saturating_duration_since(least.since) >= DWELL
-        };
-        if least.voice.is_speaking(now) && !is_louder() {
-            return Standing::Unheard;
-        }
-        let instead_of = Some(std::mem::replace(least, entering).uptrack);
-        Standing::Enters { since, instead_of }
+        let left = std::mem::replace(&mut self.heard[place], entering);
+        self.loses(left.publisher);
+        self.gains(publisher);
+        Standing::Enters { since, instead_of: Some(left.uptrack) }
     }
 
     /// A microphone is muted or gone: its place is free.
     pub fn leave(&mut self, uptrack: UptrackId) {
-        self.heard.retain(|member| member.uptrack != uptrack);
+        if let Some(place) = self.heard.iter().position(|member| member.uptrack == uptrack) {
+            let left = self.heard.remove(place);
+            self.loses(left.publisher);
+        }
+    }
+
+    /// Where all places are taken: the one for a microphone in which somebody has been speaking since `onset`, if any
+    /// is.
+    ///
+    /// The silent give way to anybody. Where all speak, publishers have equal shares: who has fewer places than that
+    /// gets one of whoever has most, at once and however loud that one is; who has as many or more takes them from
+    /// himself alone.
+    fn gives_way(&self, now: Instant, entering: &Member, onset: Instant) -> Option<usize> {
+        let least = self.least(now, None)?;
+        if !self.heard[least].voice.is_speaking(now) {
+            return Some(least);
+        }
+        let own = self.held.iter().find(|(publisher, _)| *publisher == entering.publisher).map_or(0, |(_, held)| *held);
+        let share = (self.limit / (self.held.len() + usize::from(own == 0))).max(1);
+        let &(richest, most) = self.held.iter().max_by_key(|(_, held)| *held)?;
+        if own < share && most > share {
+            return self.least(now, Some(richest));
+        }
+        let place = if own < share { least } else { self.least(now, Some(entering.publisher))? };
+        let other = &self.heard[place];
+        let is_louder = entering.voice.loudness >= other.voice.loudness + MARGIN_DB
+            && now.saturating_duration_since(onset) >= RISE
+            && now.saturating_duration_since(other.since) >= DWELL;
+        is_louder.then_some(place)
+    }
+
+    /// The place of the least of all that are heard, or of one publisher's.
+    fn least(&self, now: Instant, of: Option<TransportId>) -> Option<usize> {
+        let members = self.heard.iter().enumerate();
+        let members = members.filter(|(_, member)| of.is_none_or(|publisher| publisher == member.publisher));
+        members.min_by(|(_, a), (_, b)| a.voice.rank(&b.voice, now)).map(|(place, _)| place)
+    }
+
+    fn gains(&mut self, publisher: TransportId) {
+        match self.held.iter_mut().find(|(other, _)| *other == publisher) {
+            Some((_, held)) => *held += 1,
+            None => self.held.push((publisher, 1)),
+        }
+    }
+
+    fn loses(&mut self, publisher: TransportId) {
+        if let Some((_, held)) = self.held.iter_mut().find(|(other, _)| *other == publisher) {
+            *held -= 1;
+        }
+        self.held.retain(|(_, held)| *held > 0);
     }
 }
 
@@ -169,6 +218,8 @@ mod tests {
         now: Instant,
         loudest: Loudest,
         voices: Vec<Voice>,
+        /// Of each microphone; everybody has one unless said otherwise.
+        publishers: Vec<TransportId>,
         entries: Vec<(Instant, usize, Instant)>,
     }
 
@@ -176,7 +227,13 @@ mod tests {
         fn new(limit: usize, microphones: usize) -> Self {
             #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
             let now = Instant::now() + Duration::from_secs(10);
-            Self { now, loudest: Loudest::new(limit), voices: vec![Voice::default(); microphones], entries: Vec::new() }
+            Self {
+                now,
+                loudest: Loudest::new(limit),
+                voices: vec![Voice::default(); microphones],
+                publishers: (0..microphones as u64).map(TransportId).collect(),
+                entries: Vec::new(),
+            }
         }
 
         /// One packet of everybody, `times` times.
@@ -191,7 +248,8 @@ mod tests {
 
         fn packet(&mut self, index: usize, level: Option<AudioLevel>) -> Standing {
             let id = UptrackId(index as u64);
-            let standing = self.loudest.observe(self.now, id, &mut self.voices[index], level, 80);
+            let publisher = self.publishers[index];
+            let standing = self.loudest.observe(self.now, publisher, id, &mut self.voices[index], level, 80);
             if let Standing::Enters { since, instead_of } = standing {
                 assert!(instead_of.is_none_or(|id| !self.is_heard(id.0 as usize)));
                 assert!(since <= self.now && self.now - since <= LOOK_BACK);
@@ -260,12 +318,64 @@ mod tests {
     fn without_levels_the_size_of_the_packet_tells() {
         let mut room = Room::new(1, 2);
         room.packet(0, QUIET);
-        let mut standing = |bytes| room.loudest.observe(room.now, UptrackId(1), &mut room.voices[1], None, bytes);
+        let (loudest, publisher) = (&mut room.loudest, room.publishers[1]);
+        let mut standing = |bytes| loudest.observe(room.now, publisher, UptrackId(1), &mut room.voices[1], None, bytes);
         assert_eq!(standing(1), Standing::Unheard);
         assert!(matches!(standing(80), Standing::Enters { .. }));
     }
 
+    #[test]
+    fn who_has_many_loud_microphones_takes_no_place_from_those_who_speak() {
+        let mut room = Room::new(3, 6);
+        room.publishers = [0, 0, 0, 0, 1, 2].map(TransportId).to_vec();
+        let shouting = |index: usize| if index < 4 { speech(0) } else { QUIET };
+        room.run(100, shouting);
+        assert!((0..3).all(|index| room.is_heard(index)), "places that nobody needs");
+        for _ in 0..3 {
+            for speaker in [4, 5] {
+                room.now += PACKET;
+                assert!(matches!(room.packet(speaker, speech(40)), Standing::Enters { .. } | Standing::Heard));
+            }
+            room.run(100, |index| if index < 4 { speech(0) } else { speech(40) });
+            assert!(room.is_heard(4) && room.is_heard(5), "also while all speak");
+            assert_eq!((0..4).filter(|index| room.is_heard(*index)).count(), 1, "and his share stays his");
+            room.run(100, shouting);
+        }
+    }
+
     proptest! {
+        /// However many microphones one client has, and however loud: the others are heard as soon as they speak.
+        #[test]
+        fn nobody_is_silenced_by_who_has_many(
+            limit in 3usize..6,
+            script in prop::collection::vec((0usize..8, 0u8..127, any::<bool>(), 1u8..60, any::<bool>()), 1..200),
+        ) {
+            let mut room = Room::new(limit, 8);
+            room.publishers = [0, 0, 0, 0, 0, 0, 1, 2].map(TransportId).to_vec();
+            let mut levels = [QUIET; 8];
+            for (index, level_dbov, voice, packets, leaves) in script {
+                levels[index] = Some(AudioLevel { voice, level_dbov });
+                if leaves {
+                    room.loudest.leave(UptrackId(index as u64));
+                }
+                for _ in 0..packets {
+                    room.now += PACKET;
+                    for (index, level) in levels.iter().enumerate() {
+                        room.packet(index, *level);
+                        let publisher = room.publishers[index];
+                        let heard = &room.loudest.heard;
+                        let own = heard.iter().filter(|member| member.publisher == publisher).count();
+                        if level.is_some_and(|level| level.level_dbov <= LOUD_DBOV) {
+                            prop_assert!(own > 0, "{index} speaks");
+                        }
+                        let held = room.loudest.held.iter().find(|(other, _)| *other == publisher);
+                        prop_assert_eq!(held.map_or(0, |(_, held)| *held), own);
+                        prop_assert!(heard.len() <= limit);
+                    }
+                }
+            }
+        }
+
         /// Whatever happens: never more than so many; while no more speak than are heard, all of them are; and who came in by
         /// speaking does not go and come again within a pause.
         #[test]
