@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use callyard_peer::World;
 use callyard_peer::media::{Source, is_key, play, subscribe};
 use callyard_peer::netem::LinkConfig;
+use callyard_peer::{ROOM, World};
 use callyard_proto::command::{Command, DtlsRole, IceCredentials, Want};
 use callyard_proto::event::TransportState::{Closed, Connected, Connecting, Disconnected, Failed};
 use callyard_proto::event::{Event, PathProtocol};
+use callyard_proto::ids::TransportId;
 use callyard_proto::transmit::TcpId;
 
 /// Alice publishes a camera that Bob watches.
@@ -75,6 +76,39 @@ fn ice_restarts_without_a_gap() {
     assert_eq!(world.states(bob), [Connecting, Connected]);
     let pictures = world.clients[bob].in_order(5_000).len();
     assert!(pictures > 290, "{pictures} of about 300 pictures in 10 s");
+    assert_eq!(world.clients[bob].holes(5_000), 0);
+}
+
+/// Signaling restarts ICE at a client's wish, and whether he follows is his affair.
+#[test]
+fn restarts_that_nobody_follows_leave_nothing_behind() {
+    let (mut world, _, bob, mut camera) = call(11);
+    let again = |n: u64| IceCredentials { ufrag: format!("again{n}"), pwd: "server-password-again".into() };
+    let transport = World::transport(bob);
+    for n in 0..1_000 {
+        world.apply(Command::RestartIce { transport, local: again(n), remote: None });
+    }
+    let used = world.clients[bob].server.clone();
+    // What leads to nobody may be another's.
+    let mut is_taken = |local: IceCredentials| {
+        let transport = TransportId(1_000);
+        world.take_events();
+        world.apply(Command::AddTransport { transport, room: ROOM, local, remote: None });
+        let events = world.take_events();
+        world.apply(Command::RemoveTransport { transport });
+        events.iter().any(|event| matches!(event, Event::Rejected { code, .. } if code == "duplicate_ufrag"))
+    };
+    let taken: Vec<u64> = (0..1_000).filter(|n| is_taken(again(*n))).collect();
+    assert_eq!(taken, [999], "the last, which he may still follow");
+    assert!(is_taken(used), "and the one that he uses");
+    let before = world.clients[bob].in_order(5_000).len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    world.clients[bob].server = again(999);
+    let now = world.now;
+    world.clients[bob].check_now(now);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let pictures = world.clients[bob].in_order(5_000).len() - before;
+    assert!(pictures > 110, "{pictures} of about 120 pictures in 4 s");
     assert_eq!(world.clients[bob].holes(5_000), 0);
 }
 

@@ -206,8 +206,12 @@ impl Engine {
         if let (Some(known), Some(ice)) = (&mut transport.remote, remote) {
             known.ice = ice;
         }
-        transport.ufrags.push(local.ufrag.as_str().into());
-        self.ufrags.insert(local.ufrag.into_boxed_str(), slot);
+        let ufrag = local.ufrag.into_boxed_str();
+        if self.ufrags.insert(ufrag.clone(), slot).is_none() {
+            transport.ufrags.push(ufrag);
+        }
+        // Of restarts that the peer has not followed only the last can still be.
+        self.forget_old_ufrags(slot);
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    fn forget_old_ufrags(&mut self, slot: usize) {
+    pub(super) fn forget_old_ufrags(&mut self, slot: usize) {
         let transport = &mut self.transports[slot];
         let live: Vec<Box<str>> = transport.ice.local_ufrags().map(Box::from).collect();
         for old in transport.ufrags.extract_if(.., |u| !live.contains(u)) {
