@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::media::{self, Source, content, is_key, picture_id, play, quality, subscribe};
+use callyard_peer::client::Rtx;
+use callyard_peer::media::{self, Source, content, downtrack_spec, is_key, picture_id, play, quality, subscribe};
 use callyard_peer::netem::LinkConfig;
-use callyard_proto::command::{DtlsRole, Want};
+use callyard_proto::command::{CodecSpec, Command, DtlsRole, Want};
 use callyard_proto::event::{Event, PathProtocol, TransportState};
+use callyard_proto::ids::{Pt, Ssrc};
 use callyard_proto::rtcp;
 
 #[test]
@@ -92,6 +94,76 @@ fn lost_packets_come_again_both_ways() {
         assert!(world.clients[alice].resent > 20, "seed {seed}: the publisher was asked again");
         assert!(bob.of(5_000).any(|p| p.was_rtx));
     }
+}
+
+/// Every video has an ssrc for RTX, whether its subscriber takes any or not.
+#[test]
+fn lost_packets_come_again_also_to_who_takes_no_rtx() {
+    let link = LinkConfig { jitter: Duration::from_millis(5), loss: 0.05, ..LinkConfig::default() };
+    for (seed, rtx_ssrc) in [(1, Some(Ssrc(5_001))), (2, Some(Ssrc(5_001))), (3, None)] {
+        let mut world = World::new(seed);
+        let alice = world.add_client(DtlsRole::Server, link.clone());
+        let bob = world.add_client(DtlsRole::Server, link.clone());
+        world.connect();
+        let mut camera = Source::video(alice, 1, 1_000);
+        camera.publish(&mut world);
+        let mut spec = downtrack_spec(bob, &camera, 11, 5_000, Want::default());
+        spec.rtx_ssrc = rtx_ssrc;
+        spec.codecs[0].rtx_pt = None;
+        world.apply(Command::AddDowntrack(spec));
+        play(&mut world, &mut [&mut camera], Duration::from_secs(20));
+        world.set_loss(0.0);
+        play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+        world.run(Duration::from_millis(500));
+        let bob = &world.clients[bob];
+        assert_eq!(bob.holes(5_000), 0, "seed {seed}: nothing is missing");
+        assert!(bob.in_order(5_000).len() > 600, "seed {seed}: {} packets", bob.in_order(5_000).len());
+        let counters = world.engine.counters();
+        assert!(counters.retransmitted > 20, "seed {seed}: {} sent again", counters.retransmitted);
+        assert!(bob.received.iter().all(|packet| packet.ssrc == 5_000 && packet.pt == 100), "seed {seed}");
+    }
+}
+
+/// A subscriber of two codecs with RTX for one alone: each is repaired in its way, also after a change between them.
+#[test]
+fn who_takes_rtx_for_some_codecs_is_sent_the_others_again_as_they_were() {
+    let mut world = World::new(5);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Server, LinkConfig { loss: 0.05, ..LinkConfig::default() });
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    let mut spec = camera.spec();
+    // Another clock makes it another codec.
+    let other = |pt, rtx_pt: Option<Pt>| CodecSpec { clock_rate: 45_000, rtx_pt, ..media::vp8(pt) };
+    spec.codecs.push(other(98, Some(Pt(99))));
+    world.apply(Command::AddUptrack(spec));
+    world.clients[alice].send_rtx.insert(1_000, Rtx { ssrc: 1_001, pt: 97 });
+    let mut spec = downtrack_spec(bob, &camera, 11, 5_000, Want::default());
+    spec.codecs.push(other(102, None));
+    world.apply(Command::AddDowntrack(spec));
+    world.clients[bob].receive_rtx.insert(5_001, Rtx { ssrc: 5_000, pt: 100 });
+    for pt in [96, 98, 96, 98] {
+        let end = world.now + Duration::from_secs(5);
+        while world.now < end {
+            for mut packet in camera.next_packets(0) {
+                packet.pt = pt;
+                world.clients[alice].send_rtp(packet);
+            }
+            world.flush();
+            world.run(Duration::from_millis(33));
+        }
+    }
+    world.set_loss(0.0);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    world.run(Duration::from_millis(500));
+    let bob = &world.clients[bob];
+    assert_eq!(bob.holes(5_000), 0, "nothing is missing");
+    let counts = [100, 102].map(|pt| {
+        let of_pt: Vec<_> = bob.of(5_000).filter(|packet| packet.pt == pt).collect();
+        (of_pt.len(), of_pt.iter().filter(|packet| packet.was_rtx).count())
+    });
+    let [(first, as_rtx), (second, none)] = counts;
+    assert!(first > 250 && as_rtx > 5 && second > 250 && none == 0, "{counts:?}");
 }
 
 /// What is lost is asked for ten times, once a round trip, before the publisher pays for it with a key frame.

@@ -13,6 +13,7 @@ use crate::downtrack::{AUDIO_WINDOW, Munger, Selector, SentHistory, VIDEO_WINDOW
 use crate::entropy::Entropy;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{DowntrackId, Pt, SeqNo, Spatial, Ssrc};
+use crate::transmit::TransmitArena;
 
 /// The mid rides along until the subscriber reports on the stream, or for so many packets (RFC 9143 §15).
 pub(super) const MID_PACKETS: u32 = 150;
@@ -49,8 +50,8 @@ pub(super) struct Reported {
     pub at: Option<Instant>,
 }
 
-/// Sealed packets of a stream whose subscriber has no RTX: a nonce must never seal two different packets, so what is sent
-/// again are the very bytes (RFC 7714 §8.1).
+/// Sealed packets of codecs for which the subscriber has no RTX: a nonce must never seal two different packets, so what
+/// is sent again are the very bytes (RFC 7714 §8.1).
 pub(super) struct KeptDatagrams {
     ring: Vec<(u16, Vec<u8>)>,
     packets: usize,
@@ -67,6 +68,7 @@ impl KeptDatagrams {
         Self { ring: Vec::new(), packets }
     }
 
+    /// `datagram`: empty where there is RTX for it, so that nothing of an earlier round is taken for it.
     pub fn keep(&mut self, seq: u16, datagram: &[u8]) {
         let place = usize::from(seq) & (self.packets - 1);
         while self.ring.len() <= place {
@@ -109,7 +111,7 @@ pub(super) struct Downtrack {
     /// Payload bytes, as a sender report counts them.
     pub octets: u64,
     pub bytes: u64,
-    /// Only where the subscriber may ask again and has no RTX.
+    /// Only where the subscriber may ask again and has no RTX, for some codec.
     pub kept: Option<KeptDatagrams>,
     pub id: DowntrackId,
     pub mid: String,
@@ -206,12 +208,22 @@ impl Downtrack {
             spec,
         };
         downtrack.match_codecs(uptrack);
+        let has_rtx = |c: &CodecSpec| downtrack.rtx_ssrc.is_some() && c.rtx_pt.is_some();
         let asks_again = |c: &CodecSpec| c.feedback.iter().any(|f| f.eq_ignore_ascii_case("nack"));
-        if downtrack.rtx_ssrc.is_none() && downtrack.spec.codecs.iter().any(asks_again) {
+        if downtrack.spec.codecs.iter().any(|c| asks_again(c) && !has_rtx(c)) {
             let is_video = downtrack.kind == MediaKind::Video;
             downtrack.kept = Some(KeptDatagrams::new(if is_video { KEPT_VIDEO } else { KEPT_AUDIO }));
         }
         downtrack
+    }
+
+    /// Keeps the next packet, which lies in the arena, as far as it could not be sent again otherwise.
+    #[inline]
+    pub fn keep(&mut self, sent_as: SentAs, seq: SeqNo, arena: &mut TransmitArena, len: usize) {
+        if let Some(kept) = &mut self.kept {
+            let has_rtx = self.rtx_ssrc.is_some() && sent_as.rtx_pt.is_some();
+            kept.keep(seq.0 as u16, if has_rtx { &[] } else { &arena.reserve(len)[..len] });
+        }
     }
 
     /// The subscriber reports on its packets transport-wide.

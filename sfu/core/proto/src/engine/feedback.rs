@@ -257,8 +257,8 @@ impl Engine {
         }
     }
 
-    /// Sends one packet again: as RTX where negotiated (RFC 4588), else the very bytes that were sent before. False: it is
-    /// not kept any more. `flow`: for the subscriber's sake, or for a probe's.
+    /// Sends one packet again: as RTX where negotiated for its codec (RFC 4588), else the very bytes that were sent
+    /// before. False: it is not kept any more. `flow`: for the subscriber's sake, or for a probe's.
     pub(super) fn write_again(&mut self, now: Instant, slot: usize, index: usize, seq: u16, flow: Flow) -> bool {
         let (Some(transport), Some(downtrack)) = (self.transports.get_mut(slot), self.downtracks.get_mut(index)) else {
             return false;
@@ -266,7 +266,9 @@ impl Engine {
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return false };
         let Some(path) = transport.path.filter(|_| transport.may_send()) else { return false };
         let is_numbered = downtrack.extensions.transport_seq.is_some();
-        if let Some(datagram) = downtrack.kept.as_ref().and_then(|kept| kept.get(seq)) {
+        // A probe learns nothing of bytes that bear an old number.
+        let kept = downtrack.kept.as_ref().filter(|_| flow != Flow::Padding);
+        if let Some(datagram) = kept.and_then(|kept| kept.get(seq)) {
             self.arena.push(path, datagram);
             downtrack.sent.spend(datagram.len());
             transport.pacer.spend(datagram.len());

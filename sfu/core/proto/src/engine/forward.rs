@@ -261,7 +261,7 @@ impl Engine {
                 } else if let Some(seq) = leave_out(downtrack, &unit) {
                     let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
                     let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
-                    fill(now, &mut desk, transport, downtrack, (sent_as.pt, timestamp), seq);
+                    fill(now, &mut desk, transport, downtrack, (sent_as, timestamp), seq);
                 }
                 continue;
             }
@@ -338,9 +338,7 @@ impl Engine {
                 self.counters.withheld[Withheld::Unprotected as usize] += 1;
                 continue;
             };
-            if let Some(kept) = &mut downtrack.kept {
-                kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
-            }
+            downtrack.keep(sent_as, rewrite.seq, &mut self.arena, len);
             self.arena.commit(path, len);
             let octets = body.len() - usize::from(packet.padding);
             remember(now, downtrack, transport, &unit, &rewrite, (len, octets), flow);

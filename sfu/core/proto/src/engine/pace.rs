@@ -97,7 +97,7 @@ impl Engine {
                 let since_start = now.saturating_duration_since(self.start);
                 let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
                 let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
-                fill(now, &mut desk, transport, downtrack, (sent_as.pt, timestamp), seq);
+                fill(now, &mut desk, transport, downtrack, (sent_as, timestamp), seq);
             }
             if is_forgotten {
                 // Nobody could tell that the picture has a hole.
@@ -127,9 +127,7 @@ impl Engine {
         let since_start = now.saturating_duration_since(self.start);
         let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
         let Some(len) = write_kept(&mut desk, transport, downtrack, uptrack, &kept) else { return };
-        if let Some(kept) = &mut downtrack.kept {
-            kept.keep(rewrite.seq.0 as u16, &self.arena.reserve(len)[..len]);
-        }
+        downtrack.keep(sent_as, rewrite.seq, &mut self.arena, len);
         self.arena.commit(path, len);
         let (flow, traffic) = match downtrack.kind {
             MediaKind::Audio => (Flow::Audio, &mut self.counters.down.audio),

@@ -128,14 +128,14 @@ pub(super) fn leaves_source(downtrack: &Downtrack, unit: &Unit) -> bool {
 #[cold]
 pub(super) fn fill_holes(now: Instant, desk: &mut Desk<'_>, transport: &mut Transport, downtrack: &mut Downtrack) {
     let sent_as = downtrack.all_sent_as().next();
-    let (Some(SentAs { pt, .. }), Some(timestamp)) = (sent_as, downtrack.munger.last_timestamp()) else { return };
+    let (Some(sent_as), Some(timestamp)) = (sent_as, downtrack.munger.last_timestamp()) else { return };
     // Of sound nothing waits for what is missing.
     if downtrack.kind != MediaKind::Video {
         return;
     }
     let mut place = 0;
     while let Some(seq) = downtrack.munger.hole(&mut place) {
-        fill(now, desk, transport, downtrack, (pt, timestamp), seq);
+        fill(now, desk, transport, downtrack, (sent_as, timestamp), seq);
     }
 }
 
@@ -157,15 +157,13 @@ pub(super) fn fill(
     desk: &mut Desk<'_>,
     transport: &mut Transport,
     downtrack: &mut Downtrack,
-    (pt, timestamp): (Pt, u32),
+    (sent_as, timestamp): (SentAs, u32),
     seq: SeqNo,
 ) {
     let Some(path) = transport.path else { return };
-    let as_sent = (pt, downtrack.ssrc, seq);
+    let as_sent = (sent_as.pt, downtrack.ssrc, seq);
     let Some(len) = write_filling(desk, transport, downtrack, as_sent, timestamp, &[]) else { return };
-    if let Some(kept) = &mut downtrack.kept {
-        kept.keep(seq.0 as u16, &desk.arena.reserve(len)[..len]);
-    }
+    downtrack.keep(sent_as, seq, desk.arena, len);
     desk.arena.commit(path, len);
     desk.counters.down.padding.add(len);
     let codec = downtrack.last_codec.unwrap_or_default() as u8;
