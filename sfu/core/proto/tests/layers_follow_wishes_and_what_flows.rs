@@ -1,8 +1,9 @@
 //! Simulcast: the wished layer, switched at key frames without a break; what is missing is replaced; what nobody wants is told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use callyard_peer::client::{Received, Rtx};
+use callyard_peer::client::{Outgoing, Received, Rtx};
 use callyard_peer::media::{
     Source, TWCC_ID, content, downtrack_spec, is_key, picture_id, play, quality, subscribe, watched,
 };
@@ -193,6 +194,63 @@ fn a_publisher_that_begins_anew_under_another_ssrc_goes_on_for_its_subscribers()
     let packets = world.clients[1].in_order(5_000);
     assert!(packets.len() > before + 200, "{} after {before}", packets.len());
     assert_continuous(&packets);
+}
+
+/// What was under way when a publisher began anew bears numbers of the stream that is over.
+#[test]
+fn a_late_retransmission_of_a_stream_that_is_over_silences_nothing() {
+    let (mut world, mut camera) = watched(Config::default(), 1);
+    let late = camera.next_packets(0).remove(0);
+    let payload = [&late.seq.to_be_bytes()[..], &late.payload[..]].concat();
+    let late = Outgoing { ssrc: 1_001, pt: 97, seq: 900, payload, ..late };
+    let stream = &mut camera.streams[0];
+    (stream.ssrc, stream.seq, stream.wants_key) = (70_000, stream.seq.wrapping_sub(20_000), true);
+    world.clients[0].send_rtx.insert(70_000, Rtx { ssrc: 70_001, pt: 97 });
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    world.clients[0].send_rtp(late);
+    let before = world.clients[1].in_order(5_000).len();
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    let packets = world.clients[1].in_order(5_000).len() - before;
+    assert!(packets > 55, "{packets} packets in 2 s");
+    // Retransmissions of the new one are taken.
+    world.up[0].config.loss = 0.1;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(4));
+    world.up[0].config.loss = 0.0;
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    let packets = world.clients[1].in_order(5_000);
+    assert_continuous(&packets);
+    assert!(world.clients[0].resent > 3, "{} sent again", world.clients[0].resent);
+}
+
+/// The numbers of a publisher who begins anew may be those that he had before.
+#[test]
+fn what_is_sent_again_is_what_was_sent() {
+    let mut world = World::new(14);
+    for _ in 0..2 {
+        world.add_client(DtlsRole::Server, LinkConfig::default());
+    }
+    world.connect();
+    let mut camera = Source::video(0, 1, 1_000);
+    camera.streams[0].seq = 30_000;
+    camera.publish(&mut world);
+    // Who does not report transport-wide may ask for what came before the last key frame.
+    let mut spec = downtrack_spec(1, &camera, 11, 5_000, Want::default());
+    spec.extensions.retain(|extension| extension.id != TWCC_ID);
+    world.apply(Command::AddDowntrack(spec));
+    world.clients[1].receive_rtx.insert(5_001, Rtx { ssrc: 5_000, pt: 100 });
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    let numbers: Vec<u16> = world.clients[1].in_order(5_000).iter().map(|packet| packet.seq).collect();
+    let stream = &mut camera.streams[0];
+    (stream.ssrc, stream.seq, stream.wants_key) = (70_000, 30_000, true);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(1));
+    assert!(world.clients[1].in_order(5_000).len() > numbers.len() + 20);
+    world.clients[1].send_rtcp(&callyard_peer::rtcp::nacks(5_000, &numbers));
+    world.flush();
+    world.run(Duration::from_millis(500));
+    let mut payloads = BTreeMap::new();
+    for packet in world.clients[1].of(5_000) {
+        assert_eq!(*payloads.entry(packet.seq).or_insert(&packet.payload), &packet.payload, "{}", packet.seq);
+    }
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Engine {
         let uptrack = &mut self.uptracks[slot];
         let encoding = &mut uptrack.encodings[encoding_index];
         let seq = encoding.stats.extend(seq);
-        let arrived = encoding.nacks.on_packet(now, seq);
+        let arrived = if is_rtx { encoding.nacks.on_rtx(now, seq) } else { encoding.nacks.on_packet(now, seq) };
         if arrived == Arrived::Useless {
             return Err(DropReason::Duplicate);
         }
@@ -311,15 +311,20 @@ impl Engine {
                 if let Some(before) = encoding.ssrc.replace(header.ssrc)
                     && before != header.ssrc
                 {
-                    // The publisher began anew under another ssrc: registers of the old numbering mean nothing now.
-                    transport.streams.insert(before.0, StreamUse::Unclaimed);
-                    if let Some(protection) = &mut transport.protection {
-                        protection.inbound.release(before);
+                    // The publisher began anew under another ssrc: registers of the old numbering mean nothing now, nor
+                    // does what is still sent again of it.
+                    for ssrc in [Some(before), encoding.rtx_ssrc.take()].into_iter().flatten() {
+                        transport.streams.insert(ssrc.0, StreamUse::Unclaimed);
+                        if let Some(protection) = &mut transport.protection {
+                            protection.inbound.release(ssrc);
+                        }
                     }
                     encoding.restart(clock_rate);
                     for downtrack in downtracks {
                         self.forget_waiting(downtrack);
                         self.downtracks[downtrack].selector.restart();
+                        // The same numbers may soon be of other originals.
+                        self.downtracks[downtrack].sent.forget();
                         self.downtracks[downtrack].source = None;
                     }
                 }

@@ -126,6 +126,9 @@ impl ReceiveStats {
 /// Most numbers that may be missing at once; a larger jump is a new beginning.
 const MAX_MISSING: u64 = 1_000;
 const MAX_NACKS: u8 = 10;
+/// A retransmission is of what has come or is missing; a sender's padding may repeat what was lost at the very end,
+/// which lies as far ahead as the packets of a picture.
+const MAX_AHEAD: u64 = 100;
 const FIRST_NACK_AFTER: Duration = Duration::from_millis(10);
 
 /// Numbers still missing and when each was last asked for (RFC 4585 §6.2.1).
@@ -181,6 +184,15 @@ impl NackRegister {
             return Arrived::New;
         }
         if self.remove(seq.0) { Arrived::Recovered } else { Arrived::Useless }
+    }
+
+    /// Takes a packet that is sent again. One that is far ahead belongs to a numbering that is over: it would take
+    /// another's place, or have all that comes count as old.
+    pub fn on_rtx(&mut self, now: Instant, seq: SeqNo) -> Arrived {
+        match self.highest {
+            Some(highest) if seq.0 > highest + MAX_AHEAD => Arrived::Useless,
+            _ => self.on_packet(now, seq),
+        }
     }
 
     fn forget_before(&mut self, oldest: u64) {
@@ -529,6 +541,26 @@ mod tests {
         assert_eq!(take(&mut nacks, 650), (vec![], false));
         assert!(nacks.is_complete());
         assert_eq!(nacks.on_packet(at(700), SeqNo(65_538)), Arrived::Useless, "too late");
+    }
+
+    #[test]
+    fn what_is_sent_again_lies_never_far_ahead() {
+        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+        let now = Instant::now();
+        let mut nacks = NackRegister::new();
+        nacks.on_packet(now, SeqNo(70_000));
+        for (seq, arrived) in [
+            (70_002, Arrived::New),
+            (70_001, Arrived::Recovered),
+            (70_001, Arrived::Useless),
+            (70_103, Arrived::Useless),
+            (80_000, Arrived::Useless),
+            (70_102, Arrived::New),
+            (70_050, Arrived::Recovered),
+        ] {
+            assert_eq!(nacks.on_rtx(now, SeqNo(seq)), arrived, "{seq}");
+        }
+        assert_eq!(nacks.on_packet(now, SeqNo(70_103)), Arrived::New, "nothing is held back by it");
     }
 
     /// One by one, as a register without runs would have it.
