@@ -139,6 +139,8 @@ pub(super) struct Downtrack {
     pub has_started: bool,
     /// Its picture stands until a key frame, which was asked for.
     pub is_broken: bool,
+    /// Where the last key picture begins: what is missing from before it breaks nothing any more.
+    pub whole_since: SeqNo,
     pub active: Option<bool>,
     pub reason: &'static str,
     pub retransmitted: u64,
@@ -189,6 +191,7 @@ impl Downtrack {
             waiting_since: None,
             has_started: false,
             is_broken: false,
+            whole_since: SeqNo(0),
             mid_left: MID_PACKETS,
             active: None,
             reason: "waiting",

@@ -181,6 +181,7 @@ impl Engine {
         let is_paused = downtrack.paused.is_some();
         // What an SVC stream is being lowered to is as good as sent.
         let spatial = current.zip(downtrack.selector.target()).map(|(now, then)| now.spatial.min(then.spatial));
+        let whole_since = downtrack.whole_since;
         let use_of = |sent: &SentPacket| {
             // Of a layer that was left since, it would only be thrown away; on a full link the base matters alone.
             let is_left = is_paused
@@ -190,8 +191,8 @@ impl Engine {
                 true => Use::Shown,
                 false if is_left => Use::None,
                 false if spatial.is_none_or(|spatial| sent.spatial <= spatial) => Use::Shown,
-                // Receivers decode a picture whole, and the next ones of the base layer upon it.
-                false if sent.temporal == Temporal(0) => Use::Missed,
+                // Receivers decode a picture whole, and the next ones of the base layer upon it, until a key picture.
+                false if sent.temporal == Temporal(0) && sent.seq >= whole_since => Use::Missed,
                 false => Use::None,
             }
         };

@@ -230,12 +230,13 @@ pub(super) fn remember(
         spatial: unit.meta.spatial,
         temporal: unit.meta.temporal,
     };
-    // A descriptor's payload may be encrypted: what it seems to be says nothing.
-    let is_key = flow == Flow::Video && unit.frame_number.is_none() && unit.meta.keyframe;
+    let is_key = flow == Flow::Video && unit.meta.keyframe;
     if is_key && unit.meta.start_of_frame && unit.meta.spatial == Spatial(0) {
-        downtrack.is_broken = false;
-        // Simpler receivers than those that report transport-wide wait for every packet, whatever has come since.
-        if downtrack.extensions.transport_seq.is_some() {
+        (downtrack.is_broken, downtrack.whole_since) = (false, rewrite.seq);
+        // A descriptor's payload may be encrypted: that it seems to be a key picture is too little to repair nothing
+        // before it. Simpler receivers than those that report transport-wide wait for every packet, whatever has come
+        // since.
+        if unit.frame_number.is_none() && downtrack.extensions.transport_seq.is_some() {
             downtrack.sent.begin_anew(rewrite.seq, rewrite.timestamp);
         }
     }
