@@ -23,6 +23,7 @@ fuzz_target!(|input: (u16, u32, Vec<(u8, i8, u16)>)| {
             start_of_frame: what & 8 != 0,
             end_of_frame: what & 4 != 0,
             temporal_sync: false,
+            switches_up: false,
             spatial_sync: false,
             picture_id: (what & 128 != 0).then_some(PictureId { value: number & 0x7fff, bits: 15, offset: 2 }),
             refers_by_picture_id: what & 32 != 0,

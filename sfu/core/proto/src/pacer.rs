@@ -391,6 +391,7 @@ mod tests {
             start_of_frame: starts,
             end_of_frame: false,
             temporal_sync: false,
+            switches_up: false,
             spatial_sync: false,
             picture_id: None,
             refers_by_picture_id: false,

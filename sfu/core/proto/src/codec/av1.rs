@@ -36,6 +36,7 @@ pub(super) fn parse(payload: &[u8], marker: bool) -> Option<PacketMeta> {
         start_of_frame: !continues,
         end_of_frame: marker && !continued,
         temporal_sync: keyframe,
+        switches_up: false,
         spatial_sync: keyframe,
         picture_id: None,
         refers_by_picture_id: false,

@@ -81,6 +81,9 @@ pub struct PacketMeta {
     pub end_of_frame: bool,
     /// From this frame on, its temporal layer can be decoded by one who had the lower ones only.
     pub temporal_sync: bool,
+    /// Pictures after this one refer to none before it of a higher temporal layer than its own (VP9's U, RFC 9628
+    /// §4.2). By libwebrtc's understanding it refers itself to lower layers alone.
+    pub switches_up: bool,
     /// In SVC: this layer's frame refers to no earlier picture, so one may climb to its layer here.
     pub spatial_sync: bool,
     /// The picture id and where it stands in the payload.
@@ -103,6 +106,7 @@ impl PacketMeta {
             start_of_frame: by.start_of_frame,
             end_of_frame: by.end_of_frame,
             temporal_sync: parsed.is_some_and(|meta| meta.temporal_sync),
+            switches_up: parsed.is_some_and(|meta| meta.switches_up),
             spatial_sync: parsed.is_some_and(|meta| meta.spatial_sync),
             picture_id: parsed.and_then(|meta| meta.picture_id),
             refers_by_picture_id: parsed.is_some_and(|meta| meta.refers_by_picture_id),
@@ -160,6 +164,7 @@ impl PacketMeta {
             start_of_frame: true,
             end_of_frame: true,
             temporal_sync: true,
+            switches_up: false,
             spatial_sync: true,
             picture_id: None,
             refers_by_picture_id: false,

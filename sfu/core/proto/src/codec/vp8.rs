@@ -41,6 +41,7 @@ pub(super) fn parse(payload: &[u8], marker: bool) -> Option<PacketMeta> {
         start_of_frame,
         end_of_frame: marker,
         temporal_sync: keyframe || sync,
+        switches_up: false,
         spatial_sync: keyframe,
         picture_id,
         refers_by_picture_id: false,

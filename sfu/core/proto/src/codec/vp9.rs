@@ -39,7 +39,8 @@ pub(super) fn parse(payload: &[u8], _marker: bool) -> Option<PacketMeta> {
         keyframe: !refers_back && spatial == 0,
         start_of_frame: is_start,
         end_of_frame: first & E != 0,
-        temporal_sync: switching_up || !refers_back,
+        temporal_sync: !refers_back,
+        switches_up: switching_up,
         spatial_sync: !refers_back,
         picture_id,
         refers_by_picture_id: first & F != 0,
@@ -57,7 +58,7 @@ mod tests {
         let meta = parse(&[I | P | L | B | E, 0x81, 0x02, 0x35, 0x09, 0xff], true).unwrap();
         assert_eq!(meta.picture_id, Some(PictureId { value: 0x0102, bits: 15, offset: 1 }));
         assert_eq!((meta.spatial, meta.temporal), (Spatial(2), Temporal(1)));
-        assert!(meta.temporal_sync && !meta.spatial_sync && !meta.keyframe);
+        assert!(meta.switches_up && !meta.temporal_sync && !meta.spatial_sync && !meta.keyframe);
         assert!(meta.start_of_frame && meta.end_of_frame);
         assert_eq!(meta.tl0, Some((9, 4)));
         assert!(!meta.refers_by_picture_id);

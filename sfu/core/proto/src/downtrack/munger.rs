@@ -260,6 +260,7 @@ mod tests {
             start_of_frame: start,
             end_of_frame: true,
             temporal_sync: false,
+            switches_up: false,
             spatial_sync: false,
             picture_id: Some(PictureId { value: picture, bits: 15, offset: 2 }),
             refers_by_picture_id: false,

@@ -291,9 +291,17 @@ impl Selector {
         if !meta.start_of_frame || target == self.temporal {
             return;
         }
+        let is_next = meta.temporal.0 == self.temporal.0 + 1;
         if target < self.temporal || meta.keyframe {
             self.temporal = target;
-        } else if meta.temporal <= target && meta.temporal > self.temporal && meta.temporal_sync {
+        } else if meta.temporal <= self.temporal {
+            // It is sent whatever comes; what follows of higher layers needs nothing of them that was left out.
+            if meta.switches_up {
+                self.temporal = target;
+            }
+        } else if meta.temporal <= target && (meta.temporal_sync || meta.switches_up && is_next) {
+            // libwebrtc never sets U on the base layer. Where a picture refers to lower layers alone, all of those were
+            // sent if it is of the next one.
             self.temporal = meta.temporal;
         }
     }
@@ -414,6 +422,7 @@ mod tests {
             start_of_frame: true,
             end_of_frame: true,
             temporal_sync: sync,
+            switches_up: false,
             spatial_sync: keyframe || sync,
             picture_id: None,
             refers_by_picture_id: false,
@@ -458,6 +467,24 @@ mod tests {
         assert_eq!(selector.select(on(0, &meta(0, 1, false, true)), false), FORWARD);
         assert_eq!(selector.select(on(0, &meta(0, 2, false, false)), false), Verdict::Drop(Reason::AboveTemporal));
         assert_eq!(selector.select(on(0, &meta(0, 2, false, true)), false), FORWARD);
+    }
+
+    /// Of 0 2 1 2 the last refers to the third, each other one to the first.
+    #[test]
+    fn vp9_climbs_where_nothing_is_referred_to_that_was_left_out() {
+        for is_libwebrtc in [false, true] {
+            let mut selector = Selector::new(MediaKind::Video);
+            let mut send = |target: u8, temporal: u8| {
+                selector.set_target(layer(0, target));
+                let key = selector.current().is_none();
+                let switches_up = temporal > 0 || !is_libwebrtc;
+                let meta = PacketMeta { switches_up, ..meta(0, temporal, key, false) };
+                matches!(selector.select(on(0, &meta), false), Verdict::Forward { .. })
+            };
+            assert_eq!([0, 2, 1].map(|temporal| send(0, temporal)), [true, false, false]);
+            let sent = [2, 0, 2, 1, 2, 0, 2].map(|temporal| send(2, temporal));
+            assert_eq!(sent, [false, true, !is_libwebrtc, true, true, true, true], "libwebrtc: {is_libwebrtc}");
+        }
     }
 
     #[test]
