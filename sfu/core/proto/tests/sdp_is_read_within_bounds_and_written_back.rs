@@ -191,6 +191,39 @@ fn simulcast_by_rid_is_agreed_with_retransmission_and_without_fec() {
     assert!(audio.ssrcs.len() == 1 && audio.ssrcs[0].rtx_ssrc.is_none());
 }
 
+/// livekit-client gives the dependency descriptor the first free id, which is 16 where a browser uses all of the
+/// one-byte form.
+#[test]
+fn ids_of_the_two_byte_form_are_agreed_to_where_both_may_be_mixed() {
+    let section = |mixed: &str| {
+        format!(
+            "m=video 9 UDP/TLS/RTP/SAVPF 96\n{mixed}a=rtpmap:96 VP8/90000\n{}{}{}{}{}",
+            "a=extmap:14 urn:ietf:params:rtp-hdrext:sdes:mid\n",
+            "a=extmap:15 urn:3gpp:video-orientation\n",
+            "a=extmap:16 https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension\n",
+            "a=extmap:255 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay\n",
+            "a=extmap:256 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time\n",
+        )
+    };
+    let allowed = "a=extmap-allow-mixed\n";
+    let table = [
+        (section(""), vec![14]),
+        (section(allowed), vec![14, 16, 255]),
+        (format!("{allowed}{}", section("")), vec![14, 16, 255]),
+    ];
+    for (text, ids) in table {
+        let offer = parse(around(&text).as_bytes()).expect("well formed");
+        let agreed = agree(&offer.media[0], &[]);
+        assert_eq!(agreed.extensions.iter().map(|extension| extension.id).collect::<Vec<_>>(), ids, "{text}");
+        assert_eq!(agreed.extension_lines.len(), ids.len());
+    }
+    // What is said for the session need not be said again to be written.
+    let mut session = fixture("chromium_simulcast_vp8");
+    session.media.iter_mut().for_each(|media| media.extmap_allow_mixed = false);
+    let read = parse(write(&session).expect("it reads back").as_bytes()).expect("well formed");
+    assert!(read.extmap_allow_mixed && read.media[1].extmap_allow_mixed);
+}
+
 #[test]
 fn rids_with_the_usual_names_are_ordered_by_size_and_undefined_ones_left_out() {
     let text = around(

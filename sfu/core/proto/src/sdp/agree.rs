@@ -29,8 +29,10 @@ pub(super) const EXTENSIONS_VIDEO: [&str; 7] = [
     "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
 ];
 
-/// 15 is reserved in the one-byte form, and ids above it force the two-byte form on every packet (RFC 8285 §4.2).
-const MAX_EXTENSION_ID: u16 = 14;
+/// 15 is reserved in the one-byte form, and ids above it force the two-byte form on every packet that bears one: for
+/// those who offer to mix both forms (RFC 8285 §4.2, §6).
+const MAX_ONE_BYTE_ID: u16 = 14;
+const RESERVED_ID: u16 = 15;
 
 /// Lowest layer first, where rids have the names LiveKit clients use.
 const RIDS_BY_SIZE: [&str; 3] = ["q", "h", "f"];
@@ -131,12 +133,17 @@ fn feedback(codec: &Codec) -> Vec<String> {
 }
 
 fn extensions(offered: &Media, agreed: &mut Agreed) {
+    let is_usable = |id: u16| match id {
+        1..=MAX_ONE_BYTE_ID => true,
+        RESERVED_ID => false,
+        _ => offered.extmap_allow_mixed && id <= u16::from(u8::MAX),
+    };
     let of_kind: &[&str] = if offered.kind == "audio" { &EXTENSIONS_AUDIO } else { &EXTENSIONS_VIDEO };
     for extension in &offered.extensions {
         let uri = extension.uri.as_str();
         let known = EXTENSIONS_BOTH.contains(&uri) || of_kind.contains(&uri);
         let repeated = agreed.extension_lines.iter().any(|other| other.uri == extension.uri);
-        if !known || repeated || extension.id > MAX_EXTENSION_ID {
+        if !known || repeated || !is_usable(extension.id) {
             continue;
         }
         agreed.extension_lines.push(Extension {
@@ -145,7 +152,7 @@ fn extensions(offered: &Media, agreed: &mut Agreed) {
             direction: extension.direction.map(Direction::reversed),
             attributes: String::new(),
         });
-        // At most 14, as checked above.
+        // At most 255, as checked above.
         agreed.extensions.push(ExtensionSpec { id: extension.id as u8, uri: extension.uri.clone() });
     }
 }

@@ -107,7 +107,9 @@ impl Reader {
                 if self.session.media.len() == self.max_sections {
                     return Err(SdpError::TooManySections { max: self.max_sections });
                 }
-                self.section = Some(Section::open(line, value, self.direction)?);
+                let mut section = Section::open(line, value, self.direction)?;
+                section.media.extmap_allow_mixed = self.session.extmap_allow_mixed && section.media.is_rtp();
+                self.section = Some(section);
             }
             "a" => {
                 let (name, value) = value.split_once(':').unwrap_or((value, ""));

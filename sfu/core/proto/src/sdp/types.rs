@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Fingerprint;
 
-/// A whole description. ICE, DTLS and mixed extensions given for the session hold where a section is silent.
+/// A whole description. ICE and DTLS given for the session hold where a section is silent; direction and mixed
+/// extensions are read into its sections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     pub origin: Origin,

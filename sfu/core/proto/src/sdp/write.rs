@@ -17,6 +17,7 @@ pub fn write(session: &Session) -> Result<String, SdpError> {
         if media.is_rtp() && media.codecs.is_empty() {
             media.codecs.push(static_codec(0));
         }
+        media.extmap_allow_mixed |= session.extmap_allow_mixed && media.is_rtp();
     }
     // However much it is: limits are for what strangers send, and we may have hundreds of tracks for somebody.
     let own = Limits { bytes: text.len(), lines: text.len(), sections: text.len() };
