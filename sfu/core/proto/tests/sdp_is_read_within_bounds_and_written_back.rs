@@ -1,5 +1,6 @@
 //! Descriptions of browsers and of RFC 8829 §7 as oracles, what is refused, and that nothing is lost on the way back.
 
+use callyard_proto::command::SsrcSpec;
 use callyard_proto::sdp::{Direction, Media, Msid, RidDirection, Session, Setup, agree, parse, supported, write};
 use proptest::prelude::*;
 
@@ -231,6 +232,36 @@ fn rids_with_the_usual_names_are_ordered_by_size_and_undefined_ones_left_out() {
     );
     let offer = parse(text.as_bytes()).expect("well formed");
     assert_eq!(agree(&offer.media[0], &[]).rids, ["q", "h", "f"]);
+}
+
+/// Firefox names both; what is sorted by size is sorted with its sources.
+#[test]
+fn sources_beside_rids_are_theirs_in_the_order_of_the_offer() {
+    let section = |sources: &str| {
+        let text = around(&format!(
+            "m=video 9 UDP/TLS/RTP/SAVPF 96\na=rtpmap:96 VP8/90000\n{}{sources}",
+            "a=rid:f send\na=rid:h send\na=rid:q send\na=simulcast:send f;h;q\n",
+        ));
+        let agreed = agree(&parse(text.as_bytes()).expect("well formed").media[0], &[]);
+        assert_eq!(agreed.rids, ["q", "h", "f"]);
+        let spec = |spec: &SsrcSpec| (spec.ssrc.0, spec.rtx_ssrc.map(|rtx| rtx.0), spec.rid.clone());
+        agreed.ssrcs.iter().map(spec).collect::<Vec<_>>()
+    };
+    let group = |ssrc: u32| {
+        let rtx = ssrc + 1;
+        format!("a=ssrc-group:FID {ssrc} {rtx}\na=ssrc:{ssrc} cname:x\na=ssrc:{rtx} cname:x\n")
+    };
+    let named = |ssrc: u32, rid: Option<&str>| (ssrc, Some(ssrc + 1), rid.map(str::to_owned));
+    assert_eq!(
+        section(&[10, 20, 30].map(group).concat()),
+        [named(10, Some("f")), named(20, Some("h")), named(30, Some("q"))]
+    );
+    assert_eq!(
+        section(&[10, 20].map(group).concat()),
+        [named(10, None), named(20, None)],
+        "whose they are is not known"
+    );
+    assert!(section("").is_empty());
 }
 
 #[test]

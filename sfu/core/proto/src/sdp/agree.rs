@@ -81,8 +81,9 @@ pub fn agree(offered: &Media, mimes: &[String]) -> Agreed {
         }
     }
     extensions(offered, &mut agreed);
-    agreed.rids = sent_rids(offered);
-    agreed.ssrcs = sent_ssrcs(offered);
+    let rids = sent_rids(offered);
+    agreed.ssrcs = sent_ssrcs(offered, &rids);
+    agreed.rids = by_size(rids);
     agreed
 }
 
@@ -157,16 +158,19 @@ fn extensions(offered: &Media, agreed: &mut Agreed) {
     }
 }
 
-/// The rids the offerer sends, one per simulcast stream: its first alternative (RFC 8853 §5.2). A rid that no `a=rid`
-/// defines is left out. Without `a=simulcast`, the lone rids.
+/// The rids the offerer sends, in its order, one per simulcast stream: its first alternative (RFC 8853 §5.2). A rid
+/// that no `a=rid` defines is left out. Without `a=simulcast`, the lone rids.
 fn sent_rids(offered: &Media) -> Vec<String> {
     let sends = |id: &String| offered.rids.iter().any(|rid| rid.id == *id && rid.direction == RidDirection::Send);
-    let mut rids: Vec<String> = match &offered.simulcast {
+    match &offered.simulcast {
         Some(simulcast) => {
             simulcast.send.iter().filter_map(|stream| stream.rids.iter().find(|id| sends(id))).cloned().collect()
         }
         None => offered.rids.iter().map(|rid| rid.id.clone()).filter(sends).collect(),
-    };
+    }
+}
+
+fn by_size(mut rids: Vec<String>) -> Vec<String> {
     let size = |rid: &String| RIDS_BY_SIZE.iter().position(|name| name == rid);
     if rids.iter().all(|rid| size(rid).is_some()) {
         rids.sort_by_key(size);
@@ -174,8 +178,9 @@ fn sent_rids(offered: &Media) -> Vec<String> {
     rids
 }
 
-/// The sources the offerer names, paired with their RTX by FID groups; a SIM group gives the order of layers.
-fn sent_ssrcs(offered: &Media) -> Vec<SsrcSpec> {
+/// The sources the offerer names, paired with their RTX by FID groups; a SIM group gives the order of layers. As many
+/// sources as `rids` are theirs, each in its place.
+fn sent_ssrcs(offered: &Media, rids: &[String]) -> Vec<SsrcSpec> {
     let groups = |semantics: &'static str| offered.ssrc_groups.iter().filter(move |group| group.semantics == semantics);
     let mut rtx_of: HashMap<u32, u32> = HashMap::new();
     for group in groups("FID") {
@@ -189,8 +194,12 @@ fn sent_ssrcs(offered: &Media) -> Vec<SsrcSpec> {
         Some(group) => group.ssrcs.clone(),
         None => all().filter(|ssrc| !repairs.contains(ssrc)).collect(),
     };
-    primaries
-        .into_iter()
-        .map(|ssrc| SsrcSpec { ssrc: SsrcId(ssrc), rtx_ssrc: rtx_of.get(&ssrc).copied().map(SsrcId), rid: None })
-        .collect()
+    let rids = if rids.len() == primaries.len() { rids } else { &[] };
+    let rids = rids.iter().map(Some).chain(std::iter::repeat(None));
+    let spec = |(ssrc, rid): (u32, Option<&String>)| SsrcSpec {
+        ssrc: SsrcId(ssrc),
+        rtx_ssrc: rtx_of.get(&ssrc).copied().map(SsrcId),
+        rid: rid.cloned(),
+    };
+    primaries.into_iter().zip(rids).map(spec).collect()
 }
