@@ -41,6 +41,12 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
     let mut below: Vec<Rate> = Vec::new();
     // Where nothing flows: what flowed last, and what was announced of the rest.
     let is_silent = !spatials.clone().any(|spatial| uptrack.layers.is_live(now, usize::from(spatial)));
+    if is_silent && let Some((spatial, rates)) = lowest_above(now, uptrack, max) {
+        climb(&mut rungs, spatial, pixels(uptrack, spatial), &rates, max_fps);
+        if !rungs.is_empty() {
+            return rungs;
+        }
+    }
     for spatial in spatials.clone().map(Spatial) {
         let index = usize::from(spatial.0);
         if !is_silent && !uptrack.layers.is_live(now, index) {
@@ -60,11 +66,6 @@ pub(super) fn ladder(now: Instant, uptrack: &Uptrack, max: Spatial, max_fps: u32
         }
         climb(&mut rungs, spatial, pixels, &rates, max_fps);
     }
-    if rungs.is_empty()
-        && let Some((spatial, rates)) = lowest_above(now, uptrack, max)
-    {
-        climb(&mut rungs, spatial, pixels(uptrack, spatial), &rates, max_fps);
-    }
     if rungs.is_empty() {
         // All of it is above the wished frame rate.
         rungs.extend(spatials.map(Spatial).map(|s| unmeasured(uptrack, s, pixels(uptrack, s))));
@@ -79,7 +80,7 @@ fn lowest_above(now: Instant, uptrack: &Uptrack, max: Spatial) -> Option<(Spatia
         return None;
     }
     let mut above = uptrack.layers.live(now).into_iter().filter(|spatial| *spatial > max);
-    above.find_map(|spatial| Some((spatial, uptrack.layers.temporal_rates(usize::from(spatial.0))?)))
+    above.find_map(|spatial| Some((spatial, uptrack.layers.temporal_rates(now, usize::from(spatial.0))?)))
 }
 
 /// The rungs of one spatial layer, temporal layers added one by one.
