@@ -100,8 +100,8 @@ fn what_cannot_be_served_is_refused_with_its_code() {
         (around("a=x\0y\n"), "control_character"),
         (around("a=x\ra=y\n"), "control_character"),
         ("v=0\ro=- 1 1 IN IP4 0.0.0.0\rs=-\r".into(), "control_character"),
-        (around(&"a=x\n".repeat(20_000)), "too_many_lines"),
-        (around(&format!("a={}\n", "x".repeat(256 * 1024))), "too_long"),
+        (around(&"a=x\n".repeat(80_000)), "too_many_lines"),
+        (around(&format!("a={}\n", "x".repeat(2 * 1024 * 1024))), "too_long"),
         (around(&sections), "too_many_sections"),
         (around(&fingerprints), "too_many"),
         (around(&format!("m=audio 9 RTP/AVP 0\n{fingerprints}")), "too_many"),
@@ -136,10 +136,10 @@ fn the_largest_allowed_description_is_still_read() {
     let sections: String = (0..512).map(|mid| format!("m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:{mid}\n")).collect();
     assert_eq!(parse(around(&sections).as_bytes()).expect("within bounds").media.len(), 512);
     let head = around("");
-    let lines = 20_000 - head.lines().count();
+    let lines = 80_000 - head.lines().count();
     assert!(parse(around(&"a=x\n".repeat(lines)).as_bytes()).is_ok());
     assert_eq!(parse(around(&"a=x\n".repeat(lines + 1)).as_bytes()).map_err(|e| e.code()), Err("too_many_lines"));
-    let room = 256 * 1024 - head.len() - "a=\r\n".len();
+    let room = 2 * 1024 * 1024 - head.len() - "a=\r\n".len();
     assert!(parse(around(&format!("a={}\n", "x".repeat(room))).as_bytes()).is_ok());
     assert_eq!(
         parse(around(&format!("a={}\n", "x".repeat(room + 1))).as_bytes()).map_err(|e| e.code()),
@@ -159,7 +159,7 @@ fn what_is_written_has_no_limit() {
     }
     let written = write(&session).expect("all of it can be read back");
     assert!(written.len() > 256 * 1024 && written.lines().count() > 10_000);
-    assert_eq!(parse(written.as_bytes()).map_err(|error| error.code()), Err("too_long"));
+    assert_eq!(parse(written.as_bytes()).map_err(|error| error.code()), Err("too_many_sections"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::command::Fingerprint;
 /// How large a description may be; each is a setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The largest offers seen (a hundred sections of Chromium) are under 200 kB.
+    /// 390 sections of Chromium have some 1.5 MB.
     pub bytes: usize,
     pub lines: usize,
     pub sections: usize,
@@ -22,7 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 256 * 1024, lines: 20_000, sections: 512 }
+        Self { bytes: 2 * 1024 * 1024, lines: 80_000, sections: 512 }
     }
 }
 
