@@ -14,7 +14,7 @@ use callyard_proto::transmit::{TcpId, TransmitArena};
 pub trait Machine: Send {
     type Counters: Clone + Default + Send;
 
-    fn apply(&mut self, now: Instant, command: Command);
+    fn apply(&mut self, now: Instant, commands: &mut dyn Iterator<Item = Command>);
     /// True if there is more to send: send, clear, and call [`Self::go_on`] with the same datagrams until it says no.
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
     fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
@@ -41,8 +41,8 @@ pub trait Machine: Send {
 impl Machine for Engine {
     type Counters = Counters;
 
-    fn apply(&mut self, now: Instant, command: Command) {
-        Engine::apply(self, now, command);
+    fn apply(&mut self, now: Instant, commands: &mut dyn Iterator<Item = Command>) {
+        Engine::apply_all(self, now, commands);
     }
 
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {

@@ -4,6 +4,7 @@
 //! receive and send once the buffers have grown to their size.
 
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -62,8 +63,8 @@ const ALL_READY: Ready = Ready { prompt: true, reports: true, tcp: true };
 
 /// Receive batches taken before commands, timers and TCP get their turn again.
 const BATCHES_PER_PASS: usize = 8;
-/// Commands applied before packets get their turn again: a join storm must not hold up forwarding.
-const COMMANDS_PER_PASS: usize = 128;
+/// For so long commands are applied before packets get their turn again: a join storm must not hold up forwarding.
+const COMMANDS_TIME: Duration = Duration::from_millis(2);
 /// Longest sleep without any deadline.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -187,11 +188,16 @@ impl<M: Machine> Pump<M> {
         if self.shared.command_wake().is_pending() {
             self.shared.command_wake().clear();
         }
-        for _ in 0..COMMANDS_PER_PASS {
-            let Some(command) = self.shared.next_command() else { return };
-            self.counters.commands += 1;
-            self.machine.apply(now, command);
-        }
+        let Self { machine, shared, clock, counters, .. } = self;
+        let mut commands = iter::from_fn(|| {
+            if clock.now().saturating_duration_since(now) >= COMMANDS_TIME {
+                return None;
+            }
+            let command = shared.next_command()?;
+            counters.commands += 1;
+            Some(command)
+        });
+        machine.apply(now, &mut commands);
     }
 
     /// Number of reports taken, behind what is to be forwarded.

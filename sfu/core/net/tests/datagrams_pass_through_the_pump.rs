@@ -18,11 +18,13 @@ struct Echo {
     arena: TransmitArena,
     events: Vec<Event>,
     closed: u64,
+    /// How long each command takes.
+    labour: Duration,
 }
 
 impl Echo {
     fn new(copies: usize) -> Self {
-        Self { copies, arena: TransmitArena::new(64), events: Vec::new(), closed: 0 }
+        Self { copies, arena: TransmitArena::new(64), events: Vec::new(), closed: 0, labour: Duration::ZERO }
     }
 
     fn answer(&mut self, destination: Path, payload: &[u8], copies: usize) {
@@ -35,8 +37,11 @@ impl Echo {
 impl Machine for Echo {
     type Counters = u64;
 
-    fn apply(&mut self, _now: Instant, _command: Command) {
-        self.events.push(Event::Snapshot(Snapshot::default()));
+    fn apply(&mut self, _now: Instant, commands: &mut dyn Iterator<Item = Command>) {
+        for _ in commands {
+            std::thread::sleep(self.labour);
+            self.events.push(Event::Snapshot(Snapshot::default()));
+        }
     }
 
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
@@ -229,6 +234,31 @@ fn commands_come_back_as_events_with_one_kick() {
     assert!(!thread.shared().take_lost_events());
 }
 
+#[test]
+fn packets_have_their_turn_between_commands_that_take_long() {
+    let bind: SocketAddr = "127.0.0.1:0".parse().expect("a literal address");
+    let options = PumpOptions {
+        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 16, send_buffer_bytes: 1 << 16, pin_source: false },
+        tcp: None,
+        tick: Duration::ZERO,
+    };
+    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
+    let slow = |_, _, _| Echo { labour: Duration::from_millis(1), ..Echo::new(2) };
+    let mut pump = Pump::bind(options, Arc::clone(&shared), slow).expect("the port is free");
+    let socket = client("127.0.0.1", pump.local_address().port());
+    while shared.push_command(Command::Snapshot) {}
+    socket.send(b"media").expect("loopback takes it");
+    let mut buffer = [0; 16];
+    pump.run_once();
+    assert_eq!(socket.recv(&mut buffer).expect("an echo"), 5);
+    assert!((1..64).contains(&shared.command_capacity_left()), "some are done, the others wait");
+    for _ in 0..64 {
+        pump.run_once();
+    }
+    assert_eq!(shared.command_capacity_left(), 64, "none is forgotten");
+    assert_eq!(std::iter::from_fn(|| shared.pop_event()).count(), 64);
+}
+
 /// F-34
 #[test]
 fn events_nobody_takes_are_counted_not_piled_up() {
@@ -318,7 +348,7 @@ fn start_panicking() -> PacketThread<u64> {
     struct Broken(Echo);
     impl Machine for Broken {
         type Counters = u64;
-        fn apply(&mut self, _now: Instant, _command: Command) {
+        fn apply(&mut self, _now: Instant, _commands: &mut dyn Iterator<Item = Command>) {
             let zero = self.0.arena.bytes().len();
             self.0.closed = 1 / zero as u64;
         }

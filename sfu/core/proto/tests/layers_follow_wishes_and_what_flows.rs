@@ -69,6 +69,25 @@ fn switches_happen_at_key_frames_and_nothing_breaks() {
     assert_eq!(world.engine.counters().layer_switches, 6);
 }
 
+#[test]
+fn the_wishes_of_one_batch_are_weighed_once() {
+    let (mut world, mut camera) = call(3, LinkConfig::default());
+    subscribe(&mut world, 1, &camera, 11, 5_000, quality(2));
+    play(&mut world, &mut [&mut camera], Duration::from_secs(3));
+    let before = world.engine.counters().allocations;
+    let wishes = (0..100u8).map(|n| quality(n % 3)).chain([quality(1)]);
+    let commands = wishes.map(|want| Command::SetDowntrack { downtrack: DowntrackId(11), want });
+    world.engine.apply_all(world.now, commands);
+    assert_eq!(world.engine.counters().allocations, before + 1);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(2));
+    world.run(Duration::from_millis(300));
+    let packets = world.clients[1].in_order(5_000);
+    assert_continuous(&packets);
+    assert_eq!(layers(&packets), [0, 2, 1], "the last of them holds");
+    want(&mut world, quality(0));
+    assert!(world.engine.counters().allocations > before + 1, "and one by one as before");
+}
+
 /// F-04
 #[test]
 fn switches_survive_a_bad_link() {

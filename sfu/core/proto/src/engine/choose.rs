@@ -47,9 +47,19 @@ impl Engine {
         self.bound(slot);
         if self.downtracks[slot].kind == MediaKind::Video {
             self.learning_until = Some(now + super::LEARNING);
-            self.allot(now, transport, Cause::Wish);
-            self.probe(now, transport);
+            match &mut self.wishers {
+                Some(wishers) => {
+                    wishers.insert(transport);
+                }
+                None => self.grant(now, transport),
+            }
         }
+    }
+
+    /// What a subscriber wishes for has changed.
+    pub(super) fn grant(&mut self, now: Instant, slot: usize) {
+        self.allot(now, slot, Cause::Wish);
+        self.probe(now, slot);
     }
 
     /// The highest layer that a downtrack may be sent: as wished, and as far as the worker keeps up.

@@ -29,7 +29,7 @@ mod up;
 mod write;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -93,6 +93,8 @@ pub struct Engine {
     first_pictures: Vec<(usize, usize)>,
     /// Downtracks that need a key frame, seen to once what has come in is passed on.
     beginners: Vec<usize>,
+    /// While a batch of commands is applied: transports whose layers are chosen anew once all of it is known.
+    wishers: Option<BTreeSet<usize>>,
     next_keyframe: Option<Instant>,
     next_beat: Option<Instant>,
     handshakes: Handshakes,
@@ -163,6 +165,7 @@ impl Engine {
             next_fine_tick: None,
             first_pictures: Vec::new(),
             beginners: Vec::new(),
+            wishers: None,
             next_keyframe: None,
             next_beat: None,
             handshakes: Handshakes::default(),
@@ -185,6 +188,21 @@ impl Engine {
     pub fn apply(&mut self, now: Instant, command: Command) {
         self.counters.commands += 1;
         self.guarded(now, |engine| engine.apply_command(now, command));
+    }
+
+    /// As [`Self::apply`] of each, but layers are chosen once for all of them: who comes into a room of a hundred is
+    /// given a hundred tracks.
+    pub fn apply_all(&mut self, now: Instant, commands: impl Iterator<Item = Command>) {
+        self.wishers = Some(BTreeSet::new());
+        for command in commands {
+            self.apply(now, command);
+        }
+        for slot in self.wishers.take().unwrap_or_default() {
+            self.guarded(now, |engine| {
+                engine.acting = Some(slot);
+                engine.grant(now, slot);
+            });
+        }
     }
 
     /// Takes a whole batch at once, so that a frame's packets to one subscriber end up side by side.
