@@ -284,7 +284,8 @@ _reports = msgspec.msgpack.Decoder(list[AnyReport])
 class Generator:
     """A generator process, as an async context manager.
 
-    `on_report` is called on the event loop for whatever is no answer. `cpu`: pin it to this core.
+    `on_report` is called on the event loop for whatever is no answer, until the context is left. `cpu`: pin it to this
+    core.
     """
 
     def __init__(self, setup: Setup, on_report: ReportCallback, cpu: int | None = None) -> None:
@@ -295,6 +296,7 @@ class Generator:
         self._reading: asyncio.Task[None] | None = None
         self._requests = 0
         self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._is_left = False
 
     async def __aenter__(self) -> Generator:
         arguments = [] if self._cpu is None else ["--cpu", str(self._cpu)]
@@ -315,6 +317,7 @@ class Generator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         process = self._running()
+        self._is_left = True
         if process.stdin is not None:
             process.stdin.close()
         try:
@@ -383,7 +386,9 @@ class Generator:
                 if future is not None and not future.done():
                     future.set_exception(LoadError(message))
             case TransportState() | FirstMedia() | DtlsDatagram() | Refused():
-                self._on_report(report)
+                # Who is driven by these, as by a goodbye to be passed on, could not send any more.
+                if not self._is_left:
+                    self._on_report(report)
 
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:

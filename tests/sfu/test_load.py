@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 
@@ -85,6 +86,16 @@ async def test_a_generator_that_has_ended_says_so() -> None:
         await generator.stats()
     with pytest.raises(LoadError):
         await generator.stats()
+
+
+async def test_who_sends_for_each_report_is_not_asked_to_when_the_generator_ends() -> None:
+    def answer(_: object) -> None:
+        generator.send(Close(transport=7))
+
+    async with Generator(setup(), answer) as generator:
+        generator.send(Close(transport=8))
+        # Its answer has come, and is read once the context is being left.
+        time.sleep(0.5)  # noqa: ASYNC251  # nothing may be read meanwhile
 
 
 def test_a_limit_that_makes_no_sense_is_refused() -> None:
