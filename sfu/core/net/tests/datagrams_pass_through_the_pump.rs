@@ -236,15 +236,7 @@ fn commands_come_back_as_events_with_one_kick() {
 
 #[test]
 fn packets_have_their_turn_between_commands_that_take_long() {
-    let bind: SocketAddr = "127.0.0.1:0".parse().expect("a literal address");
-    let options = PumpOptions {
-        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 16, send_buffer_bytes: 1 << 16, pin_source: false },
-        tcp: None,
-        tick: Duration::ZERO,
-    };
-    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
-    let slow = |_, _, _| Echo { labour: Duration::from_millis(1), ..Echo::new(2) };
-    let mut pump = Pump::bind(options, Arc::clone(&shared), slow).expect("the port is free");
+    let (mut pump, shared) = plain(Echo { labour: Duration::from_millis(1), ..Echo::new(2) });
     let socket = client("127.0.0.1", pump.local_address().port());
     while shared.push_command(Command::Snapshot) {}
     socket.send(b"media").expect("loopback takes it");
@@ -343,6 +335,19 @@ fn a_panic_of_the_machine_is_told_not_swallowed() {
     assert_eq!(other.failure().as_deref(), Some("attempt to divide by zero"));
 }
 
+/// A pump without a thread, without TCP.
+fn plain<M: Machine<Counters = u64>>(machine: M) -> (Pump<M>, Arc<Shared<u64>>) {
+    let bind: SocketAddr = "127.0.0.1:0".parse().expect("a literal address");
+    let options = PumpOptions {
+        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 16, send_buffer_bytes: 1 << 16, pin_source: false },
+        tcp: None,
+        tick: Duration::ZERO,
+    };
+    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
+    let pump = Pump::bind(options, Arc::clone(&shared), |_, _, _| machine).expect("the port is free");
+    (pump, shared)
+}
+
 /// A machine that panics at the first command.
 fn start_panicking() -> PacketThread<u64> {
     struct Broken(Echo);
@@ -387,14 +392,7 @@ fn start_panicking() -> PacketThread<u64> {
             self.0.counters()
         }
     }
-    let bind: SocketAddr = "127.0.0.1:0".parse().expect("a literal address");
-    let options = PumpOptions {
-        udp: UdpOptions { bind, receive_buffer_bytes: 1 << 16, send_buffer_bytes: 1 << 16, pin_source: false },
-        tcp: None,
-        tick: Duration::ZERO,
-    };
-    let shared = Arc::new(Shared::new(64).expect("two eventfds are to be had"));
-    let pump = Pump::bind(options, Arc::clone(&shared), |_, _, _| Broken(Echo::new(1))).expect("the port is free");
+    let (pump, shared) = plain(Broken(Echo::new(1)));
     assert!(shared.push_command(Command::Snapshot));
     PacketThread::start(pump, shared).expect("a thread is to be had")
 }

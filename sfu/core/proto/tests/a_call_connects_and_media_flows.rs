@@ -64,6 +64,14 @@ fn audio_and_video_reach_their_subscriber_whole_and_in_order() {
     assert_eq!(world.strays, 0);
 }
 
+/// The links lose packets for twenty seconds; the last ones have time to come again.
+fn play_until_repaired(world: &mut World, camera: &mut Source) {
+    play(world, &mut [&mut *camera], Duration::from_secs(20));
+    world.set_loss(0.0);
+    play(world, &mut [camera], Duration::from_secs(2));
+    world.run(Duration::from_millis(500));
+}
+
 #[test]
 fn lost_packets_come_again_both_ways() {
     let link = LinkConfig {
@@ -81,10 +89,7 @@ fn lost_packets_come_again_both_ways() {
         let mut camera = Source::simulcast(alice, 1, 1_000);
         camera.publish(&mut world);
         subscribe(&mut world, bob, &camera, 11, 5_000, quality(2));
-        play(&mut world, &mut [&mut camera], Duration::from_secs(20));
-        world.set_loss(0.0);
-        play(&mut world, &mut [&mut camera], Duration::from_secs(2));
-        world.run(Duration::from_millis(500));
+        play_until_repaired(&mut world, &mut camera);
         let bob = &world.clients[bob];
         assert_eq!(bob.holes(5_000), 0, "seed {seed}: nothing is missing");
         let total = bob.in_order(5_000).len();
@@ -111,10 +116,7 @@ fn lost_packets_come_again_also_to_who_takes_no_rtx() {
         spec.rtx_ssrc = rtx_ssrc;
         spec.codecs[0].rtx_pt = None;
         world.apply(Command::AddDowntrack(spec));
-        play(&mut world, &mut [&mut camera], Duration::from_secs(20));
-        world.set_loss(0.0);
-        play(&mut world, &mut [&mut camera], Duration::from_secs(2));
-        world.run(Duration::from_millis(500));
+        play_until_repaired(&mut world, &mut camera);
         let bob = &world.clients[bob];
         assert_eq!(bob.holes(5_000), 0, "seed {seed}: nothing is missing");
         assert!(bob.in_order(5_000).len() > 600, "seed {seed}: {} packets", bob.in_order(5_000).len());

@@ -358,6 +358,17 @@ fn packets_of(call: &Call, number: u32) -> usize {
     packets.map(|p| p.seq).collect::<BTreeSet<_>>().len()
 }
 
+/// Shows a picture of so many bytes and waits until the viewer has all of it.
+fn show_all(call: &mut Call, bytes: usize, patience: Duration) {
+    let number = show_large(call, bytes);
+    let (until, parts) = (call.world.now + patience, bytes.div_ceil(1_100));
+    while packets_of(call, number) < parts {
+        call.run(Duration::from_millis(20));
+        let came = packets_of(call, number);
+        assert!(call.world.now < until, "{came} of {parts} packets of {bytes} bytes");
+    }
+}
+
 #[test]
 fn what_is_lost_of_a_large_picture_is_repaired_while_the_rest_of_it_waits() {
     for seed in 13..16 {
@@ -366,13 +377,7 @@ fn what_is_lost_of_a_large_picture_is_repaired_while_the_rest_of_it_waits() {
         call.world.down[VIEWER].config.loss = 0.02;
         let lost = call.world.down[VIEWER].lost;
         let resent = call.world.engine.counters().retransmitted;
-        let number = show_large(&mut call, 150_000);
-        let (then, parts) = (call.world.now, 150_000usize.div_ceil(1_100));
-        while packets_of(&call, number) < parts {
-            call.run(Duration::from_millis(20));
-            let came = packets_of(&call, number);
-            assert!(call.world.now < then + SECOND * 4, "{came} of {parts} with seed {seed}");
-        }
+        show_all(&mut call, 150_000, SECOND * 4);
         let lost = call.world.down[VIEWER].lost - lost;
         let resent = call.world.engine.counters().retransmitted - resent;
         assert!(resent * 2 <= lost * 3, "{resent} for {lost} with seed {seed}");
@@ -385,13 +390,7 @@ fn a_key_frame_that_takes_seconds_is_not_asked_for_again_meanwhile() {
     let mut call = Call::new(16, link(500_000), vec![Camera::screen(1, 1_000, 300_000)]);
     call.run(SECOND * 15);
     let asked = call.world.engine.counters().feedback_out.pli;
-    let number = show_large(&mut call, 250_000);
-    let (then, parts) = (call.world.now, 250_000usize.div_ceil(1_100));
-    while packets_of(&call, number) < parts {
-        call.run(Duration::from_millis(20));
-        let came = packets_of(&call, number);
-        assert!(call.world.now < then + SECOND * 6, "{came} of {parts}");
-    }
+    show_all(&mut call, 250_000, SECOND * 6);
     let asked = call.world.engine.counters().feedback_out.pli - asked;
     assert!(asked <= 2, "{asked}");
 }

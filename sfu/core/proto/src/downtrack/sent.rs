@@ -223,7 +223,7 @@ impl SentHistory {
     /// Remembers a packet that leaves now; `bytes` as on the wire.
     #[inline]
     pub fn push(&mut self, packet: SentPacket, bytes: usize) {
-        let place = packet.seq.0 as usize & self.entries.len().wrapping_sub(1);
+        let place = self.place(packet.seq.0);
         let is_full = self.entries.len() == self.window;
         match self.entries.get_mut(place) {
             // A late one does not take the place of what was sent since.
@@ -246,7 +246,13 @@ impl SentHistory {
     }
 
     fn entry(&self, seq: u64) -> Option<&Entry> {
-        self.entries.get(seq as usize & self.entries.len().wrapping_sub(1)).filter(|entry| entry.is(seq))
+        self.entries.get(self.place(seq)).filter(|entry| entry.is(seq))
+    }
+
+    /// Where it lies, if anything is remembered.
+    #[inline]
+    fn place(&self, seq: u64) -> usize {
+        seq as usize & self.entries.len().wrapping_sub(1)
     }
 
     /// The extended number that ends in `seq` and was sent last.
@@ -318,7 +324,7 @@ impl SentHistory {
         self.first_resent.get_or_insert(now);
         let resent = self.since_first_resent(now);
         let Some(extended) = self.extended(seq) else { return };
-        let place = extended as usize & self.entries.len().wrapping_sub(1);
+        let place = self.place(extended);
         if let Some(entry) = self.entries.get_mut(place).filter(|entry| entry.is(extended)) {
             (entry.times, entry.resent) = (entry.times.saturating_add(1), resent);
         }

@@ -14,7 +14,7 @@ use crate::command::Fingerprint;
 /// How large a description may be; each is a setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// 390 sections of Chromium have some 1.5 MB.
+    /// A section on which Chromium receives video has 5 kB, one for sound 1 kB; one offer has all that it receives on.
     pub bytes: usize,
     pub lines: usize,
     pub sections: usize,
