@@ -108,9 +108,19 @@ const QUESTIONS: u32 = 10;
 /// Questions whose answer still counts: those of the last seconds.
 const OPEN_QUESTIONS: usize = 4;
 
+/// Whose round trip nothing else tells is asked so often, about as often as clients check by themselves.
+const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(3);
+
 /// The priority in a check of ours: a peer-reflexive candidate's (RFC 8445 §5.1.2, §7.1.1). It decides nothing, as the
 /// peer has the path already.
 const QUESTION_PRIORITY: u32 = (110 << 24) | (65_535 << 8) | 255;
+
+/// A check of ours that was not answered yet.
+struct Question {
+    transaction: TransactionId,
+    path: Path,
+    asked: Instant,
+}
 
 struct Local {
     credentials: Credentials,
@@ -143,9 +153,10 @@ pub struct IceAgent {
     restarted: bool,
     state: IceState,
     transactions: VecDeque<(TransactionId, Path)>,
-    /// Our own checks that were not answered yet, the latest last.
-    questions: VecDeque<(TransactionId, Path)>,
-    next_question: Option<Instant>,
+    /// The latest last.
+    questions: VecDeque<Question>,
+    last_question: Option<Instant>,
+    wants_round_trip: bool,
     asked: u64,
     events: VecDeque<IceEvent>,
 }
@@ -164,7 +175,8 @@ impl IceAgent {
             state: IceState::New,
             transactions: VecDeque::new(),
             questions: VecDeque::new(),
-            next_question: None,
+            last_question: None,
+            wants_round_trip: false,
             asked: 0,
             events: VecDeque::new(),
         }
@@ -258,8 +270,14 @@ impl IceAgent {
         Ok(())
     }
 
-    /// Asks a peer that has been silent on the selected path whether it still wants what is sent there (RFC 7675 §5.1):
-    /// `out` is replaced by a check to send on the returned path. None, and `out` empty, if nobody is to be asked now.
+    /// Whether answers are wanted for the time that they take, from a peer that is not silent as well.
+    pub fn want_round_trip(&mut self, is_wanted: bool) {
+        self.wants_round_trip = is_wanted;
+    }
+
+    /// Asks a peer that has been silent on the selected path whether it still wants what is sent there (RFC 7675 §5.1), and
+    /// one whose round trip is wanted: `out` is replaced by a check to send on the returned path. None, and `out` empty, if
+    /// nobody is to be asked now.
     ///
     /// Call it after [`handle_timeout`](Self::handle_timeout).
     pub fn ask(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Path> {
@@ -283,35 +301,41 @@ impl IceAgent {
         if self.questions.len() >= OPEN_QUESTIONS {
             self.questions.pop_front();
         }
-        self.questions.push_back((transaction, path));
-        self.next_question = Some(now + self.config.disconnected_after / QUESTIONS);
+        self.questions.push_back(Question { transaction, path, asked: now });
+        self.last_question = Some(now);
         Some(path)
     }
 
-    /// A success response came in on `path`: consent, if it answers a check of ours that was sent there.
-    pub fn handle_answer(&mut self, now: Instant, path: Path, message: &Message<'_>) -> Result<(), DropReason> {
-        let question = self.questions.iter().position(|asked| *asked == (message.transaction, path));
+    /// A success response came in on `path`: consent, if it answers a check of ours that was sent there. How long it took.
+    pub fn handle_answer(&mut self, now: Instant, path: Path, message: &Message<'_>) -> Result<Duration, DropReason> {
+        let is_answered = |asked: &Question| asked.transaction == message.transaction && asked.path == path;
+        let question = self.questions.iter().position(is_answered);
         let (Some(question), Some(remote)) = (question, &self.current.remote) else {
             return Err(DropReason::StunUnexpected);
         };
         message.verify_integrity(&IntegrityKey::new(&remote.pwd))?;
-        self.questions.remove(question);
+        let asked = self.questions.remove(question).map_or(now, |question| question.asked);
         let known = self.paths.iter_mut().find(|known| known.path == path).ok_or(DropReason::UnvalidatedPath)?;
         known.last_check = now;
         self.revive(path);
-        Ok(())
+        Ok(now.saturating_duration_since(asked))
     }
 
-    /// When the peer is to be asked next, if it stays silent.
+    /// When the peer is to be asked next, if it stays silent or its round trip is wanted.
     fn question_due(&self) -> Option<Instant> {
         self.current.remote.as_ref()?;
-        let is_silent_at = self.last_heard()? + self.config.disconnected_after / 2;
-        match self.state {
-            IceState::Connected | IceState::Disconnected => {
-                Some(self.next_question.map_or(is_silent_at, |at| at.max(is_silent_at)))
-            }
-            IceState::New | IceState::Failed => None,
+        if matches!(self.state, IceState::New | IceState::Failed) {
+            return None;
         }
+        let is_silent_at = self.last_heard()? + self.config.disconnected_after / 2;
+        let not_before = self.last_question.map(|at| at + self.config.disconnected_after / QUESTIONS);
+        let asked_of_silent = not_before.map_or(is_silent_at, |at| at.max(is_silent_at));
+        let asked_for_time = match self.last_question {
+            _ if !self.wants_round_trip => None,
+            Some(at) => Some(at + ROUND_TRIP_INTERVAL),
+            None => self.last_switch,
+        };
+        Some(asked_for_time.map_or(asked_of_silent, |at| at.min(asked_of_silent)))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, and [`ask`](Self::ask) after it.

@@ -201,6 +201,11 @@ impl Transport {
         matches!(self.state, TransportState::Connected | TransportState::Disconnected)
     }
 
+    /// The peer sends media and gets none, on which he would report: only checks tell how long his round trip is.
+    pub fn is_asked_for_time(&self) -> bool {
+        !self.uptracks.is_empty() && self.sent_streams.is_empty()
+    }
+
     /// A handshake that has begun and not ended.
     pub fn is_shaking_hands(&self) -> bool {
         self.dtls.is_some() && self.protection.is_none()

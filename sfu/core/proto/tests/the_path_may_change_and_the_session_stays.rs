@@ -262,3 +262,22 @@ fn one_who_only_publishes_is_told_of_when_two_of_his_checks_are_missing() {
     assert_eq!(unanswered(&mut world, [alice, bob]), [1, 0]);
     assert!(world.states(alice).is_empty(), "long before his consent ends");
 }
+
+/// Nothing is sent to him that he could report on: how long to wait before asking him again for what was lost is found out by asking.
+#[test]
+fn the_round_trip_of_one_who_only_publishes_is_known() {
+    let mut world = World::new(12);
+    let alice =
+        world.add_client(DtlsRole::Server, LinkConfig { delay: Duration::from_millis(140), ..LinkConfig::default() });
+    world.connect();
+    let mut camera = Source::video(alice, 1, 1_000);
+    camera.publish(&mut world);
+    play(&mut world, &mut [&mut camera], Duration::from_secs(10));
+    let reports = world.take_events().into_iter().filter_map(|event| match event {
+        Event::Quality { reports, .. } => Some(reports),
+        _ => None,
+    });
+    let told = reports.flatten().filter(|report| report.transport == World::transport(alice)).last();
+    let told = told.expect("quality is reported").rtt_ms;
+    assert!((275.0..290.0).contains(&told), "{told} ms");
+}

@@ -65,7 +65,11 @@ impl Engine {
     ) -> Result<(), DropReason> {
         let Some(&slot) = self.paths.get(&path) else { return Err(DropReason::StunUnexpected) };
         self.acting = Some(slot);
-        self.transports[slot].ice.handle_answer(now, to_ice(path, source), message)?;
+        let transport = &mut self.transports[slot];
+        let took = transport.ice.handle_answer(now, to_ice(path, source), message)?;
+        if transport.is_asked_for_time() {
+            transport.rtt.observe(took);
+        }
         self.after_ice(now, slot);
         Ok(())
     }
@@ -161,6 +165,7 @@ impl Engine {
     pub(super) fn tick_ice(&mut self, now: Instant) {
         for slot in self.occupied() {
             let transport = &mut self.transports[slot];
+            transport.ice.want_round_trip(transport.is_asked_for_time());
             if transport.ice.deadline().is_none_or(|at| at > now) {
                 continue;
             }

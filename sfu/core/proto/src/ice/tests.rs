@@ -79,7 +79,7 @@ impl Peer {
     }
 
     /// The answer to a check of the agent's, signed with `password`.
-    fn answer(&mut self, from: Path, question: &[u8], password: &str) -> Result<(), DropReason> {
+    fn answer(&mut self, from: Path, question: &[u8], password: &str) -> Result<Duration, DropReason> {
         let question = Message::parse(question)?;
         let mut datagram = Vec::new();
         let key = IntegrityKey::new(password);
@@ -298,6 +298,26 @@ fn a_silent_peer_is_asked_and_its_answer_is_consent() {
     assert_eq!(peer.agent.state(), IceState::Connected);
     assert_eq!(peer.events().len(), 2, "selected and connected, and nothing since");
     assert!(peer.agent.accepts(&path(1)), "the path is kept as one that was checked");
+}
+
+#[test]
+fn a_peer_whose_round_trip_is_wanted_is_asked_for_it_though_he_checks() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 1, true).unwrap();
+    peer.agent.want_round_trip(true);
+    for trip in [Duration::from_millis(180), Duration::from_millis(30)] {
+        peer.time_passes();
+        let (at, to, question) = peer.asked.pop().expect("he is asked at once, and every three seconds");
+        assert_eq!((to, at), (path(1), peer.now));
+        peer.wait(trip);
+        assert!(peer.asked.is_empty(), "once");
+        assert_eq!(peer.answer(path(1), &question, &credentials("theirs").pwd), Ok(trip));
+        peer.check(path(1), 1, false).unwrap();
+        peer.now += 3 * SECOND - trip;
+    }
+    peer.agent.want_round_trip(false);
+    peer.time_passes();
+    assert!(peer.asked.is_empty());
 }
 
 #[test]
