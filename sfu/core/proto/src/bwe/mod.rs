@@ -295,7 +295,7 @@ impl Estimator {
             self.prober.sent(&packet);
         }
         packet.shadowed = self.shadow_until.is_some_and(|until| packet.at < until);
-        self.history.push(packet);
+        self.history.push(&packet);
     }
 
     /// Tells of a round trip measured by RTCP.
