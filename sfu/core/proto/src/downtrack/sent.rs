@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::munger::PayloadPatch;
 use crate::codec::PictureId;
 use crate::ids::{SeqNo, Spatial, Temporal};
-use crate::registers::uptrack::KEPT;
+use crate::registers::history::KEPT;
 
 /// Two seconds of a 1.8 Mbit/s stream in full packets, and more than any round trip needs; 32 bytes each.
 pub const VIDEO_WINDOW: usize = 512;

@@ -17,7 +17,7 @@ use crate::downtrack::{Refused, SentPacket, Use, Verdict};
 use crate::drop_reason::DropReason;
 use crate::ids::{SeqNo, Spatial, Ssrc, Temporal};
 use crate::pacer::{Resend, Waiting};
-use crate::registers::uptrack::KEPT;
+use crate::registers::history::KEPT;
 use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
 use crate::rtp::rtx;
 use crate::srtp::MAX_TRAILER_LEN;

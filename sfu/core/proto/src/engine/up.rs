@@ -12,9 +12,10 @@ use crate::command::{CodecSpec, Content, LayerMode, LayerSpec, MediaKind, Uptrac
 use crate::config::Config;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{Pt, RoomId, SeqNo, Spatial, Ssrc, UptrackId};
+use crate::registers::history::History;
 use crate::registers::layers::Layers;
 use crate::registers::loudest::Voice;
-use crate::registers::uptrack::{History, KeyframePace, KeyframeRequest, NackRegister, ReceiveStats};
+use crate::registers::uptrack::{KeyframePace, KeyframeRequest, NackRegister, ReceiveStats};
 
 /// More codecs than any description offers for one section.
 const MAX_CODECS: usize = 32;

@@ -3,6 +3,7 @@
 //! Plain state without input or output of its own; the engine feeds it.
 
 pub(crate) mod data_track;
+pub(crate) mod history;
 pub(crate) mod layers;
 pub(crate) mod loudest;
 pub(crate) mod speaker;

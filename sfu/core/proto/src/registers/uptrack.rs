@@ -1,4 +1,4 @@
-//! Registers of one received stream: what came, what is missing, what is kept, what was asked for.
+//! Registers of one received stream: what came, what is missing, what was asked for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -250,104 +250,6 @@ impl NackRegister {
             true
         });
         gave_up
-    }
-}
-
-/// The last packets of a stream in clear, kept once for all subscribers' retransmissions.
-///
-/// The ring grows as far as [`KEPT`] needs it: the small layers of a simulcast send a tenth of what the large one does.
-#[derive(Debug)]
-pub struct History {
-    /// A power of two long, but for its tail, which is made as packets come.
-    ring: Vec<Kept>,
-    /// Places in use, and at most.
-    places: usize,
-    capacity: usize,
-}
-
-#[derive(Debug)]
-struct Kept {
-    seq: u64,
-    at: Instant,
-    packet: Vec<u8>,
-}
-
-/// What is older is not sent again. A client whose address has changed is found at its next check, in libwebrtc up to 2.5 s
-/// later, and receivers such as aiortc do not go on without all that was sent meanwhile.
-pub const KEPT: Duration = Duration::from_secs(3);
-const FIRST_PLACES: usize = 32;
-
-impl History {
-    pub fn new(packets: usize) -> Self {
-        let capacity = packets.max(1).next_power_of_two();
-        Self { ring: Vec::new(), places: FIRST_PLACES.min(capacity), capacity }
-    }
-
-    /// The place of a packet is reused by later ones: no allocation once the ring is as long as the stream needs.
-    pub fn insert(&mut self, now: Instant, seq: SeqNo, packet: &[u8]) {
-        let is_needed = |kept: &Kept| kept.seq != u64::MAX && now.saturating_duration_since(kept.at) < KEPT;
-        while self.places < self.capacity && self.ring.get(self.place(seq.0)).is_some_and(is_needed) {
-            self.grow();
-        }
-        let kept = self.made(now, seq.0);
-        if kept.seq != u64::MAX && kept.seq > seq.0 {
-            return; // it comes so late that its place is a later one's
-        }
-        kept.seq = seq.0;
-        kept.at = now;
-        kept.packet.clear();
-        kept.packet.extend_from_slice(packet);
-    }
-
-    pub fn clear(&mut self) {
-        self.ring.clear();
-    }
-
-    /// Keeps so many at most from now on; of more the last are left.
-    pub fn limit(&mut self, packets: usize) {
-        self.capacity = packets.max(1).next_power_of_two();
-        if self.places <= self.capacity {
-            return;
-        }
-        self.places = self.capacity;
-        let mut kept = std::mem::take(&mut self.ring);
-        kept.retain(|kept| kept.seq != u64::MAX);
-        kept.sort_by_key(|kept| kept.seq);
-        for one in kept {
-            let place = self.made(one.at, one.seq);
-            *place = one;
-        }
-        self.ring.shrink_to_fit();
-    }
-
-    pub fn get(&self, seq: SeqNo) -> Option<(&[u8], Instant)> {
-        let kept = self.ring.get(self.place(seq.0)).filter(|k| k.seq == seq.0)?;
-        Some((&kept.packet, kept.at))
-    }
-
-    fn place(&self, seq: u64) -> usize {
-        seq as usize & (self.places - 1)
-    }
-
-    /// The place of `seq`, made if the ring has not come so far.
-    fn made(&mut self, now: Instant, seq: u64) -> &mut Kept {
-        let place = self.place(seq);
-        while self.ring.len() <= place {
-            self.ring.push(Kept { seq: u64::MAX, at: now, packet: Vec::new() });
-        }
-        &mut self.ring[place]
-    }
-
-    /// Twice the places; everything that is kept moves to its new one.
-    fn grow(&mut self) {
-        self.places *= 2;
-        for kept in std::mem::take(&mut self.ring) {
-            if kept.seq == u64::MAX {
-                continue;
-            }
-            let place = self.made(kept.at, kept.seq);
-            *place = kept;
-        }
     }
 }
 
@@ -645,56 +547,6 @@ mod tests {
                 nacks.missing.len()
             );
         }
-    }
-
-    #[test]
-    fn a_history_grows_as_far_as_its_stream_needs() {
-        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-        let start = Instant::now();
-        for (per_second, places) in [(10, 32), (20, 64), (80, 256), (2_000, 512)] {
-            let mut history = History::new(512);
-            let gap = Duration::from_secs(1) / per_second;
-            for seq in 0..5_000u64 {
-                history.insert(start + gap * seq as u32, SeqNo(seq), &seq.to_be_bytes());
-                // What is still needed is there, whatever has moved.
-                let back = (u64::from(per_second)).min(511).min(seq);
-                let (packet, at) = history.get(SeqNo(seq - back)).expect("a second is always kept");
-                assert_eq!((packet, at), (&(seq - back).to_be_bytes()[..], start + gap * (seq - back) as u32));
-            }
-            assert_eq!((history.places, history.ring.len()), (places, places), "{per_second} a second");
-        }
-    }
-
-    #[test]
-    fn what_comes_late_takes_the_place_of_nothing_newer() {
-        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-        let now = Instant::now();
-        let mut history = History::new(32);
-        (0..64u64).filter(|seq| *seq != 10).for_each(|seq| history.insert(now, SeqNo(seq), &seq.to_be_bytes()));
-        history.insert(now, SeqNo(10), b"late");
-        assert_eq!(history.get(SeqNo(42)).expect("it is newer").0, 42u64.to_be_bytes());
-        assert!(history.get(SeqNo(10)).is_none());
-    }
-
-    #[test]
-    fn a_history_that_is_limited_keeps_the_last_and_may_grow_again() {
-        #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-        let now = Instant::now();
-        let mut history = History::new(512);
-        let insert = |history: &mut History, seqs: std::ops::Range<u64>| {
-            seqs.for_each(|seq| history.insert(now, SeqNo(seq), &seq.to_be_bytes()));
-        };
-        insert(&mut history, 0..500);
-        history.limit(32);
-        assert!(history.get(SeqNo(467)).is_none());
-        for seq in 468..500 {
-            assert_eq!(history.get(SeqNo(seq)).expect("the last 32").0, seq.to_be_bytes());
-        }
-        insert(&mut history, 500..600);
-        assert_eq!(history.ring.len(), 32);
-        history.limit(512);
-        insert(&mut history, 600..800);
-        assert!(history.get(SeqNo(600)).is_some());
     }
 
     #[test]
