@@ -44,7 +44,7 @@ def test_the_page_says_when_the_machine_or_the_clients_were_busy() -> None:
 def test_targets_are_held_against_the_best_other_server_and_the_limit() -> None:
     found = report.checks(results(run("Callyard", 2.0), run("Slow", 20.0), run("Fast", 9.0, p99_us=400)))
     assert [(check.found, check.passed) for check in found] == [
-        ("4.5 × (Fast)", False),
+        ("4.5 × (Fast); the limit itself 15.0 ×", False),
         ("0.30", False),
         ("700, 400 (Fast)", False),
         ("100", True),
@@ -55,7 +55,7 @@ def test_targets_are_held_against_the_best_other_server_and_the_limit() -> None:
 
 def test_the_floor_is_shown_beside_the_servers_but_is_none_of_them() -> None:
     found = report.checks(results(run("Callyard", 2.0), run("Fast", 9.0), run(report.FLOOR, 6.0, p99_us=1)))
-    assert found[0].found == "4.5 × (Fast), 3.0 × (floor)"
+    assert found[0].found == "4.5 × (Fast), 3.0 × (floor); the limit itself 15.0 ×"
     assert found[2].found == "700, 700 (Fast)"
 
 
@@ -65,7 +65,11 @@ def test_flatness_is_told_by_the_worst_of_a_group() -> None:
         for us in (1.1, 2.0)
     )
     assert (flat.passed, steep.passed) == (True, False)
-    assert flat.found == "1.00 – 1.10 µs, 5% off the median"
+    assert flat.found == "1.00 – 1.10 µs, 5% off the median", "the limit is that of one room"
+    people = results(run("Callyard", 1.0, scenario="live-1-10"), run("Callyard", 2.0, scenario="live-1-50"))
+    assert report.checks(people)[-1].found == (
+        "1.00 – 2.00 µs, 33% off the median; the limit itself 0.60 – 0.60 µs, 0% off the median"
+    )
 
 
 def test_what_estimation_costs_is_told_beside_the_same_server_without_it() -> None:
