@@ -24,6 +24,8 @@ RELIABLE = "_reliable"
 LOSSY = "_lossy"
 _KINDS = {RELIABLE: models.DataPacket.Kind.RELIABLE, LOSSY: models.DataPacket.Kind.LOSSY}
 _NOT_FOR_CLIENTS = ("speaker",)
+_AT_ONCE = 200
+"""So many get a packet with one command: a worker does commands whole, and media waits for some milliseconds at most."""
 _Described = models.DataTrackInfo | rtc.PublishDataTrackRequest
 
 
@@ -135,9 +137,10 @@ def _deliver(
     if label == RELIABLE:
         cache.keep(Kept(now.seconds, packet.participant_sid, packet.sequence, to, payload))
         receivers = [receiver for receiver in receivers if receiver.has_reliable]
-    if receivers:
-        transports = tuple(receiver.receiving.transport for receiver in receivers)
-        room.command(border.SendData(transports=transports, label=label, payload=payload))
+    transports = tuple(receiver.receiving.transport for receiver in receivers)
+    for start in range(0, len(transports), _AT_ONCE):
+        some = transports[start : start + _AT_ONCE]
+        room.command(border.SendData(transports=some, label=label, payload=payload))
 
 
 def _receivers(room: RoomCore, to: frozenset[str] | None) -> Iterable[Participant]:

@@ -51,6 +51,16 @@ def test_a_packet_goes_to_everybody_else_on_the_same_channel(world: World, label
     assert (packet(world).user.payload, packet(world).kind) == (b"hello", kind)
 
 
+def test_a_packet_for_many_is_sent_with_several_commands(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signaling.rooms.data._AT_ONCE", 2)
+    alice, *others = (world.join(name) for name in ("alice", "bob", "carol", "dave", "erin", "frank"))
+    world.worker.data.clear()
+    world.data(alice, user_packet(b"hello"))
+    assert [len(sent.transports) for sent in world.worker.data] == [2, 2, 1]
+    assert set.union(*(receivers(world, at) for at in range(3))) == {other.identity for other in others}
+    assert {packet(world, at).user.payload for at in range(3)} == {b"hello"}
+
+
 _FORGED: dict[str, Any] = {
     "user": models.UserPacket(payload=b"x", participant_sid="PA_eve", participant_identity="eve"),
     "chat_message": models.ChatMessage(id="1", message="x"),
