@@ -13,7 +13,7 @@ use crate::ids::SeqNo;
 pub const KEPT: Duration = Duration::from_secs(3);
 /// Memory that nothing was written to for so long is given back. Until then a large key frame may be on its way over a narrow link.
 const GIVEN_BACK: Duration = Duration::from_secs(6);
-/// Seven full packets: of the last one's room a fifteenth is lost on average, and a microphone needs one piece.
+/// Seven full packets, of whose room a fifteenth is lost on average at the end; a microphone needs two pieces.
 const PIECE_BYTES: usize = 8 * 1024;
 
 /// Everything younger than [`KEPT`], but not more packets than were asked for.
@@ -85,7 +85,7 @@ impl History {
     pub fn get(&self, seq: SeqNo) -> Option<(&[u8], Instant)> {
         let place = self.places.get(usize::try_from(seq.0.checked_sub(self.first)?).ok()?)?;
         let at = place.at?;
-        // A number of a piece that was written anew lies as far ahead as there are numbers.
+        // That of a piece which is gone wraps around, far beyond the last one.
         let piece = self.pieces.get(place.piece.wrapping_sub(self.first_piece) as usize)?;
         let start = usize::from(place.start);
         Some((piece.bytes.get(start..start + usize::from(place.len))?, at))
