@@ -19,7 +19,7 @@ const BURST: Duration = Duration::from_millis(25);
 const BURST_MIN_BYTES: f64 = 4_000.0;
 /// Where the link is what limits: a frame that waits here would else wait there, and look like congestion.
 const BURST_NARROW: Duration = Duration::from_millis(10);
-const BURST_NARROW_MIN_BYTES: f64 = 1_500.0;
+const BURST_NARROW_MIN_BYTES: f64 = 2_500.0;
 /// What has left beyond the rate is paid back before anything else leaves, as far as that takes no longer than this, or than
 /// two bursts: sound alone may be more than a narrow link is believed to carry, for as long as somebody speaks.
 const DEBT: Duration = Duration::from_millis(500);

@@ -24,18 +24,14 @@ pub struct ProbeCluster {
 impl ProbeCluster {
     /// Size of a padding packet: small on a narrow link, where five full ones would be a queue of their own.
     pub fn packet_bytes(&self) -> u32 {
-        (self.min_bytes / PADDING_PACKETS).clamp(200, 1200)
+        (self.min_bytes / self.min_packets.max(1)).clamp(200, 1200)
     }
 }
 
 /// Shortest cluster: long enough that neither the jitter of one packet nor how many of somebody else's happen to lie between
 /// decides the result.
 const DURATION: Duration = Duration::from_millis(30);
-/// Two intervals between them. Of media, whose packets are full: on a link of 0.5 Mbit/s five of them are a queue of 93 ms, for
-/// a cluster that is to take 30.
-const MIN_PACKETS: u32 = 3;
-/// Of padding alone there are more, and smaller ones.
-const PADDING_PACKETS: u32 = 5;
+const MIN_PACKETS: u32 = 5;
 /// Aim this much above what is wanted: the result must cover it with room for what flows beside.
 const HEADROOM: f64 = 1.15;
 /// The very first cluster, before anything is known (the deployed implementation sends 3 and 6 times at once).
