@@ -48,8 +48,8 @@ the highest.
   runs. **Bare `sendto`** sends as many bytes and does nothing else.
 * **Latency** is one way: from just before the publisher's send call to the kernel's time stamp at the subscriber, over
   all subscribers; a picture's packets reach the last of fifty after those of the other forty-nine. Where 1 % is lost on
-  the way down, p99 is the edge between what came at once and what clients asked for again 10 ms later: chance decides on
-  which side of it a run falls.
+  the way down, p99 is the edge between what came at once and what clients asked for again 10 ms later: chance decides
+  on which side of it a run falls.
 * **First picture** is counted from the moment at which a viewer was due, to the end of the first picture.
 * **KB a subscriber**: growth of the resident memory with them; a meeting's includes the packets kept of what they send.
 * On loopback the sender pays for the delivery into the receiver's socket, for every server alike. Clients take
@@ -388,8 +388,8 @@ def _targets(found: Sequence[Check]) -> list[str]:
     text = (
         f"{met} of {len(found)} met; Callyard’s worker beside the best of the other servers in the same scenario.\n"
         "The Python floor is none of them: keys are handed to it; it keeps no history, reports or estimates.\n"
-        "“The limit itself”: what a server would reach that costs no more than the fan-out limit; where that is less than "
-        "what is asked, nobody can have it on this machine."
+        "“The limit itself”: what a server would reach that costs no more than the fan-out limit; where that is less "
+        "than what is asked, nobody can have it on this machine."
     )
     return ["## Targets", "", text, "", *markdown(("scenario", *heads), body), "", *rest, *([""] if rest else [])]
 

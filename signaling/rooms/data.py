@@ -25,7 +25,7 @@ LOSSY = "_lossy"
 _KINDS = {RELIABLE: models.DataPacket.Kind.RELIABLE, LOSSY: models.DataPacket.Kind.LOSSY}
 _NOT_FOR_CLIENTS = ("speaker",)
 _AT_ONCE = 200
-"""So many get a packet with one command: a worker does commands whole, and media waits for some milliseconds at most."""
+"""So many get a packet with one command: a worker does commands whole, and media waits milliseconds at most."""
 _Described = models.DataTrackInfo | rtc.PublishDataTrackRequest
 
 
