@@ -221,8 +221,7 @@ def checks(results: Results) -> list[Check]:
         title = row.scenario.title
         beside = [other for other in measured if other.scenario is row.scenario and not other.peer.startswith(OURS)]
         others = [other for other in beside if other.peer != FLOOR]
-        # What is measured as the limit is one room's load.
-        limit = row.fanout_us.value if row.fanout_us is not None and row.scenario.rooms == 1 else None
+        limit = _limit_us(row)
         if others:
             best = min(others, key=lambda other: other.cpu_us.value)
             ratio = best.cpu_us.value / row.cpu_us.value
@@ -254,6 +253,11 @@ def checks(results: Results) -> list[Check]:
     return out
 
 
+def _limit_us(row: Row) -> float | None:
+    """The fan-out limit where it is of the same load: it is measured with one room."""
+    return row.fanout_us.value if row.fanout_us is not None and row.scenario.rooms == 1 else None
+
+
 def _estimation(row: Row, measured: Sequence[Row]) -> Check | None:
     without = row_of(measured, row.scenario.name, UNESTIMATED)
     if row.peer != OURS or without is None:
@@ -268,7 +272,7 @@ def _flatness(ours: Sequence[Row], group: str) -> Check | None:
     if len(own) < 2:
         return None
     found, off = _spread([row.cpu_us.value for row in own])
-    limits = [row.fanout_us.value for row in own if row.fanout_us is not None and row.scenario.rooms == 1]
+    limits = [limit for row in own if (limit := _limit_us(row)) is not None]
     if len(limits) == len(own):
         found += f"; the limit itself {_spread(limits)[0]}"
     return Check(target=_FLAT, subject=_TITLES[group], found=found, passed=off <= FLAT_TARGET)

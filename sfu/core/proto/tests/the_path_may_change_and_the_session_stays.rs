@@ -263,7 +263,7 @@ fn one_who_only_publishes_is_told_of_when_two_of_his_checks_are_missing() {
     assert!(world.states(alice).is_empty(), "long before his consent ends");
 }
 
-/// Nothing is sent to him that he could report on: how long to wait before asking him again for what was lost is found out by asking.
+/// Nothing is sent to him that he could report on: how long he needs to send again what was lost is found out by asking.
 #[test]
 fn the_round_trip_of_one_who_only_publishes_is_known() {
     let mut world = World::new(12);

@@ -1,6 +1,7 @@
 //! What was sent under which transport-wide number, until the other end has told what became of it.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -49,8 +50,8 @@ pub(super) enum Answer {
 struct Place {
     /// When it left, in nanoseconds since the history's origin.
     at: u64,
-    /// The probe cluster it belongs to, plus one; 0: none.
-    probe: u32,
+    /// The probe cluster it belongs to; they are counted from 1.
+    probe: Option<NonZeroU32>,
     /// No datagram is longer.
     bytes: u16,
     shadowed: bool,
@@ -68,12 +69,12 @@ enum State {
 const _: () = assert!(size_of::<Place>() == 16);
 
 impl Place {
-    const EMPTY: Self = Self { at: 0, probe: 0, bytes: 0, shadowed: false, state: State::Empty };
+    const EMPTY: Self = Self { at: 0, probe: None, bytes: 0, shadowed: false, state: State::Empty };
 
     fn new(packet: &Sent, origin: Instant) -> Self {
         Self {
             at: packet.at.saturating_duration_since(origin).as_nanos() as u64,
-            probe: packet.probe.map_or(0, |id| id.wrapping_add(1)),
+            probe: packet.probe.and_then(NonZeroU32::new),
             bytes: packet.bytes.try_into().unwrap_or(u16::MAX),
             shadowed: packet.shadowed,
             state: State::Waiting,
@@ -85,7 +86,7 @@ impl Place {
             number,
             at: origin + Duration::from_nanos(self.at),
             bytes: u32::from(self.bytes),
-            probe: self.probe.checked_sub(1),
+            probe: self.probe.map(NonZeroU32::get),
             shadowed: self.shadowed,
         }
     }

@@ -1,7 +1,7 @@
 //! The last packets of a received stream in clear, kept once for all subscribers' retransmissions.
 //!
-//! They lie one behind the other, in pieces that are written anew once all that is in them is too old: a stream needs the memory of
-//! what it has sent lately and no more, and the next packet goes where the last one has gone.
+//! They lie one behind the other, in pieces that are written anew once all that is in them is too old: a stream needs
+//! the memory of what it has sent lately and no more, and the next packet goes where the last one has gone.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use crate::ids::SeqNo;
 /// What is older is not sent again. A client whose address has changed is found at its next check, in libwebrtc up to 2.5 s
 /// later, and receivers such as aiortc do not go on without all that was sent meanwhile.
 pub const KEPT: Duration = Duration::from_secs(3);
-/// Memory that nothing was written to for so long is given back. Until then a large key frame may be on its way over a narrow link.
+/// Memory that nothing was written to for so long is given back. Until then a large key frame may be on its way over a
+/// narrow link.
 const GIVEN_BACK: Duration = Duration::from_secs(6);
 /// Seven full packets, of whose room a fifteenth is lost on average at the end; a microphone needs two pieces.
 const PIECE_BYTES: usize = 8 * 1024;
