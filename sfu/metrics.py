@@ -69,6 +69,12 @@ _COUNTERS = (
         "net",
         "udp_segmentation_refused",
     ),
+    _Plain(
+        "callyard_udp_received_aside",
+        "Pictures' datagrams that stood aside for sound because the packet thread was late.",
+        "net",
+        "udp_received_aside",
+    ),
     _Plain("callyard_ice_tcp_accepted", "ICE-TCP connections accepted.", "net", "tcp_accepted"),
     _Plain("callyard_commands", "Commands of signaling applied.", "engine", "commands"),
     _Plain("callyard_commands_rejected", "Commands that could not be applied.", "engine", "commands_rejected"),

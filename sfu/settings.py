@@ -403,7 +403,7 @@ class EngineSettings(BaseModel):
             description="How long the load must be a tenth below a level until it is left for the one before it. Raise "
             "it if pictures come and go.",
         ),
-    ] = 1.5
+    ] = 1.25
     overload_backoff_max_seconds: Annotated[
         float,
         Field(

@@ -10,6 +10,8 @@ pub struct NetCounters {
     pub udp_receive_calls: u64,
     pub udp_receive_failed: u64,
     pub udp_received_truncated: u64,
+    /// Pictures' datagrams that stood aside for sound, as the thread was late.
+    pub udp_received_aside: u64,
     /// Datagrams the kernel dropped because our receive buffer was full.
     pub udp_receive_overflows: u64,
     pub udp_sent_datagrams: u64,

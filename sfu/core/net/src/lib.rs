@@ -5,6 +5,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 mod address;
+mod behind;
 mod clock;
 mod cmsg;
 mod counters;

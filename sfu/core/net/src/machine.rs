@@ -18,6 +18,10 @@ pub trait Machine: Send {
     /// True if there is more to send: send, clear, and call [`Self::go_on`] with the same datagrams until it says no.
     fn receive(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
     fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool;
+    /// Whether a datagram may be handed over later, behind others of its kind, when the thread is late.
+    fn can_wait(&self, datagram: &Datagram<'_>) -> bool;
+    /// When the oldest of those came that stand aside, if any do.
+    fn late_since(&mut self, oldest: Option<Instant>);
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]);
     fn tcp_closed(&mut self, now: Instant, connection: TcpId);
     /// All that is due but what can wait behind everything else.
@@ -51,6 +55,14 @@ impl Machine for Engine {
 
     fn go_on(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) -> bool {
         Engine::go_on(self, now, datagrams)
+    }
+
+    fn can_wait(&self, datagram: &Datagram<'_>) -> bool {
+        Engine::can_wait(self, datagram)
+    }
+
+    fn late_since(&mut self, oldest: Option<Instant>) {
+        Engine::late_since(self, oldest);
     }
 
     fn receive_tcp(&mut self, now: Instant, connection: TcpId, peer: SocketAddr, frame: &mut [u8]) {

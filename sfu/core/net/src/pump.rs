@@ -1,7 +1,7 @@
 //! One pass of a worker: commands and datagrams in, the engine, datagrams and events out.
 //!
 //! The pump knows when to look and when to sleep; what the bytes mean it does not know. Nothing is allocated between
-//! receive and send once the buffers have grown to their size.
+//! receive and send once the buffers have grown to their size, but for pictures that stand aside where it is late.
 
 use std::io;
 use std::iter;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use callyard_proto::engine::Datagram;
 use callyard_proto::transmit::{Path, TcpId};
 
+use crate::behind::{Behind, Held, LATE};
 use crate::clock::Clock;
 use crate::counters::NetCounters;
 use crate::load::Load;
@@ -44,6 +45,9 @@ pub struct Pump<M: Machine> {
     counters: NetCounters,
     /// Kept for its allocation; empty between batches.
     datagrams: Vec<Datagram<'static>>,
+    behind: Behind,
+    /// As `datagrams`.
+    held: Vec<Held>,
     /// The last batch was full: look again before sleeping.
     more: bool,
     /// There may be something: the last wait said so, or did not look.
@@ -65,6 +69,8 @@ const ALL_READY: Ready = Ready { prompt: true, reports: true, tcp: true };
 const BATCHES_PER_PASS: usize = 8;
 /// For so long commands are applied before packets get their turn again: a join storm must not hold up forwarding.
 const COMMANDS_TIME: Duration = Duration::from_millis(2);
+/// For so long pictures that stood aside are forwarded before everything else gets its turn again.
+const BEHIND_TIME: Duration = Duration::from_millis(5);
 /// Longest sleep without any deadline.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -93,6 +99,8 @@ impl<M: Machine> Pump<M> {
             load: Load::new(now),
             counters: NetCounters::default(),
             datagrams: Vec::new(),
+            behind: Behind::new(),
+            held: Vec::new(),
             more: false,
             ready: ALL_READY,
             reports: Rest::default(),
@@ -156,7 +164,7 @@ impl<M: Machine> Pump<M> {
         self.apply_commands(started);
         let mut received = 0;
         if std::mem::take(&mut self.ready.prompt) {
-            received += self.receive_datagrams(Lane::Prompt);
+            received += self.receive_media(started);
         }
         received += self.receive_reports(started);
         let now = self.clock.now();
@@ -200,6 +208,41 @@ impl<M: Machine> Pump<M> {
         machine.apply(now, &mut commands);
     }
 
+    /// Number of datagrams taken. What stood aside gets its turn a little at a time, behind what has come meanwhile.
+    fn receive_media(&mut self, started: Instant) -> usize {
+        let mut received = 0;
+        loop {
+            if !self.behind.is_full() {
+                received += self.receive_datagrams(Lane::Prompt);
+            }
+            let oldest = self.behind.oldest();
+            self.machine.late_since(oldest);
+            if oldest.is_none() {
+                return received;
+            }
+            // Once a pass at least, however much cannot wait.
+            self.serve_behind();
+            if self.clock.now().saturating_duration_since(started) >= BEHIND_TIME {
+                self.more = true;
+                return received;
+            }
+        }
+    }
+
+    fn serve_behind(&mut self) {
+        let now = self.clock.now();
+        let mut held = std::mem::take(&mut self.held);
+        self.behind.take(&mut held);
+        let mut datagrams = emptied(std::mem::take(&mut self.datagrams));
+        datagrams.extend(held.iter_mut().map(Held::datagram));
+        self.load.received(waited(now, &datagrams));
+        self.hand_over(now, &mut datagrams);
+        self.datagrams = emptied(datagrams);
+        self.held = held;
+        self.send(now);
+        self.behind.took(self.clock.now().saturating_duration_since(now));
+    }
+
     /// Number of reports taken, behind what is to be forwarded.
     fn receive_reports(&mut self, now: Instant) -> usize {
         if !self.reports.is_due(now, std::mem::take(&mut self.ready.reports)) {
@@ -228,19 +271,17 @@ impl<M: Machine> Pump<M> {
             }
             received += datagrams.len();
             // Reports are left to wait on purpose.
-            if lane == Lane::Prompt
-                && let Some(oldest) = datagrams.iter().map(|datagram| datagram.received).min()
-            {
-                self.load.received(now, oldest);
-            }
-            if !datagrams.is_empty() {
-                let mut is_more = self.machine.receive(now, &mut datagrams);
-                while is_more {
-                    let now = self.clock.now();
-                    self.send_queued(now);
-                    is_more = self.machine.go_on(self.clock.now(), &mut datagrams);
+            if lane == Lane::Prompt {
+                let mut age = waited(now, &datagrams);
+                if age >= LATE || self.behind.oldest().is_some() {
+                    self.set_aside(&mut datagrams);
+                    age = waited(now, &datagrams);
+                }
+                if !datagrams.is_empty() {
+                    self.load.received(age);
                 }
             }
+            self.hand_over(now, &mut datagrams);
             self.datagrams = emptied(datagrams);
             self.udp.return_slots(slots);
             if !self.more {
@@ -249,6 +290,31 @@ impl<M: Machine> Pump<M> {
             self.send(now);
         }
         received
+    }
+
+    /// Leaves what cannot wait.
+    fn set_aside(&mut self, datagrams: &mut Vec<Datagram<'_>>) {
+        let Self { machine, behind, counters, .. } = self;
+        datagrams.retain(|datagram| {
+            let can_wait = machine.can_wait(datagram);
+            if can_wait {
+                counters.udp_received_aside += 1;
+                behind.push(datagram);
+            }
+            !can_wait
+        });
+    }
+
+    fn hand_over(&mut self, now: Instant, datagrams: &mut [Datagram<'_>]) {
+        if datagrams.is_empty() {
+            return;
+        }
+        let mut is_more = self.machine.receive(now, datagrams);
+        while is_more {
+            let now = self.clock.now();
+            self.send_queued(now);
+            is_more = self.machine.go_on(self.clock.now(), datagrams);
+        }
     }
 
     fn service_tcp(&mut self, now: Instant) {
@@ -330,6 +396,12 @@ impl<M: Machine> Receiver for Framed<'_, M> {
     fn is_full(&self) -> bool {
         self.machine.transmits().is_full()
     }
+}
+
+/// For how long the oldest of them has been in the kernel.
+fn waited(now: Instant, datagrams: &[Datagram<'_>]) -> Duration {
+    let oldest = datagrams.iter().map(|datagram| datagram.received).min();
+    oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest))
 }
 
 /// The same allocation with another lifetime: collecting an emptied vector of equal layout reuses it in place.

@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callyard_net::{Machine, PacketThread, Pump, PumpOptions, Shared, TcpOptions, UdpOptions};
@@ -20,11 +21,23 @@ struct Echo {
     closed: u64,
     /// How long each command takes.
     labour: Duration,
+    /// Whether anything stood aside, change by change.
+    late: Arc<Mutex<Vec<bool>>>,
 }
+
+/// What datagrams begin with that can wait.
+const PICTURE: &[u8] = b"picture";
 
 impl Echo {
     fn new(copies: usize) -> Self {
-        Self { copies, arena: TransmitArena::new(64), events: Vec::new(), closed: 0, labour: Duration::ZERO }
+        Self {
+            copies,
+            arena: TransmitArena::new(64),
+            events: Vec::new(),
+            closed: 0,
+            labour: Duration::ZERO,
+            late: Arc::default(),
+        }
     }
 
     fn answer(&mut self, destination: Path, payload: &[u8], copies: usize) {
@@ -59,6 +72,17 @@ impl Machine for Echo {
             self.answer(Path::Udp(datagram.source), datagram.payload, self.copies / 2);
         }
         false
+    }
+
+    fn can_wait(&self, datagram: &Datagram<'_>) -> bool {
+        datagram.payload.starts_with(PICTURE)
+    }
+
+    fn late_since(&mut self, oldest: Option<Instant>) {
+        let mut changes = self.late.lock().expect("nobody panics with it");
+        if changes.last().is_some_and(|late| *late) != oldest.is_some() {
+            changes.push(oldest.is_some());
+        }
     }
 
     fn receive_tcp(&mut self, _now: Instant, connection: TcpId, _peer: SocketAddr, frame: &mut [u8]) {
@@ -221,6 +245,58 @@ fn under_load_with_ticks_nothing_is_lost_or_reordered() {
 }
 
 #[test]
+fn where_it_is_late_sound_overtakes_pictures_which_keep_their_order() {
+    let machine = Echo::new(2);
+    let late = Arc::clone(&machine.late);
+    let (mut pump, _) = plain(machine);
+    let socket = client("127.0.0.1", pump.local_address().port());
+    let send = |numbers: Range<usize>| {
+        for number in numbers {
+            socket.send(format!("picture {number}").as_bytes()).expect("loopback takes it");
+            socket.send(format!("sound {number}").as_bytes()).expect("loopback takes it");
+        }
+    };
+    send(0..20);
+    std::thread::sleep(Duration::from_millis(20));
+    let heard = echoes(&mut pump, &socket, 80);
+    // The first copies of a batch, and the second ones when the machine is told to go on.
+    let once = |what: &str, numbers: Range<usize>| -> Vec<String> {
+        numbers.map(|number| format!("{what} {number}")).collect()
+    };
+    let twice = |what, numbers: Range<usize>| [once(what, numbers.clone()), once(what, numbers)].concat();
+    assert_eq!(heard[..40], twice("sound", 0..20));
+    assert_eq!(heard[40..56], twice("picture", 0..8), "a few at first");
+    // And then as many at a time as take little time.
+    let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
+    for echo in &heard[56..] {
+        if firsts.contains(echo) { seconds.push(echo.clone()) } else { firsts.push(echo.clone()) }
+    }
+    assert_eq!((firsts, seconds), (once("picture", 8..20), once("picture", 8..20)));
+    pump.run_once();
+    assert_eq!(*late.lock().expect("nobody panics with it"), [true, false]);
+
+    send(20..22);
+    let heard = echoes(&mut pump, &socket, 8);
+    assert_eq!(heard[..4], ["picture 20", "sound 20", "picture 21", "sound 21"], "as they came, where nothing is late");
+}
+
+fn echoes(pump: &mut Pump<Echo>, socket: &UdpSocket, count: usize) -> Vec<String> {
+    socket.set_nonblocking(true).expect("a socket can");
+    let mut echoes = Vec::new();
+    let mut buffer = [0; 64];
+    while echoes.len() < count {
+        match socket.recv(&mut buffer) {
+            Ok(len) => echoes.push(String::from_utf8_lossy(&buffer[..len]).into_owned()),
+            Err(_) => {
+                pump.wait();
+                pump.run_once();
+            }
+        }
+    }
+    echoes
+}
+
+#[test]
 fn commands_come_back_as_events_with_one_kick() {
     let thread = start("127.0.0.1:0", 1, Duration::ZERO);
     for _ in 0..10 {
@@ -363,6 +439,10 @@ fn start_panicking() -> PacketThread<u64> {
         fn go_on(&mut self, _now: Instant, _datagrams: &mut [Datagram<'_>]) -> bool {
             false
         }
+        fn can_wait(&self, _datagram: &Datagram<'_>) -> bool {
+            false
+        }
+        fn late_since(&mut self, _oldest: Option<Instant>) {}
         fn receive_tcp(&mut self, _now: Instant, _id: TcpId, _peer: SocketAddr, _frame: &mut [u8]) {}
         fn tcp_closed(&mut self, _now: Instant, _id: TcpId) {}
         fn timeout(&mut self, _now: Instant) {}

@@ -1,6 +1,6 @@
 //! A whole call in virtual time: one engine, any number of light clients, an emulated link each way for each of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -50,6 +50,9 @@ pub struct World {
     pub wire: Option<Vec<(usize, Vec<u8>)>>,
     /// Clients whose datagrams are frames on a TCP connection.
     pub tcp: HashMap<usize, TcpId>,
+    /// For so long what can wait stands aside, as where a pump is late.
+    pub lag: Duration,
+    aside: VecDeque<(SocketAddr, Instant, Vec<u8>)>,
     seed: u64,
 }
 
@@ -75,6 +78,8 @@ impl World {
             strays: 0,
             wire: None,
             tcp: HashMap::new(),
+            lag: Duration::ZERO,
+            aside: VecDeque::new(),
             seed,
         }
     }
@@ -185,13 +190,14 @@ impl World {
             while let Some((source, mut datagram)) = link.receive(self.now) {
                 match self.tcp.get(&index) {
                     Some(connection) => self.engine.receive_tcp(self.now, *connection, source, &mut datagram),
-                    None => arrived.push((source, datagram)),
+                    None => arrived.push((source, self.now, datagram)),
                 }
             }
         }
+        self.stand_aside(&mut arrived);
         let mut batch: Vec<Datagram<'_>> = arrived
             .iter_mut()
-            .map(|(source, payload)| Datagram { source: *source, payload, received: self.now })
+            .map(|(source, received, payload)| Datagram { source: *source, payload, received: *received })
             .collect();
         let mut is_more = self.engine.receive_some(self.now, &mut batch);
         while is_more {
@@ -213,6 +219,21 @@ impl World {
         self.flush();
     }
 
+    /// Takes out what came in and can wait, and puts in what has waited.
+    fn stand_aside(&mut self, arrived: &mut Vec<(SocketAddr, Instant, Vec<u8>)>) {
+        if !self.lag.is_zero() || !self.aside.is_empty() {
+            for (source, received, mut payload) in std::mem::take(arrived) {
+                let can_wait = self.engine.can_wait(&Datagram { source, payload: &mut payload, received });
+                let datagram = (source, received, payload);
+                if can_wait { self.aside.push_back(datagram) } else { arrived.push(datagram) }
+            }
+        }
+        while self.aside.front().is_some_and(|(_, received, _)| self.now >= *received + self.lag) {
+            arrived.extend(self.aside.pop_front());
+        }
+        self.engine.late_since(self.aside.front().map(|(_, received, _)| *received));
+    }
+
     /// Puts what the clients want to send on their links.
     pub fn flush(&mut self) {
         for (client, link) in self.clients.iter_mut().zip(&mut self.up) {
@@ -229,6 +250,7 @@ impl World {
         let next = links
             .chain(self.clients.iter().filter_map(Client::deadline))
             .chain(self.engine.deadline())
+            .chain(self.aside.front().map(|(_, received, _)| *received + self.lag))
             .min()
             .unwrap_or(end);
         next.max(self.now + Duration::from_millis(1)).min(end)

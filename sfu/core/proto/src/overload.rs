@@ -61,7 +61,7 @@ impl Default for OverloadConfig {
         Self {
             thresholds: [0.8, 0.85, 0.9, 0.94, 0.97],
             full_wait: Duration::from_millis(50),
-            dwell: Duration::from_millis(1_500),
+            dwell: Duration::from_millis(1_250),
             backoff_max: Duration::from_secs(30),
             videos: 4,
         }
@@ -91,6 +91,8 @@ const CALM: f64 = 0.9;
 const REVERSAL: Duration = Duration::from_secs(10);
 /// Much less than what the relief alone had brought: what there was too much of is gone.
 const GONE: f64 = 0.6;
+/// Within this time after a level is reached its relief is felt; what the load is then is what it brought.
+const FELT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct Overload {
@@ -99,14 +101,26 @@ pub struct Overload {
     /// Of the interval before: one alone may be a machine that stood still.
     last: f64,
     dwell: Duration,
-    /// Since when the load is well below the level, and the most it was since.
+    reached_at: Option<Instant>,
+    /// The load in spite of all that the level gives up, while that is not enough.
+    held: f64,
+    /// Since when the load is well below the level, and the most it was since, or before in spite of the relief.
     calm: Option<(Instant, f64)>,
     left_at: Option<Instant>,
 }
 
 impl Overload {
     pub fn new(config: OverloadConfig) -> Self {
-        Self { config, level: Level::Nothing, last: 0.0, dwell: config.dwell, calm: None, left_at: None }
+        Self {
+            config,
+            level: Level::Nothing,
+            last: 0.0,
+            dwell: config.dwell,
+            reached_at: None,
+            held: 0.0,
+            calm: None,
+            left_at: None,
+        }
     }
 
     pub fn level(&self) -> Level {
@@ -123,7 +137,7 @@ impl Overload {
             if self.left_at.is_some_and(|at| now.saturating_duration_since(at) < REVERSAL) {
                 self.dwell = (self.dwell * 2).min(self.config.backoff_max).max(self.config.dwell);
             }
-            self.calm = None;
+            (self.calm, self.reached_at, self.held) = (None, Some(now), 0.0);
             self.level = called;
             return Some(called);
         }
@@ -133,9 +147,12 @@ impl Overload {
         }
         if load >= CALM * self.config.thresholds[self.level as usize - 1] {
             self.calm = None;
+            if self.reached_at.is_some_and(|at| now.saturating_duration_since(at) >= FELT) {
+                self.held = load;
+            }
             return None;
         }
-        let (since, most) = self.calm.unwrap_or((now, load));
+        let (since, most) = self.calm.unwrap_or((now, load.max(self.held)));
         if load < GONE * most {
             self.dwell = self.config.dwell;
         }
@@ -143,7 +160,7 @@ impl Overload {
         if now.saturating_duration_since(since) < self.dwell {
             return None;
         }
-        self.calm = Some((now, load));
+        (self.calm, self.held) = (Some((now, load)), 0.0);
         self.left_at = Some(now);
         self.level = self.level.below();
         Some(self.level)
@@ -246,7 +263,7 @@ mod tests {
         let mut run = Run::new();
         assert_eq!(run.goes_on(1.0, 30.0), Level::Joins);
         let seconds = run.recovers(0.1);
-        assert!((7.5..=10.0).contains(&seconds), "{seconds}");
+        assert!((6.25..=8.0).contains(&seconds), "{seconds}");
     }
 
     #[test]
@@ -277,6 +294,17 @@ mod tests {
         run.goes_on(0.6, 1.0);
         let seconds = run.recovers(0.05);
         assert!(seconds <= 10.0, "{seconds}");
+    }
+
+    /// More than anything given up could bring down, and the second time soon after the first.
+    #[test]
+    fn a_load_that_goes_at_once_is_no_reason_to_wait_longer() {
+        let mut run = Run::new();
+        for _ in 0..2 {
+            assert_eq!(run.goes_on(1.0, 5.0), Level::Joins);
+            let seconds = run.recovers(0.1);
+            assert!((6.25..=8.0).contains(&seconds), "{seconds}");
+        }
     }
 
     proptest! {

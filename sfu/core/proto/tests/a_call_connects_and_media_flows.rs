@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callyard_peer::World;
-use callyard_peer::client::Rtx;
+use callyard_peer::client::{Client, Rtx};
 use callyard_peer::media::{self, Source, content, downtrack_spec, is_key, picture_id, play, quality, subscribe};
 use callyard_peer::netem::LinkConfig;
 use callyard_proto::command::{CodecSpec, Command, DtlsRole, Want};
@@ -254,14 +254,7 @@ fn arrivals_are_told_to_publishers_and_packets_to_subscribers_are_numbered() {
     play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(5));
     world.run(Duration::from_millis(300));
 
-    let (mut received, mut missing) = (0, 0);
-    for compound in &world.clients[alice].rtcp {
-        for packet in rtcp::compound(compound).expect("whole").flatten() {
-            if let rtcp::Packet::Twcc(feedback) = packet {
-                feedback.statuses().for_each(|(_, delta)| if delta.is_some() { received += 1 } else { missing += 1 });
-            }
-        }
-    }
+    let (received, missing) = told(&world.clients[alice]);
     let sent = usize::from(world.clients[alice].twcc_next.wrapping_sub(65_500));
     assert!(received + missing >= sent * 9 / 10, "{received} and {missing} of {sent}");
     assert!(missing > 0 && missing < sent / 10, "{missing} of {sent} missing");
@@ -279,6 +272,60 @@ fn arrivals_are_told_to_publishers_and_packets_to_subscribers_are_numbered() {
         "one numbering for all streams of the transport"
     );
     assert!(numbers.len() > 390);
+}
+
+/// A worker that is late: pictures stand aside for a quarter of a second, sound does not.
+#[test]
+fn sound_overtakes_pictures_where_the_worker_is_late_and_nothing_is_told_as_lost() {
+    let mut world = World::new(6);
+    let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
+    let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
+    world.connect();
+    world.clients[alice].twcc_id = Some(media::TWCC_ID);
+    let mut camera = Source::video(alice, 1, 1_000);
+    let mut microphone = Source::audio(alice, 2, 2_000);
+    camera.publish(&mut world);
+    microphone.publish(&mut world);
+    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
+    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    let mut both = [&mut camera, &mut microphone];
+    play(&mut world, &mut both, Duration::from_secs(2));
+    for lag in [250, 0, 40, 0] {
+        world.lag = Duration::from_millis(lag);
+        let since = world.now;
+        play(&mut world, &mut both, Duration::from_secs(1));
+        let last = |ssrc| world.clients[bob].of(ssrc).filter(|packet| packet.at >= since).count();
+        assert!(last(6_000) >= 49, "{} of 50 sounds within {lag} ms", last(6_000));
+        let pictures = (1_000 - lag as usize) / 33;
+        assert!((pictures..pictures + 12).contains(&last(5_000)), "{} of {pictures} pictures", last(5_000));
+    }
+    world.run(Duration::from_millis(300));
+    for (ssrc, count) in [(5_000, 180), (6_000, 299)] {
+        let numbers: Vec<u16> = world.clients[bob].of(ssrc).map(|packet| packet.seq).collect();
+        assert!(numbers.len() >= count, "{} of {ssrc}", numbers.len());
+        assert!(
+            numbers.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)),
+            "in order, none missing: {numbers:?}"
+        );
+    }
+    let (received, missing) = told(&world.clients[alice]);
+    assert_eq!(missing, 0);
+    let sent = usize::from(world.clients[alice].twcc_next.wrapping_sub(65_500));
+    assert!(received + 20 >= sent, "{received} of {sent}");
+    assert_eq!(world.clients[alice].resent, 0, "nothing was asked for again");
+}
+
+/// How many of a publisher's packets he was told to have come, and not to have.
+fn told(publisher: &Client) -> (usize, usize) {
+    let (mut received, mut missing) = (0, 0);
+    for compound in &publisher.rtcp {
+        for packet in rtcp::compound(compound).expect("whole").flatten() {
+            if let rtcp::Packet::Twcc(feedback) = packet {
+                feedback.statuses().for_each(|(_, delta)| if delta.is_some() { received += 1 } else { missing += 1 });
+            }
+        }
+    }
+    (received, missing)
 }
 
 /// `(ssrc, NTP, RTP timestamp)` of every sender report in a compound.

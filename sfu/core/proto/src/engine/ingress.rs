@@ -41,6 +41,29 @@ struct Arrival {
 }
 
 impl Engine {
+    /// Whether a worker that is late may take a datagram behind sound, checks and reports: packets of a known video. They
+    /// keep their order among themselves, so that nothing looks lost.
+    pub fn can_wait(&self, datagram: &Datagram<'_>) -> bool {
+        // Fixed by RFC 3550 §5.1, and in clear whatever the profile.
+        let Some(ssrc) = datagram.payload.get(8..12) else { return false };
+        if classify(datagram.payload) != Kind::Rtp {
+            return false;
+        }
+        let ssrc = u32::from_be_bytes([ssrc[0], ssrc[1], ssrc[2], ssrc[3]]);
+        let transport = self.paths.get(&Path::Udp(datagram.source)).and_then(|&slot| self.transports.get(slot));
+        match transport.and_then(|transport| transport.streams.get(&ssrc)) {
+            Some(&StreamUse::Media { uptrack, .. } | &StreamUse::Rtx { uptrack, .. }) => {
+                self.uptracks.get(uptrack).is_some_and(|uptrack| uptrack.kind == MediaKind::Video)
+            }
+            _ => false,
+        }
+    }
+
+    /// When the oldest datagram came that still waits, if any does: what is missing among later ones is not lost.
+    pub fn late_since(&mut self, oldest: Option<Instant>) {
+        self.late_since = oldest;
+    }
+
     pub(super) fn receive_datagram(&mut self, now: Instant, path: Path, index: usize, datagram: &mut Datagram<'_>) {
         match classify(datagram.payload) {
             Kind::Stun => self.receive_stun(now, path, datagram),

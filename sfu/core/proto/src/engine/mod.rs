@@ -104,6 +104,8 @@ pub struct Engine {
     paced: Vec<usize>,
     next_quality: Instant,
     overload: Overload,
+    /// What came before is taken; of what came later, pictures may still wait.
+    late_since: Option<Instant>,
     /// As the process says; see [`Command::SetMemoryPressure`].
     memory_pressure: u8,
 
@@ -144,6 +146,7 @@ impl Engine {
             arena: TransmitArena::new(config.max_segments),
             next_quality: start + config.quality_interval,
             overload: Overload::new(config.overload),
+            late_since: None,
             memory_pressure: 0,
             config,
             certificate,

@@ -104,7 +104,7 @@ impl Engine {
             let transport = &mut self.transports[slot];
             let (ours, media) = (transport.rtcp_ssrc, Ssrc(transport.streams.keys().next().copied().unwrap_or(0)));
             let (count, after) = (transport.twcc.feedback_count, transport.twcc.told());
-            let arrivals = transport.twcc.arrivals();
+            let arrivals = transport.twcc.arrivals(self.late_since);
             if arrivals.is_empty() {
                 return;
             }

@@ -393,11 +393,14 @@ impl TwccRecorder {
         (self.told > 0).then_some(SeqNo(self.told))
     }
 
-    /// What arrived, by rising number, none twice.
-    pub fn arrivals(&mut self) -> &[Arrival] {
+    /// What arrived before `end`, by rising number, none twice.
+    pub fn arrivals(&mut self, end: Option<Instant>) -> &[Arrival] {
         self.arrivals.sort_unstable_by_key(|a| a.seq.0);
         self.arrivals.dedup_by_key(|a| a.seq.0);
-        &self.arrivals
+        let (Some(end), Some(base)) = (end, self.base) else { return &self.arrivals };
+        let end_us = end.saturating_duration_since(base).as_micros() as i64;
+        let count = self.arrivals.iter().take_while(|arrival| arrival.at_us < end_us).count();
+        &self.arrivals[..count]
     }
 
     /// The first `count` of them are told.
