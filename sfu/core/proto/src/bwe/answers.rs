@@ -22,9 +22,8 @@ const SPANS: usize = 6;
 const LEARNING: Duration = Duration::from_millis(1_500);
 /// If answers stay late for so long, somebody else keeps the queue full, or this is how the link is now.
 const PATIENCE: Duration = Duration::from_millis(600);
-/// After an answer whose newest packet came late the next ones are waited for, no longer than that.
-const GLANCE: Duration = Duration::from_millis(80);
-/// Without any answer for so long, it is the way back that has lost some: what was sent may well have arrived.
+/// Without any answer for so long, it is the way back that has lost some: what was sent may well have arrived. A receiver
+/// that got nothing between two of its reports skips one.
 const SILENCE: Duration = Duration::from_millis(150);
 
 #[derive(Default, Serialize, Deserialize)]
@@ -103,7 +102,7 @@ impl Answers {
     /// `is_queueing`: the last answer has shown a queue. Without one, an answer that has not come yet was probably lost.
     pub(super) fn hold(&self, is_queueing: bool) -> Option<Range<Instant>> {
         if let (None, Some(at)) = (self.late_since, self.behind) {
-            return Some(at..at + GLANCE);
+            return Some(at..at + SILENCE);
         }
         let expected = (self.unanswered? + self.waits.limit()).max(self.began? + LEARNING);
         let from = self.late_since.or_else(|| is_queueing.then_some(expected))?;
@@ -191,7 +190,7 @@ mod tests {
         answers.told(now + 50 * MS, Some(now + 10 * MS), 20 * MS);
         assert!(!answers.hold(true).unwrap().contains(&(now + 60 * MS)), "jitter");
         answers.told(now + 100 * MS, Some(now + 60 * MS), 40 * MS);
-        assert_eq!(answers.hold(false), Some(now + 100 * MS..now + 180 * MS));
+        assert_eq!(answers.hold(false), Some(now + 100 * MS..now + 250 * MS));
         assert_eq!(answers.late_since(), None, "which by itself is no overuse");
         answers.told(now + 150 * MS, Some(now + 110 * MS), 5 * MS);
         assert!(!answers.hold(true).unwrap().contains(&(now + 160 * MS)), "it was held up alone");
