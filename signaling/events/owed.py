@@ -17,7 +17,7 @@ from msgspec import structs
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from signaling.store.database import Database, save
+from signaling.store.database import Database, DatabaseAway, save
 from signaling.store.kinds import OF_ENTITY, Kind, milliseconds
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,9 @@ async def begin_as_due(
             at = await begin()
             if at is not None:
                 wait = min(wait, max(0.01, (at - now()).total_seconds()))
-        except Exception:  # what is owed is in the database; it is tried again
+        except DatabaseAway:
+            pass  # it was logged; what is owed is in it
+        except Exception:  # it is tried again
             log.exception(failure)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):

@@ -23,7 +23,7 @@ from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
 from signaling.events.owed import begin_as_due, next_due, settle, take_due
 from signaling.events.push_message import Result, Verdict
-from signaling.store.database import Database, deletion, fetch, fetch_one
+from signaling.store.database import Database, DatabaseAway, deletion, fetch, fetch_one
 from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS
 
 log = structlog.get_logger(__name__)
@@ -116,7 +116,9 @@ class PushSender:
     async def _see_through(self, job: PushJob) -> None:
         try:
             await self._attempt(job)
-        except Exception:  # what is owed is in the database; it is tried again
+        except DatabaseAway:
+            pass  # it was logged; what is owed is in it
+        except Exception:  # it is tried again
             log.exception("push_attempt_failed")
 
     async def _attempt(self, job: PushJob) -> None:

@@ -19,7 +19,7 @@ from signaling.events.outbound import Outbound
 from signaling.events.owed import begin_as_due, keep, next_due, settle, take_due
 from signaling.events.signatures import sign
 from signaling.store import schema
-from signaling.store.database import Database, fetch, fetch_one, save
+from signaling.store.database import Database, DatabaseAway, fetch, fetch_one, save
 from signaling.store.kinds import DELIVERIES, WEBHOOKS
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,9 @@ class WebhookSender:
                 streams.setdefault(delivery.cid, []).append(delivery)
             # Side by side, each in order.
             await asyncio.gather(*(self._stream(webhook, one) for one in streams.values()))
-        except Exception:  # what is owed is in the database; it is tried again
+        except DatabaseAway:
+            pass  # it was logged; what is owed is in it
+        except Exception:  # it is tried again
             log.exception("webhook_batch_failed")
         finally:
             del self._sending[deliveries[0].webhook_id]

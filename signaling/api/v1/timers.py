@@ -18,6 +18,7 @@ from signaling.calls.operations import clock
 from signaling.calls.problems import Problem
 from signaling.calls.state import Turn
 from signaling.store.call_repository import due_calls, next_due
+from signaling.store.database import DatabaseAway
 from signaling.store.kinds import instant
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ class Timers:
     async def _tick(self, type_: str, call_id: str) -> bool:
         try:
             await self._service.operate(SYSTEM, type_, call_id, _tick, Wanted(reach=False))
-        except Problem:
+        except (Problem, DatabaseAway):
             return False
         except Exception:  # one call's fault; the timer stays due and is tried again
             log.exception("timer_failed", call=f"{type_}:{call_id}")
@@ -68,7 +69,9 @@ class Timers:
                     at = instant(await next_due(connection))
                 if at is not None:
                     wait = min(wait, max(0.0, (at - service.now()) / timedelta(seconds=1)))
-            except Exception:  # a database that is away comes back; the timers are in it
+            except DatabaseAway:
+                pass  # it was logged; it comes back, and the timers are in it
+            except Exception:  # one look that fails must not be the last
                 log.exception("timers_failed")
             service.timers_wait_until = service.now() + timedelta(seconds=wait)
             with contextlib.suppress(TimeoutError):

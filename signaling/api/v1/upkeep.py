@@ -19,7 +19,7 @@ from signaling.calls.identifiers import GUEST_IDS
 from signaling.calls.model import Ban, Task
 from signaling.calls.rights import in_force
 from signaling.store import schema
-from signaling.store.database import fetch, fetch_one, save
+from signaling.store.database import DatabaseAway, fetch, fetch_one, save
 from signaling.store.kinds import TASKS, milliseconds
 
 log = structlog.get_logger(__name__)
@@ -159,7 +159,9 @@ async def loop(service: CallsService) -> None:
             if time.monotonic() - forgotten >= POLL_SECONDS:
                 await forget_old(service)
                 forgotten = time.monotonic()
-        except Exception:  # what is left is in the database; it is tried again
+        except DatabaseAway:
+            pass  # it was logged; what is left is in it
+        except Exception:  # it is tried again
             log.exception("upkeep_failed")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):

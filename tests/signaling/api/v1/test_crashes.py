@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from signaling.calls.media import Allow
 from signaling.store.database import Database, DatabaseAway
@@ -239,6 +240,25 @@ async def test_f_24_with_postgresql_away_running_calls_go_on(database_url: str) 
             "participant.joined",
             "participant.joined",
         ]
+        await world.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_f_24_what_runs_by_itself_logs_a_sentence_and_no_traceback(database_url: str) -> None:
+    """F-24"""
+    async with breakable(database_url) as (line, url):
+        world = await World.open(url, media=FakeMedia())
+        service = world.service
+        service.start()
+        await asyncio.sleep(0.2)
+        line.break_off()
+        with capture_logs() as logs:
+            for wake in (service.timers_changed, service.deliveries_owed, service.push_owed, service.tasks_owed):
+                wake.set()
+            await asyncio.sleep(1)
+        assert "database_away" in [entry["event"] for entry in logs]
+        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []
+        line.cut = False
         await world.close()
 
 
