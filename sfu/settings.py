@@ -550,7 +550,8 @@ class NodeSettings(BaseModel):
         Field(
             ge=64 * 1024,
             le=1024 * MIB,
-            description="Kernel buffer for arriving packets. Raise it when overflows are counted; costs memory.",
+            description="Kernel buffer for arriving packets; pictures that a late worker has stand aside may take as "
+            "much again. Raise it when overflows are counted; costs memory.",
         ),
     ] = 8 * MIB
     send_buffer_bytes: Annotated[

@@ -16,8 +16,6 @@ pub(crate) const LATE: Duration = Duration::from_millis(10);
 const FEW: Range<usize> = 1..64;
 const SHORT: Duration = Duration::from_micros(500);
 const LONG: Duration = Duration::from_millis(2);
-/// A second of some 30 Mbit/s; beyond, everything waits in the kernel, and what does not fit there is lost.
-const MOST_BYTES: usize = 4 << 20;
 
 /// A datagram that owns its bytes.
 #[derive(Debug)]
@@ -37,12 +35,14 @@ impl Held {
 pub(crate) struct Behind {
     held: VecDeque<Held>,
     bytes: usize,
+    most_bytes: usize,
     few: usize,
 }
 
 impl Behind {
-    pub(crate) fn new() -> Self {
-        Self { held: VecDeque::new(), bytes: 0, few: 8 }
+    /// Beyond `most_bytes` everything waits in the kernel, and what does not fit there is lost.
+    pub(crate) fn new(most_bytes: usize) -> Self {
+        Self { held: VecDeque::new(), bytes: 0, most_bytes, few: 8 }
     }
 
     /// When the first of them came.
@@ -52,7 +52,7 @@ impl Behind {
 
     /// Nothing more is to be taken from the kernel: whatever came could not stand aside.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= MOST_BYTES
+        self.bytes >= self.most_bytes
     }
 
     pub(crate) fn push(&mut self, datagram: &Datagram<'_>) {
@@ -87,7 +87,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "one base instant; all others are reckoned from it")]
         let start = Instant::now();
         let source: SocketAddr = "192.0.2.1:9".parse().expect("a literal address");
-        let (mut behind, mut few, mut back) = (Behind::new(), Vec::new(), Vec::new());
+        let (mut behind, mut few, mut back) = (Behind::new(8_000), Vec::new(), Vec::new());
         assert_eq!(behind.oldest(), None);
         for number in 0..20u8 {
             let received = start + Duration::from_millis(number.into());
@@ -112,7 +112,7 @@ mod tests {
         (0..9).for_each(|_| behind.took(Duration::from_millis(50)));
         assert_eq!(behind.few, 1);
 
-        let mut large = vec![0; MOST_BYTES / 8];
+        let mut large = [0; 1_000];
         for _ in 0..8 {
             assert!(!behind.is_full());
             behind.push(&Datagram { source, payload: &mut large, received: start });

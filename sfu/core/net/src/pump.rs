@@ -99,7 +99,8 @@ impl<M: Machine> Pump<M> {
             load: Load::new(now),
             counters: NetCounters::default(),
             datagrams: Vec::new(),
-            behind: Behind::new(),
+            // As much again as the kernel keeps.
+            behind: Behind::new(options.udp.receive_buffer_bytes),
             held: Vec::new(),
             more: false,
             ready: ALL_READY,
