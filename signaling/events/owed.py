@@ -12,15 +12,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from msgspec import structs
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from signaling.store.database import Database, DatabaseAway, save
+from signaling.store.database import Database, outlived, save
 from signaling.store.kinds import OF_ENTITY, Kind, milliseconds
-
-log = structlog.get_logger(__name__)
 
 
 async def take_due(
@@ -93,14 +90,10 @@ async def begin_as_due(
     while True:
         wait = poll_seconds
         wake.clear()
-        try:
+        with outlived(failure):
             at = await begin()
             if at is not None:
                 wait = min(wait, max(0.01, (at - now()).total_seconds()))
-        except DatabaseAway:
-            pass  # it was logged; what is owed is in it
-        except Exception:  # it is tried again
-            log.exception(failure)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await wake.wait()

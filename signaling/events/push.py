@@ -13,7 +13,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from msgspec import structs
 
 from signaling.calls.model import Device, PushJob, PushProvider
@@ -23,10 +22,8 @@ from signaling.events.addresses import ForbiddenAddress
 from signaling.events.outbound import Outbound
 from signaling.events.owed import begin_as_due, next_due, settle, take_due
 from signaling.events.push_message import Result, Verdict
-from signaling.store.database import Database, DatabaseAway, deletion, fetch, fetch_one
+from signaling.store.database import Database, deletion, fetch, fetch_one, outlived
 from signaling.store.kinds import DEVICES, PUSH_JOBS, PUSH_PROVIDERS
-
-log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX = 3
 BACK_OFF_SECONDS = (1, 3)
@@ -114,12 +111,8 @@ class PushSender:
         self.finished.set()
 
     async def _see_through(self, job: PushJob) -> None:
-        try:
+        with outlived("push_attempt_failed"):
             await self._attempt(job)
-        except DatabaseAway:
-            pass  # it was logged; what is owed is in it
-        except Exception:  # it is tried again
-            log.exception("push_attempt_failed")
 
     async def _attempt(self, job: PushJob) -> None:
         now = self._now()

@@ -19,7 +19,7 @@ from signaling.events.outbound import Outbound
 from signaling.events.owed import begin_as_due, keep, next_due, settle, take_due
 from signaling.events.signatures import sign
 from signaling.store import schema
-from signaling.store.database import Database, DatabaseAway, fetch, fetch_one, save
+from signaling.store.database import Database, fetch, fetch_one, outlived, save
 from signaling.store.kinds import DELIVERIES, WEBHOOKS
 
 log = structlog.get_logger(__name__)
@@ -82,15 +82,12 @@ class WebhookSender:
 
     async def _batch(self, webhook: Webhook | None, deliveries: list[Delivery]) -> None:
         try:
-            streams: dict[str | None, list[Delivery]] = {}
-            for delivery in deliveries:
-                streams.setdefault(delivery.cid, []).append(delivery)
-            # Side by side, each in order.
-            await asyncio.gather(*(self._stream(webhook, one) for one in streams.values()))
-        except DatabaseAway:
-            pass  # it was logged; what is owed is in it
-        except Exception:  # it is tried again
-            log.exception("webhook_batch_failed")
+            with outlived("webhook_batch_failed"):
+                streams: dict[str | None, list[Delivery]] = {}
+                for delivery in deliveries:
+                    streams.setdefault(delivery.cid, []).append(delivery)
+                # Side by side, each in order.
+                await asyncio.gather(*(self._stream(webhook, one) for one in streams.values()))
         finally:
             del self._sending[deliveries[0].webhook_id]
             self.finished.set()

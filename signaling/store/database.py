@@ -90,6 +90,20 @@ class NotOnDisk(DatabaseAway):
     """The transaction is committed, and holds for all who read, but the disk did not take it: it may not last."""
 
 
+@contextmanager
+def outlived(failure: str) -> Iterator[None]:
+    """For what is done again and again, as what it is about stays in the database: nothing that goes wrong ends it.
+
+    A database that is away was logged where that was found. Anything else is logged, with its traceback, as `failure`.
+    """
+    try:
+        yield
+    except DatabaseAway:
+        pass
+    except Exception:
+        log.exception(failure)
+
+
 class Database:
     """All access goes through `read` and `write`."""
 

@@ -15,16 +15,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from itertools import groupby, islice
 
-import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from signaling.api import client_address
-from signaling.store.database import Database, DatabaseAway, upsert
+from signaling.store.database import Database, outlived, upsert
 from signaling.store.kinds import milliseconds
 from signaling.store.schema import addresses
-
-log = structlog.get_logger(__name__)
 
 PURPOSE = b"callyard: addresses of users"
 WRITE_SECONDS = 1.0
@@ -117,9 +114,6 @@ class SeenAddresses:
         """Write until cancelled."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
-            try:
+            # What is noted while the database is away is written when it is back.
+            with outlived("addresses_not_written"):
                 await self.write()
-            except DatabaseAway:
-                pass  # it was logged; what is noted is written when it is back
-            except Exception:  # no user's note may end it for all others
-                log.exception("addresses_not_written")

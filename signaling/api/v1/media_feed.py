@@ -24,7 +24,7 @@ from signaling.calls.problems import Problem
 from signaling.calls.state import CreateRoom, Turn
 from signaling.errors import Refusal
 from signaling.store.call_repository import call_of_session, running_calls
-from signaling.store.database import DatabaseAway
+from signaling.store.database import DatabaseAway, outlived
 
 log = structlog.get_logger(__name__)
 
@@ -134,17 +134,13 @@ class CallsFeed:
         """Keep up with which nodes are there, until cancelled."""
         service, known = self._service, frozenset[str]()
         while True:
-            try:
+            with outlived("nodes_failed"):
                 if await service.nodes.look():
                     await self.reconcile()
                 living = frozenset(await service.nodes.living())
                 if known - living:
                     await self.look_after_dead()
                 known = living
-            except DatabaseAway:
-                pass  # it was logged
-            except Exception:  # it is looked at again
-                log.exception("nodes_failed")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _running(self) -> list[Any]:

@@ -22,7 +22,7 @@ from signaling.calls.model import Order
 from signaling.calls.state import CloseRoom, MuteTracks, Refresh, RemoveParticipant, RemoveUser, UpdateParticipant, Work
 from signaling.events.owed import take_due
 from signaling.store import schema
-from signaling.store.database import Database, DatabaseAway, save
+from signaling.store.database import Database, DatabaseAway, outlived, save
 from signaling.store.kinds import ORDERS, milliseconds
 from signaling.store.prepared import Prepared
 
@@ -167,10 +167,6 @@ class Orders:
     async def loop(self, work: Callable[[], Awaitable[None]], poll_ms: int) -> None:
         """Do `work`, again and again, until cancelled."""
         while True:
-            try:
+            with outlived("orders_failed"):
                 await work()
-            except DatabaseAway:
-                pass  # it was logged; what is owed is in it
-            except Exception:
-                log.exception("orders_failed")
             await asyncio.sleep(min(poll_ms, POLL_MAX_MS) / 1000)

@@ -13,15 +13,12 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-import structlog
 from sqlalchemy import delete
 
 from signaling.events.channel import Channel
-from signaling.store.database import Database, DatabaseAway, upsert
+from signaling.store.database import Database, DatabaseAway, outlived, upsert
 from signaling.store.kinds import milliseconds
 from signaling.store.schema import presence
-
-log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS = 20.0
@@ -70,12 +67,9 @@ class Presence:
         """Write until cancelled."""
         try:
             while True:
-                try:
+                # Who came while the database was away is written when it is back; nobody's ring ends it for the others.
+                with outlived("presence_failed"):
                     await self.write()
-                except DatabaseAway:
-                    pass  # it was logged; who came meanwhile is written when it is back
-                except Exception:  # nobody's ring may end it for all others
-                    log.exception("presence_failed")
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             with contextlib.suppress(DatabaseAway):

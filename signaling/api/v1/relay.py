@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,13 +23,12 @@ from signaling.calls.model import Event
 from signaling.calls.problems import Problem
 from signaling.calls.state import Turn
 from signaling.store import schema
-from signaling.store.database import Database, DatabaseAway
+from signaling.store.database import Database, outlived
 from signaling.store.prepared import Prepared
 
 if TYPE_CHECKING:
     from signaling.api.v1.service import CallsService
 
-log = structlog.get_logger(__name__)
 
 TOLD_MAX = 50_000
 """Events remembered as told; a second's worth under heavy load is a tenth of it."""
@@ -223,10 +221,7 @@ async def loop(service: CallsService) -> None:
     """Follow the database until cancelled."""
     follower = Follower(service)
     while True:
-        try:
+        # What happened while the database was away is found when it is back.
+        with outlived("relay_failed"):
             await follower.look()
-        except DatabaseAway:
-            pass  # it was logged; what happened meanwhile is found when it is back
-        except Exception:  # one event that cannot be told must not end it for all others
-            log.exception("relay_failed")
         await asyncio.sleep(service.settings.event_poll_ms / 1000)

@@ -18,7 +18,7 @@ from signaling.calls.operations import clock
 from signaling.calls.problems import Problem
 from signaling.calls.state import Turn
 from signaling.store.call_repository import due_calls, next_due
-from signaling.store.database import DatabaseAway
+from signaling.store.database import DatabaseAway, outlived
 from signaling.store.kinds import instant
 
 log = structlog.get_logger(__name__)
@@ -62,17 +62,13 @@ class Timers:
             # Not known while it is looked up: whatever is committed meanwhile wakes this loop again.
             service.timers_wait_until = None
             wait = POLL_SECONDS
-            try:
+            with outlived("timers_failed"):
                 await self._catch_up()
                 await self.run_due()
                 async with service.database.read() as connection:
                     at = instant(await next_due(connection))
                 if at is not None:
                     wait = min(wait, max(0.0, (at - service.now()) / timedelta(seconds=1)))
-            except DatabaseAway:
-                pass  # it was logged; it comes back, and the timers are in it
-            except Exception:  # one look that fails must not be the last
-                log.exception("timers_failed")
             service.timers_wait_until = service.now() + timedelta(seconds=wait)
             with contextlib.suppress(TimeoutError):
                 # A timer that is overdue because it fails must not make this a busy loop.

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from msgspec import structs
 from sqlalchemy import Table, delete, exists, select, tuple_
 
@@ -19,10 +18,8 @@ from signaling.calls.identifiers import GUEST_IDS
 from signaling.calls.model import Ban, Task
 from signaling.calls.rights import in_force
 from signaling.store import schema
-from signaling.store.database import DatabaseAway, fetch, fetch_one, save
+from signaling.store.database import fetch, fetch_one, outlived, save
 from signaling.store.kinds import TASKS, milliseconds
-
-log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 60.0
 FORGOTTEN_AT_ONCE = 500
@@ -152,17 +149,13 @@ async def loop(service: CallsService) -> None:
     while True:
         service.tasks_owed.clear()
         wait = POLL_SECONDS
-        try:
+        with outlived("upkeep_failed"):
             left = await run_tasks(service)
             if left is not None:
                 wait = left / timedelta(seconds=1)
             if time.monotonic() - forgotten >= POLL_SECONDS:
                 await forget_old(service)
                 forgotten = time.monotonic()
-        except DatabaseAway:
-            pass  # it was logged; what is left is in it
-        except Exception:  # it is tried again
-            log.exception("upkeep_failed")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await service.tasks_owed.wait()
