@@ -5,17 +5,16 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use callyard_proto::engine::Datagram;
 
 /// Longer than a picture to a few hundred people takes, shorter than what a jitter buffer makes of sound.
 pub(crate) const LATE: Duration = Duration::from_millis(10);
-/// Done before the socket is looked at again: as many as take so long, which depends on how many get them.
-const FEW: Range<usize> = 1..64;
+/// Done before the socket is looked at again: as many as take between these, which depends on how many get them.
 const SHORT: Duration = Duration::from_micros(500);
 const LONG: Duration = Duration::from_millis(2);
+const MOST_AT_ONCE: usize = 64;
 
 /// A datagram that owns its bytes.
 #[derive(Debug)]
@@ -71,9 +70,9 @@ impl Behind {
     /// Those that were taken last are done.
     pub(crate) fn took(&mut self, time: Duration) {
         if time > LONG {
-            self.few = (self.few / 2).max(FEW.start);
+            self.few = (self.few / 2).max(1);
         } else if time < SHORT {
-            self.few = (self.few * 2).min(FEW.end);
+            self.few = (self.few * 2).min(MOST_AT_ONCE);
         }
     }
 }

@@ -399,7 +399,7 @@ impl<M: Machine> Receiver for Framed<'_, M> {
     }
 }
 
-/// For how long the oldest of them has been in the kernel.
+/// For how long the oldest of them has been here, in the kernel or aside.
 fn waited(now: Instant, datagrams: &[Datagram<'_>]) -> Duration {
     let oldest = datagrams.iter().map(|datagram| datagram.received).min();
     oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest))

@@ -81,7 +81,7 @@ pub struct Reading {
     pub elapsed: Duration,
     /// Share of it in which the thread did not sleep, without what waits behind media: 0.0 – 1.0.
     pub busy: f64,
-    /// Mean time that the oldest packet of a batch had waited in the kernel.
+    /// Mean time that the oldest packet of a batch had waited for its turn.
     pub wait: Duration,
 }
 

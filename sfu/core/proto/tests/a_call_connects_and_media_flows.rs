@@ -244,13 +244,7 @@ fn arrivals_are_told_to_publishers_and_packets_to_subscribers_are_numbered() {
     let alice = world.add_client(DtlsRole::Server, link);
     let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
     world.run(Duration::from_secs(4));
-    world.clients[alice].twcc_id = Some(media::TWCC_ID);
-    let mut camera = Source::video(alice, 1, 1_000);
-    let mut microphone = Source::audio(alice, 2, 2_000);
-    camera.publish(&mut world);
-    microphone.publish(&mut world);
-    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
-    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    let (mut camera, mut microphone) = numbered(&mut world, alice, bob);
     play(&mut world, &mut [&mut camera, &mut microphone], Duration::from_secs(5));
     world.run(Duration::from_millis(300));
 
@@ -281,13 +275,7 @@ fn sound_overtakes_pictures_where_the_worker_is_late_and_nothing_is_told_as_lost
     let alice = world.add_client(DtlsRole::Server, LinkConfig::default());
     let bob = world.add_client(DtlsRole::Server, LinkConfig::default());
     world.connect();
-    world.clients[alice].twcc_id = Some(media::TWCC_ID);
-    let mut camera = Source::video(alice, 1, 1_000);
-    let mut microphone = Source::audio(alice, 2, 2_000);
-    camera.publish(&mut world);
-    microphone.publish(&mut world);
-    subscribe(&mut world, bob, &camera, 11, 5_000, Want::default());
-    subscribe(&mut world, bob, &microphone, 12, 6_000, Want::default());
+    let (mut camera, mut microphone) = numbered(&mut world, alice, bob);
     let mut both = [&mut camera, &mut microphone];
     play(&mut world, &mut both, Duration::from_secs(2));
     for lag in [250, 0, 40, 0] {
@@ -313,6 +301,18 @@ fn sound_overtakes_pictures_where_the_worker_is_late_and_nothing_is_told_as_lost
     let sent = usize::from(world.clients[alice].twcc_next.wrapping_sub(65_500));
     assert!(received + 20 >= sent, "{received} of {sent}");
     assert_eq!(world.clients[alice].resent, 0, "nothing was asked for again");
+}
+
+/// A camera and a microphone of `alice`, who numbers all her packets, for `bob`, who gets them as 5 000 and 6 000.
+fn numbered(world: &mut World, alice: usize, bob: usize) -> (Source, Source) {
+    world.clients[alice].twcc_id = Some(media::TWCC_ID);
+    let camera = Source::video(alice, 1, 1_000);
+    let microphone = Source::audio(alice, 2, 2_000);
+    camera.publish(world);
+    microphone.publish(world);
+    subscribe(world, bob, &camera, 11, 5_000, Want::default());
+    subscribe(world, bob, &microphone, 12, 6_000, Want::default());
+    (camera, microphone)
 }
 
 /// How many of a publisher's packets he was told to have come, and not to have.
