@@ -295,6 +295,11 @@ impl Downlink {
         self.estimator.as_ref().is_some_and(|e| e.is_climbing())
     }
 
+    /// The estimate is known to be all that the link carries.
+    pub fn is_at_end(&self) -> bool {
+        self.estimator.as_ref().is_some_and(|e| e.is_at_end())
+    }
+
     /// The estimate stands where it does for want of packets, not of room.
     pub fn is_untried(&self) -> bool {
         let limit = self.estimator.as_ref().map(|e| e.limit());

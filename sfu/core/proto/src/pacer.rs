@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::bwe::ProbeCluster;
 use crate::codec::PacketMeta;
+use crate::downlink::WIRE_OVERHEAD_BYTES;
 use crate::ids::{SeqNo, Spatial};
 
 /// How often what waits is looked at.
@@ -19,16 +20,30 @@ const BURST: Duration = Duration::from_millis(25);
 const BURST_MIN_BYTES: f64 = 4_000.0;
 /// Where the link is what limits: a frame that waits here would else wait there, and look like congestion.
 const BURST_NARROW: Duration = Duration::from_millis(10);
-const BURST_NARROW_MIN_BYTES: f64 = 2_500.0;
+const BURST_NARROW_MIN_BYTES: f64 = 1_250.0;
+/// Where nothing has been measured that limits, and first pictures are waited for.
+const BURST_UNTRIED_MIN_BYTES: f64 = 2_500.0;
 /// What has left beyond the rate is paid back before anything else leaves, as far as that takes no longer than this, or than
 /// two bursts: sound alone may be more than a narrow link is believed to carry, for as long as somebody speaks.
 const DEBT: Duration = Duration::from_millis(500);
 const DEBT_BURSTS: f64 = 2.0;
+/// On a narrow link a probe waits so long at most for what has left before it to be off the link: its queue comes on top.
+const PROBE_PATIENCE: Duration = Duration::from_millis(50);
 /// So long a retransmission waits for video: behind a large key frame it would be too late, and the frame useless.
 const RESEND_PATIENCE: Duration = Duration::from_millis(50);
 /// Retransmissions that nobody has asked for again for this long come too late.
 const RESEND_LIFE: Duration = Duration::from_millis(400);
 const MAX_RESENDS: usize = 256;
+
+/// What a link is believed to carry, measured by what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Width {
+    #[default]
+    Enough,
+    /// Less, but that is a guess.
+    Untried,
+    Narrow,
+}
 
 /// One source packet as a subscriber's copy needs it.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +97,7 @@ struct Probing {
 pub struct Pacer {
     /// `None`: nothing is known that would limit.
     rate_bps: Option<u64>,
-    /// More is wanted than the link carries.
-    is_narrow: bool,
+    width: Width,
     /// Only sound leaves meanwhile.
     hold: Option<Range<Instant>>,
     credit_bytes: f64,
@@ -97,15 +111,17 @@ pub struct Pacer {
     /// With when they were first asked for.
     resends: VecDeque<(Instant, Resend)>,
     probing: Option<Probing>,
+    /// To begin as soon as it may, and since when.
+    next_probe: Option<(Instant, ProbeCluster)>,
     /// It is on the engine's list of those that are looked at by the beat.
     pub is_listed: bool,
 }
 
 impl Pacer {
-    /// Sets the rate; `None`: everything passes. `is_narrow`: more is wanted than the link carries.
-    pub fn set_rate(&mut self, now: Instant, rate_bps: Option<u64>, is_narrow: bool) {
+    /// Sets the rate; `None`: everything passes.
+    pub fn set_rate(&mut self, now: Instant, rate_bps: Option<u64>, width: Width) {
         self.credit(now);
-        (self.rate_bps, self.is_narrow) = (rate_bps, is_narrow);
+        (self.rate_bps, self.width) = (rate_bps, width);
     }
 
     /// Sets the time within which nothing but sound may leave, whatever the rate.
@@ -113,7 +129,8 @@ impl Pacer {
         self.hold = hold;
     }
 
-    /// Whether video may leave now; the packets of one frame after its first may overdraw the credit by a burst.
+    /// Whether video may leave now; the packets of one frame after its first may overdraw the credit by a burst, but where that
+    /// would only wait on the link.
     #[inline]
     pub fn admits(&mut self, now: Instant, continues: bool) -> bool {
         if self.rate_bps.is_none() {
@@ -123,14 +140,14 @@ impl Pacer {
             return false;
         }
         self.credit(now);
-        self.credit_bytes > if continues { -self.burst() } else { 0.0 }
+        self.credit_bytes > if continues && self.width != Width::Narrow { -self.burst() } else { 0.0 }
     }
 
-    /// Takes what has left out of the credit.
+    /// Takes what has left out of the credit. `bytes`: the datagram; the rate is that of the wire.
     #[inline]
     pub fn spend(&mut self, bytes: usize) {
         if self.rate_bps.is_some() {
-            self.credit_bytes = (self.credit_bytes - bytes as f64).max(-self.debt());
+            self.credit_bytes = (self.credit_bytes - (bytes + WIRE_OVERHEAD_BYTES) as f64).max(-self.debt());
         }
         self.spend_padding(bytes);
     }
@@ -271,7 +288,7 @@ impl Pacer {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.resends.is_empty() && self.probing.is_none()
+        self.waiting.is_empty() && self.resends.is_empty() && !self.has_probe()
     }
 
     pub fn has_video_waiting(&self) -> bool {
@@ -290,8 +307,21 @@ impl Pacer {
         }
     }
 
+    /// Lets a cluster begin, as soon as it may.
     pub fn begin_probe(&mut self, now: Instant, cluster: ProbeCluster) {
-        self.probing = Some(Probing { cluster, began: now, sent_bytes: 0, sent_packets: 0 });
+        self.probing = None;
+        self.next_probe = Some((now, cluster));
+        self.start_probe(now);
+    }
+
+    fn start_probe(&mut self, now: Instant) {
+        let Some((since, cluster)) = self.next_probe else { return };
+        self.credit(now);
+        let is_off = self.rate_bps.is_none() || self.width != Width::Narrow || self.credit_bytes >= self.burst();
+        if is_off || now.saturating_duration_since(since) >= PROBE_PATIENCE {
+            self.next_probe = None;
+            self.probing = Some(Probing { cluster, began: now, sent_bytes: 0, sent_packets: 0 });
+        }
     }
 
     /// Takes what was sent for the probe alone: not out of the credit, the probe is meant to be more than that.
@@ -304,6 +334,11 @@ impl Pacer {
 
     pub fn end_probe(&mut self) {
         self.probing = None;
+    }
+
+    /// A cluster is being sent, or is about to be.
+    pub fn has_probe(&self) -> bool {
+        self.probing.is_some() || self.next_probe.is_some()
     }
 
     /// Packets that the running cluster has had so far.
@@ -319,6 +354,7 @@ impl Pacer {
 
     /// Size of the padding packet that the cluster needs now, if it does; ends the cluster when it is whole.
     pub fn padding(&mut self, now: Instant) -> Option<usize> {
+        self.start_probe(now);
         let probing = self.probing?;
         let cluster = probing.cluster;
         if self.is_held(now) {
@@ -347,8 +383,11 @@ impl Pacer {
 
     fn burst(&self) -> f64 {
         let rate = self.rate_bps.unwrap_or(0) as f64;
-        let (time, least) =
-            if self.is_narrow { (BURST_NARROW, BURST_NARROW_MIN_BYTES) } else { (BURST, BURST_MIN_BYTES) };
+        let (time, least) = match self.width {
+            Width::Enough => (BURST, BURST_MIN_BYTES),
+            Width::Untried => (BURST_NARROW, BURST_UNTRIED_MIN_BYTES),
+            Width::Narrow => (BURST_NARROW, BURST_NARROW_MIN_BYTES),
+        };
         (rate / 8.0 * time.as_secs_f64()).max(least)
     }
 
@@ -413,7 +452,7 @@ mod tests {
 
     fn limited(now: Instant, rate_bps: u64) -> Pacer {
         let mut pacer = Pacer::default();
-        pacer.set_rate(now, Some(rate_bps), false);
+        pacer.set_rate(now, Some(rate_bps), Width::Enough);
         pacer
     }
 
@@ -464,7 +503,7 @@ mod tests {
                 pacer.spend(750);
                 assert!(step < 5 || pacer.release(now).is_none(), "sound alone fills the link");
             }
-            pacer.set_rate(now, Some(then_bps), false);
+            pacer.set_rate(now, Some(then_bps), Width::Enough);
             let began = now;
             while pacer.release(now).is_none() {
                 now += BEAT;
@@ -479,16 +518,16 @@ mod tests {
         let mut now = origin();
         let mut pacer = limited(now, 20_000_000);
         pacer.spend(1_000_000);
-        pacer.set_rate(now, Some(100_000), false);
+        pacer.set_rate(now, Some(100_000), Width::Enough);
         now += Duration::from_secs(1);
         assert!(pacer.admits(now, false));
     }
 
     #[test]
     fn a_large_picture_is_spread_where_the_link_is_narrow() {
-        let at_once = |is_narrow| {
+        let at_once = |width| {
             let (now, mut pacer) = (origin(), Pacer::default());
-            pacer.set_rate(now, Some(2_000_000), is_narrow);
+            pacer.set_rate(now, Some(2_000_000), width);
             let admitted = (0..30).take_while(|packet| {
                 let admits = pacer.admits(now, *packet > 0);
                 pacer.spend(1_000);
@@ -496,7 +535,7 @@ mod tests {
             });
             admitted.count()
         };
-        assert_eq!((at_once(false), at_once(true)), (13, 5), "two bursts");
+        assert_eq!([Width::Enough, Width::Untried, Width::Narrow].map(at_once), [13, 5, 3], "two bursts, and one");
     }
 
     #[test]
@@ -612,6 +651,23 @@ mod tests {
                 assert!(sent <= carried + 1_200.0, "{bitrate_bps}: {sent}, more than a packet ahead");
             }
         }
+    }
+
+    #[test]
+    fn on_a_narrow_link_a_cluster_waits_for_what_has_left_before_it() {
+        let cluster = ProbeCluster { id: 1, bitrate_bps: 700_000, min_bytes: 2_600, min_packets: 5 };
+        let begins_after = |width, left_bytes| {
+            let (began, mut pacer) = (origin(), Pacer::default());
+            pacer.set_rate(began, Some(500_000), width);
+            pacer.credit(began);
+            pacer.spend(left_bytes);
+            pacer.begin_probe(began, cluster);
+            assert!(pacer.has_probe() && !pacer.is_idle());
+            let beat = (0..50).find(|beat| pacer.padding(began + BEAT * *beat).is_some()).unwrap();
+            (BEAT * beat).as_millis()
+        };
+        assert_eq!([700, 1_200, 9_000].map(|bytes| begins_after(Width::Narrow, bytes)), [15, 20, 50]);
+        assert_eq!([1_200, 9_000].map(|bytes| begins_after(Width::Untried, bytes)), [0, 0]);
     }
 
     #[test]

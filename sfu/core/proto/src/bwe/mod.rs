@@ -274,6 +274,11 @@ impl Estimator {
         self.prober.is_climbing() && self.end_bps.is_none()
     }
 
+    /// A probe has met the link's end, and the estimate is there or beyond.
+    pub fn is_at_end(&self) -> bool {
+        self.end_bps.is_some_and(|end| self.estimate_bps >= end)
+    }
+
     /// True once anything was reported to have arrived.
     pub fn has_feedback(&self) -> bool {
         self.last_feedback.is_some()
@@ -515,11 +520,12 @@ impl Estimator {
         // What came through before the link narrowed says nothing about what it carries now.
         let recent = proven.min(self.acknowledged.recent_bps().or(proven));
         let Some(busy) = self.acknowledged.busy_bps() else { return (recent, DECREASE) };
-        if self.standing_queue() >= SURGE_QUEUE {
-            return (recent.min(Some(busy)), DECREASE); // to be got rid of quickly
-        }
         // It may be a large frame's, which has found the link idle.
         let is_filled = acknowledged.is_none_or(|mean| mean as f64 >= FILLED * busy as f64);
+        if self.standing_queue() >= SURGE_QUEUE {
+            // To be got rid of quickly. How little was sent before such a frame says nothing of the link.
+            return (if is_filled { recent.min(Some(busy)) } else { Some(busy) }, DECREASE);
+        }
         (Some(busy), if is_filled { DECREASE } else { FILLED })
     }
 

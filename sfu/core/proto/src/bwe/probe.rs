@@ -59,6 +59,8 @@ const REGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// The first try: a link that has become narrow for good has shown so by then. The wait after one that failed, doubling.
 const REGAIN_AFTER: Duration = Duration::from_millis(300);
 const REGAIN_WAIT: Duration = Duration::from_millis(200);
+/// One step of it until one has succeeded: the link's queue has just become empty, or nearly.
+const REGAIN_STEP: f64 = 1.4;
 /// Feedback on a cluster that has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -133,11 +135,14 @@ struct Fall {
     #[serde(with = "crate::moment")]
     not_before: Instant,
     wait: Duration,
+    /// Some of it is back.
+    #[serde(default)]
+    is_regaining: bool,
 }
 
 impl Fall {
     fn new(now: Instant, before_bps: u64) -> Self {
-        Self { before_bps, at: now, not_before: now + REGAIN_AFTER, wait: REGAIN_WAIT }
+        Self { before_bps, at: now, not_before: now + REGAIN_AFTER, wait: REGAIN_WAIT, is_regaining: false }
     }
 
     /// Bits a second to regain.
@@ -152,6 +157,7 @@ impl Fall {
     fn failed(&mut self, now: Instant) {
         self.not_before = self.not_before.max(now + self.wait);
         self.wait *= 2;
+        self.is_regaining = false;
     }
 }
 
@@ -208,7 +214,8 @@ impl Prober {
         if let Some(fall) = self.fall {
             let aim = (fall.aim_bps() as f64).min(total_bps as f64 * HEADROOM);
             if sight.is_drained && now >= fall.not_before {
-                self.aim(estimate_bps, aim.min(estimate_bps as f64 * MAX_STEP));
+                let step = if fall.is_regaining { MAX_STEP } else { REGAIN_STEP };
+                self.aim(estimate_bps, aim.min(estimate_bps as f64 * step));
             }
             return;
         }
@@ -323,6 +330,7 @@ impl Prober {
             self.interval = INTERVAL_MIN;
             self.not_before = None;
             self.is_climbing = true;
+            self.fall.iter_mut().for_each(|fall| fall.is_regaining = true);
         }
         Some(ProbeResult { bitrate_bps: (sent_bps.min(received_bps) * TRUST) as u64, is_full })
     }

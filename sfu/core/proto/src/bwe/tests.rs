@@ -256,8 +256,8 @@ fn what_was_there_before_a_steep_fall_is_sought_ever_less_often() {
         }
         found
     };
-    let expected = [300, 500, 900, 1_700, 3_300].map(|ms| (ms, 800_000));
-    assert_eq!(clusters(400_000, true), expected, "for five seconds, never at more than twice the estimate");
+    let expected = [300, 500, 900, 1_700, 3_300].map(|ms| (ms, 560_000));
+    assert_eq!(clusters(400_000, true), expected, "for five seconds, in small steps");
     assert_eq!(clusters(400_000, false), [], "not before the queue is empty");
     assert_eq!(clusters(2_200_000, true), [], "it did not fall so far");
 }
@@ -275,8 +275,8 @@ fn what_is_regained_is_sought_no_more() {
         assert!(!is_full_at(&mut prober, now, cluster, 3e6));
         Some(cluster.bitrate_bps)
     };
-    assert_eq!(aim(300, 400_000), Some(800_000));
-    assert_eq!(aim(400, 760_000), Some(1_520_000), "a success is followed at once");
+    assert_eq!(aim(300, 400_000), Some(560_000));
+    assert_eq!(aim(400, 532_000), Some(1_064_000), "a success is followed at once, by twice as much");
     assert_eq!(aim(500, 1_440_000), Some(2_550_000), "0.85 of what was there");
     assert_eq!(aim(600, 2_560_000), None);
 }

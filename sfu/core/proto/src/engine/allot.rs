@@ -258,6 +258,7 @@ impl Allotment {
     pub fn pace_bps(&self, now: Instant, downlink: &Downlink, factor: f64) -> Option<u64> {
         // What is given on trust, so that there are pictures, leaves about as quickly as it comes.
         let trusted = if self.is_start(now, downlink) { self.used_bps as f64 * START_PACE } else { 0.0 };
+        let factor = if self.is_below_best && downlink.is_at_end() { 1.0 } else { factor };
         downlink.estimate_bps().map(|bps| ((bps as f64).max(trusted) * factor) as u64)
     }
 

@@ -15,6 +15,7 @@ use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::Temporal;
 use crate::overload::Level;
+use crate::pacer::Width;
 use crate::trace::Cause;
 
 /// Why a video is paused, in figures and towards signaling.
@@ -75,7 +76,12 @@ impl Engine {
             if let Some(recorder) = transport.downlink.recorder() {
                 recorder.pace(now, rate);
             }
-            transport.pacer.set_rate(now, rate, transport.allotment.is_below_best);
+            let width = match transport.allotment.is_below_best {
+                true if transport.downlink.is_climbing() => Width::Untried,
+                true => Width::Narrow,
+                false => Width::Enough,
+            };
+            transport.pacer.set_rate(now, rate, width);
             transport.pacer.set_hold(transport.downlink.hold());
         }
     }
@@ -109,7 +115,7 @@ impl Engine {
     /// Sends a cluster if it is time to learn whether the link carries more.
     pub(super) fn probe(&mut self, now: Instant, slot: usize) {
         let Some(transport) = self.transports.get(slot) else { return };
-        if transport.pacer.probe().is_some() || !transport.may_send() {
+        if transport.pacer.has_probe() || !transport.may_send() {
             return;
         }
         // Who has no picture, or will soon have none, cannot do without: what he waits for is taken on trust.
