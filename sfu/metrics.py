@@ -105,6 +105,12 @@ _COUNTERS = (
         "engine",
         "pictures_from_kept",
     ),
+    _Plain(
+        "callyard_climbs_in_two",
+        "Climbs to a larger picture before whose key frame the smaller one of that moment was sent.",
+        "engine",
+        "climbs_in_two",
+    ),
     _Plain("callyard_pacer_held_packets", "Packets that waited for a subscriber's link.", "engine", "pacer_held"),
     _Plain("callyard_pacer_dropped_packets", "Packets dropped while they waited.", "engine", "pacer_dropped"),
     _Plain("callyard_probes", "Probe clusters sent to learn what a link carries.", "engine", "probes"),

@@ -178,6 +178,8 @@ pub struct Counters {
     pub layer_switches: u64,
     /// First pictures, and those after a pause, that began with a key frame of the history.
     pub pictures_from_kept: u64,
+    /// Climbs before whose key frame the picture of the size before was sent.
+    pub climbs_in_two: u64,
 
     /// Packets that waited in a pacer, and those that were dropped there.
     pub pacer_held: u64,

@@ -144,6 +144,32 @@ fn room(seed: u64, viewers: usize) -> (World, Source) {
     (world, camera)
 }
 
+/// From the client's first check on the handshake takes two round trips. What has followed the key frame by then is sent after
+/// it, as far as a link may be trusted with it; of a stream of one size that is soon too much.
+#[test]
+fn a_first_picture_is_asked_for_before_the_handshake_is_over() {
+    for (delay, kept, requests, most) in [(30, 1, 1, 80), (100, 0, 2, 220)] {
+        let (mut world, mut camera) = room(8, 1);
+        let delay = Duration::from_millis(delay);
+        let newcomer = world.add_client(DtlsRole::Server, LinkConfig { delay, ..LinkConfig::default() });
+        let (before, kept_before) = (asked(&world), world.engine.counters().pictures_from_kept);
+        subscribe(&mut world, newcomer, &camera, 12, 5_000, Want::default());
+        let shaken = world.engine.counters().dtls_handshakes;
+        let until = world.now + Duration::from_secs(3);
+        while world.engine.counters().dtls_handshakes == shaken {
+            play(&mut world, &mut [&mut camera], Duration::from_millis(5));
+            assert!(world.now < until);
+        }
+        assert!(asked(&world) > before && world.clients[newcomer].of(5_000).next().is_none(), "{delay:?}");
+        let secured = world.now;
+        play(&mut world, &mut [&mut camera], Duration::from_millis(500));
+        let first = first(&world, newcomer, secured).0;
+        assert!(first < Duration::from_millis(most), "{first:?}");
+        assert_eq!(world.engine.counters().pictures_from_kept, kept_before + kept, "{delay:?}");
+        assert_eq!(asked(&world) - before, requests, "{delay:?}");
+    }
+}
+
 fn asked(world: &World) -> u64 {
     world.engine.counters().feedback_out.pli
 }

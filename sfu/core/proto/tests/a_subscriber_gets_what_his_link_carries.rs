@@ -3,9 +3,9 @@
 mod call;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use call::{CAMERA, Call, Camera, VIEWER, VOICE};
+use call::{CAMERA, Call, Camera, VIEWER, VOICE, layer};
 use callyard_peer::client::Received;
 use callyard_peer::media::{Source, TWCC_ID, downtrack_spec, extensions, vp8};
 use callyard_peer::netem::LinkConfig;
@@ -74,6 +74,46 @@ fn at_one_megabit_frame_rate_is_kept_before_size() {
     let (transport, downtracks) = call.stats();
     assert!((600_000..1_100_000).contains(&transport.estimate_bps), "{transport:?}");
     assert_eq!(downtracks.iter().find(|d| d.downtrack.0 == 11).unwrap().allocation, "budget");
+}
+
+/// Pictures of one camera that came whole: when, of which layer, and their time stamps.
+fn pictures(call: &Call, since: Instant) -> Vec<(Duration, u8, u32)> {
+    let packets = call.world.clients[VIEWER].in_order(CAMERA);
+    let filled = packets.iter().filter(|p| p.at >= since && !p.payload.is_empty());
+    filled.filter(|p| p.marker).map(|p| (p.at - since, layer(&p.payload), p.timestamp)).collect()
+}
+
+/// The key frame of the larger size takes longer on this link than a picture may stand, if nothing is shown before it.
+#[test]
+fn who_climbs_sees_the_smaller_picture_of_that_moment_first() {
+    for (seed, is_largest_first) in [(1, true), (2, true), (3, false)] {
+        let mut call = Call::new(seed, link(1_000_000), vec![Camera::new(1, 1_000).ordered(is_largest_first)]);
+        let start = call.world.now;
+        call.run(SECOND * 5);
+        assert_eq!(call.layers(0, start), [0, 1], "seed {seed}");
+        let shown = pictures(&call, start);
+        let climb = shown.windows(2).find(|pair| (pair[0].1, pair[1].1) == (0, 1)).expect("it climbed");
+        let step = climb[1].2.wrapping_sub(climb[0].2);
+        assert!((1..1_500).contains(&step), "of one moment, {step} ticks apart, seed {seed}");
+        let worst = shown.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap();
+        assert!(worst < Duration::from_millis(180), "{worst:?} without a picture, seed {seed}");
+        assert_eq!(call.world.clients[VIEWER].holes(CAMERA), 0);
+        assert_eq!(call.world.engine.counters().climbs_in_two, u64::from(is_largest_first), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_larger_size_does_not_wait_for_a_smaller_one_that_has_ended() {
+    let mut call = Call::new(4, link(1_000_000), vec![Camera::new(1, 1_000).ordered(true)]);
+    call.want(0, Want { quality: Some(0), ..Want::default() });
+    call.run(SECOND * 3);
+    let then = call.world.now;
+    call.want(0, Want { quality: Some(1), ..Want::default() });
+    call.cameras[0].source.streams[0].is_sent = false;
+    call.run(SECOND);
+    let first = pictures(&call, then).into_iter().find(|(_, layer, _)| *layer == 1).expect("it climbed");
+    assert!(first.0 < Duration::from_millis(550), "{first:?}");
+    assert_eq!(call.world.clients[VIEWER].holes(CAMERA), 0);
 }
 
 /// F-05

@@ -176,7 +176,12 @@ impl Encoder {
             stream.picture_id = (stream.picture_id + 1) & 0x7fff;
             stream.tl0 = stream.tl0.wrapping_add(u8::from(temporal == 0));
         }
-        for &layer in &on {
+        let mut order = on.clone();
+        if self.format.codec == Codec::Vp8 {
+            // libwebrtc's hands over the largest of a moment's pictures first (measured).
+            order.reverse();
+        }
+        for &layer in &order {
             let top = *on.last().filter(|_| self.format.is_svc).unwrap_or(&layer);
             let bytes = self.frame_bytes(layer, temporal, is_key);
             self.packetize(Frame { layer, temporal, is_sync, is_key, top }, bytes, since, pace);

@@ -9,7 +9,7 @@ use crate::codec::{PacketMeta, PictureId};
 use crate::ids::SeqNo;
 
 /// Least distance of two frames across a switch, as a share of a second: timestamps must rise (RFC 3550 §5.1).
-const MIN_STEP_DIVISOR: u32 = 100;
+const MIN_STEP_DIVISOR: u32 = 1_000;
 
 /// What to write in place of what the publisher sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -381,10 +381,10 @@ mod tests {
         let meta = PacketMeta::sound();
         for (alignment, expected) in [
             (Alignment::Known(10_000 + 4_321), 4_321),
-            (Alignment::Known(9_000), 900),
+            (Alignment::Known(9_000), 90),
             (Alignment::Elapsed(1_800), 1_800),
-            (Alignment::Elapsed(0), 900),
-            (Alignment::Elapsed(u32::MAX), 900),
+            (Alignment::Elapsed(0), 90),
+            (Alignment::Elapsed(u32::MAX), 90),
         ] {
             let mut munger = Munger::new(0, 10_000, 512);
             let first = munger.forward(SeqNo(1), 55, &meta, None, 90_000, || unreachable!()).unwrap();

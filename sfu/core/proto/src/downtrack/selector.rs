@@ -162,6 +162,12 @@ impl Selector {
             .map(|encoding| Layer { spatial: Spatial(encoding.0.max(self.spatial.0)), temporal: self.temporal })
     }
 
+    /// Which stream is being sent.
+    #[inline]
+    pub fn encoding(&self) -> Option<Spatial> {
+        self.encoding
+    }
+
     /// The stream whose key frame is needed to reach the target, if one is.
     ///
     /// `is_svc`: all spatial layers come in one stream.

@@ -37,13 +37,32 @@ impl Engine {
         }
     }
 
+    /// A client has shown that it is there: by the time its handshake is over, two round trips later, the key frames that it
+    /// needs have come as well, or are about to.
+    pub(super) fn foresee_pictures(&mut self, now: Instant, slot: usize) {
+        let half = self.config.first_picture_max_age / 2;
+        for index in self.transports[slot].downtracks.clone() {
+            let Some(downtrack) = self.downtracks.get_mut(index) else { continue };
+            let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { continue };
+            let Some(stream) = downtrack.selector.waits_for_keyframe(uptrack.mode == LayerMode::Svc) else { continue };
+            let encoding = &uptrack.encodings[usize::from(stream.0).min(uptrack.encodings.len() - 1)];
+            if encoding.last_key.is_none_or(|key| now.saturating_duration_since(key.at) > half) {
+                let is_first = uptrack.owes_first_picture(downtrack);
+                downtrack.is_foreseen = true;
+                let uptrack = downtrack.uptrack;
+                self.request_keyframe(now, uptrack, stream, is_first);
+            }
+        }
+    }
+
     /// Sees to those who need a key frame. Nothing may be pending: what is kept would be sent before it, and then again.
     pub(super) fn begin_pictures(&mut self, now: Instant) {
         debug_assert!(self.pending.is_empty());
         for slot in std::mem::take(&mut self.beginners) {
             self.guarded(now, |engine| {
                 engine.acting = engine.downtracks.get(slot).map(|downtrack| downtrack.transport);
-                if !engine.begin_from_kept(now, slot) {
+                let has_come = engine.downtracks.get_mut(slot).is_some_and(|one| one.kept_key().is_some());
+                if !has_come && !engine.begin_from_kept(now, slot) {
                     engine.ask_for_keyframe(now, slot);
                 }
             });

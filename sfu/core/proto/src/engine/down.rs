@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use super::climb::Climb;
 use super::up::Uptrack;
 use crate::allocator::guard::Guard;
 use crate::breaker::Watch;
@@ -93,6 +94,8 @@ pub(super) struct Downtrack {
     pub transport: usize,
     pub uptrack: usize,
     pub kind: MediaKind,
+    /// `climb` is there: that lies further off.
+    pub is_climbing: bool,
     pub mid_left: u32,
     pub ssrc: Ssrc,
     /// Packets of it in the pacer, those left out among them.
@@ -136,7 +139,11 @@ pub(super) struct Downtrack {
     pub paused_for: &'static str,
     /// Since when any wait.
     pub waiting_since: Option<Instant>,
+    /// The larger size's key frame that waits for the present size's picture.
+    pub climb: Option<Climb>,
     pub has_started: bool,
+    /// A key frame was asked for before it could be sent.
+    pub is_foreseen: bool,
     /// Its picture stands until a key frame, which was asked for.
     pub is_broken: bool,
     /// Where the last key picture begins: what is missing from before it breaks nothing any more.
@@ -167,6 +174,7 @@ impl Downtrack {
             uptrack: uptrack_slot,
             transport,
             kind: uptrack.kind,
+            is_climbing: false,
             mid: spec.mid.clone(),
             ssrc: spec.ssrc,
             rtx_ssrc: spec.rtx_ssrc,
@@ -189,7 +197,9 @@ impl Downtrack {
             paused_for: "",
             waiting: 0,
             waiting_since: None,
+            climb: None,
             has_started: false,
+            is_foreseen: false,
             is_broken: false,
             whole_since: SeqNo(0),
             mid_left: MID_PACKETS,
@@ -245,6 +255,7 @@ impl Downtrack {
         self.last_codec = None;
         self.source = None;
         self.waiting = 0;
+        self.set_climb(None);
         self.guard = Guard::default();
     }
 

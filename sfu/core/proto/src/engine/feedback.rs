@@ -341,7 +341,7 @@ impl Engine {
         let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) else { return };
         downtrack.plis += 1;
         let uptrack = downtrack.uptrack;
-        let is_first = downtrack.packets == 0;
+        let is_first = self.uptracks.get(uptrack).is_some_and(|uptrack| uptrack.owes_first_picture(downtrack));
         let spatial = downtrack.selector.target().map(|layer| layer.spatial);
         if let Some(spatial) = spatial {
             self.request_keyframe(now, uptrack, spatial, is_first);
@@ -373,8 +373,6 @@ impl Engine {
             return;
         }
         let index = usize::from(spatial.0).min(uptrack.encodings.len() - 1);
-        // Whoever is alone has made the earlier requests himself, and is not held up by others'.
-        let is_first = is_first && uptrack.downtracks.len() > 1;
         let keyframes = &mut uptrack.encodings[index].keyframes;
         let (is_now, hurries) = (keyframes.request(now, is_first), keyframes.hurries());
         if is_now {

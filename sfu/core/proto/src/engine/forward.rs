@@ -140,6 +140,9 @@ impl Engine {
         }
         self.touched.clear();
         self.pending.clear();
+        if !self.climbers.is_empty() {
+            self.climb(now);
+        }
         if !self.beginners.is_empty() {
             self.begin_pictures(now);
         }
@@ -245,6 +248,8 @@ impl Engine {
                 Err("padding")
             } else if found.is_none() {
                 Err("unreadable_red")
+            } else if is_video && downtrack.keeps_back(now, packet, uptrack, transport) {
+                Err("climbing")
             } else {
                 match downtrack.selector.select(selected, is_svc) {
                     Verdict::Forward { switched, marker } => Ok((switched, marker)),
@@ -264,6 +269,9 @@ impl Engine {
                     fill(now, &mut desk, transport, downtrack, (sent_as, timestamp), seq);
                 }
                 continue;
+            }
+            if downtrack.is_climbing && unit.marker {
+                downtrack.ends_picture();
             }
             if is_video && !transport.pacer.admits(now, !unit.meta.start_of_frame) {
                 if unit.switched && downtrack.waiting > 0 {
@@ -346,6 +354,9 @@ impl Engine {
                 MediaKind::Audio => self.counters.down.audio.add(len),
                 MediaKind::Video => self.counters.down.video.add(len),
             }
+        }
+        if downtrack.is_climbing && !self.climbers.contains(&slot) {
+            self.climbers.push(slot);
         }
         let is_stuck = downtrack.selector.take_stuck();
         let transport_slot = downtrack.transport;

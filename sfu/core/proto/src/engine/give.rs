@@ -245,15 +245,18 @@ impl Engine {
 
     /// The key frame that a downtrack needs to reach its target, if its subscriber is there to get it.
     pub(super) fn ask_for_keyframe(&mut self, now: Instant, slot: usize) {
-        let Some(downtrack) = self.downtracks.get(slot) else { return };
-        let (id, uptrack, is_first) = (downtrack.id, downtrack.uptrack, downtrack.packets == 0);
-        let is_svc = self.uptracks.get(uptrack).is_some_and(|uptrack| uptrack.mode == LayerMode::Svc);
+        let Some(downtrack) = self.downtracks.get_mut(slot) else { return };
+        let (id, slot) = (downtrack.id, downtrack.uptrack);
+        let Some(uptrack) = self.uptracks.get(slot) else { return };
+        let is_first = uptrack.owes_first_picture(downtrack);
+        let is_svc = uptrack.mode == LayerMode::Svc;
         let Some(stream) = downtrack.selector.waits_for_keyframe(is_svc) else { return };
         let Some(transport) = self.transports.get_mut(downtrack.transport).filter(|t| t.may_send()) else { return };
+        downtrack.is_foreseen = false;
         if let Some(recorder) = transport.downlink.recorder() {
             recorder.keyframe(now, id, stream);
         }
-        self.request_keyframe(now, uptrack, stream, is_first);
+        self.request_keyframe(now, slot, stream, is_first);
     }
 }
 

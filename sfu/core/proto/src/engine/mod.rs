@@ -8,6 +8,7 @@ pub mod allot;
 mod audible;
 mod begin;
 mod choose;
+mod climb;
 mod commands;
 mod data;
 mod down;
@@ -93,6 +94,8 @@ pub struct Engine {
     first_pictures: Vec<(usize, usize)>,
     /// Downtracks that need a key frame, seen to once what has come in is passed on.
     beginners: Vec<usize>,
+    /// Downtracks for which a larger size's key frame is kept.
+    climbers: Vec<usize>,
     /// While a batch of commands is applied: transports whose layers are chosen anew once all of it is known.
     wishers: Option<BTreeSet<usize>>,
     next_keyframe: Option<Instant>,
@@ -168,6 +171,7 @@ impl Engine {
             next_fine_tick: None,
             first_pictures: Vec::new(),
             beginners: Vec::new(),
+            climbers: Vec::new(),
             wishers: None,
             next_keyframe: None,
             next_beat: None,

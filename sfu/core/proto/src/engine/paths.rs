@@ -89,6 +89,8 @@ impl Engine {
                         if std::mem::discriminant(&before) != std::mem::discriminant(&path) {
                             self.emit_path(slot);
                         }
+                    } else if transport.protection.is_none() {
+                        self.foresee_pictures(now, slot);
                     }
                     self.start_dtls(now, slot);
                     self.settle(now, slot);

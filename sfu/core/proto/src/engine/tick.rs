@@ -34,6 +34,9 @@ impl Engine {
             self.tick_transport(now, slot);
         }
         self.acting = None;
+        if self.pending.is_empty() && !self.climbers.is_empty() {
+            self.climb(now);
+        }
         let uptracks: Vec<usize> = self.uptracks.iter().map(|(slot, _)| slot).collect();
         for slot in uptracks {
             self.tick_uptrack(now, slot);

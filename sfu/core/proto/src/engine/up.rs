@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::audible::Gate;
 use super::commands::{Refusal, refuse};
+use super::down::Downtrack;
 use crate::codec::dd::Structure;
 use crate::codec::{Codec, red};
 use crate::command::{CodecSpec, Content, LayerMode, LayerSpec, MediaKind, UptrackSpec};
@@ -161,6 +162,13 @@ impl Demand {
 }
 
 impl Uptrack {
+    /// Whether its request for a key frame is one for a first picture. Whoever is alone has made the earlier ones himself, and is
+    /// not held up by others', unless one was made for him in vain: too much has followed the key frame by the time he could
+    /// be sent it.
+    pub fn owes_first_picture(&self, downtrack: &Downtrack) -> bool {
+        downtrack.packets == 0 && (self.downtracks.len() > 1 || downtrack.is_foreseen)
+    }
+
     /// Where the newest encoding begins in a payload of this codec; `None`: it is not RED, or none that can be read.
     #[inline]
     pub fn newest_of_red(&self, codec: usize, payload: &[u8]) -> Option<usize> {

@@ -42,12 +42,18 @@ pub struct Camera {
     pub key_bytes: Option<usize>,
     /// Temporal layers are sent.
     pub is_temporal: bool,
+    /// As libwebrtc's VP8 encoder does: the largest of a moment's pictures first, and key frames of all sizes at once.
+    pub is_largest_first: bool,
 }
 
 impl Camera {
     pub fn new(uptrack: u64, ssrc: u32) -> Self {
         let source = Source::simulcast(0, uptrack, ssrc);
         Self::of(source, BITRATES.to_vec())
+    }
+
+    pub fn ordered(self, is_largest_first: bool) -> Self {
+        Self { is_largest_first, ..self }
     }
 
     pub fn single(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
@@ -61,7 +67,17 @@ impl Camera {
     }
 
     fn of(source: Source, bitrates: Vec<u32>) -> Self {
-        Self { source, bitrates, is_screen: false, frame: 0, ticks: 0, every: 1, key_bytes: None, is_temporal: true }
+        Self {
+            source,
+            bitrates,
+            is_screen: false,
+            frame: 0,
+            ticks: 0,
+            every: 1,
+            key_bytes: None,
+            is_temporal: true,
+            is_largest_first: false,
+        }
     }
 
     fn publish(&self, world: &mut World) {
@@ -85,7 +101,13 @@ impl Camera {
         let beat = (self.frame % 4) as usize;
         self.frame += 1;
         let fps = if self.is_screen { 5.0 } else { 30.0 };
-        for layer in 0..self.bitrates.len() {
+        let mut layers: Vec<usize> = (0..self.bitrates.len()).collect();
+        if self.is_largest_first {
+            layers.reverse();
+            let is_key = self.source.streams.iter().any(|stream| stream.wants_key);
+            self.source.streams.iter_mut().for_each(|stream| stream.wants_key = is_key);
+        }
+        for layer in layers {
             let extensions = extensions(&self.source, layer);
             let stream = &mut self.source.streams[layer];
             let (temporal, share) = if self.is_temporal { PATTERN[beat] } else { (0, 0.25) };
