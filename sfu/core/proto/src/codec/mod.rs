@@ -96,6 +96,12 @@ pub struct PacketMeta {
 }
 
 impl PacketMeta {
+    /// The first packet of a key frame.
+    #[inline]
+    pub fn begins_key_frame(&self) -> bool {
+        self.keyframe && self.start_of_frame
+    }
+
     /// As the dependency descriptor beside the payload says, which knows the layer of every packet. `parsed`: what the payload
     /// says, if it can be read at all.
     pub fn described(parsed: Option<Self>, by: &dd::Descriptor) -> Self {

@@ -243,7 +243,7 @@ impl Selector {
         let mut switched = false;
         let wanted_encoding = if is_svc { packet.encoding } else { target.spatial };
         if self.encoding != Some(packet.encoding) {
-            let begins = packet.meta.keyframe && packet.meta.start_of_frame;
+            let begins = packet.meta.begins_key_frame();
             if packet.encoding != wanted_encoding || !begins {
                 let reason = if self.encoding.is_some() { Reason::OtherLayer } else { Reason::WaitingForKeyframe };
                 return Verdict::Drop(reason);

@@ -19,6 +19,7 @@ use crate::command::{Content, LayerMode, Want};
 use crate::downlink::{Downlink, Flow};
 use crate::downtrack::Layer;
 use crate::ids::{DowntrackId, Spatial, Temporal, UptrackId};
+use crate::pacer::Width;
 
 /// A costlier layer must fit with this to spare; the one being sent may grow into it.
 const MARGIN_UP: f64 = 1.08;
@@ -260,6 +261,15 @@ impl Allotment {
         let trusted = if self.is_start(now, downlink) { self.used_bps as f64 * START_PACE } else { 0.0 };
         let factor = if self.is_below_best && downlink.is_at_end() { 1.0 } else { factor };
         downlink.estimate_bps().map(|bps| ((bps as f64).max(trusted) * factor) as u64)
+    }
+
+    /// What the link is believed to carry of what is wanted.
+    pub fn width(&self, downlink: &Downlink) -> Width {
+        match self.is_below_best {
+            true if downlink.is_climbing() => Width::Untried,
+            true => Width::Narrow,
+            false => Width::Enough,
+        }
     }
 
     /// First pictures flow that the estimate does not cover.

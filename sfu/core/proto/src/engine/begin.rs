@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use super::kept::KeptPacket;
 use crate::command::LayerMode;
-use crate::downtrack::Verdict;
 use crate::ids::{SeqNo, Temporal};
 use crate::pacer::{Unit, Waiting};
 
@@ -45,7 +44,7 @@ impl Engine {
             let Some(downtrack) = self.downtracks.get_mut(index) else { continue };
             let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { continue };
             let Some(stream) = downtrack.selector.waits_for_keyframe(uptrack.mode == LayerMode::Svc) else { continue };
-            let encoding = &uptrack.encodings[usize::from(stream.0).min(uptrack.encodings.len() - 1)];
+            let encoding = &uptrack.encodings[uptrack.index_of(stream)];
             if encoding.last_key.is_none_or(|key| now.saturating_duration_since(key.at) > half) {
                 let is_first = uptrack.owes_first_picture(downtrack);
                 downtrack.is_foreseen = true;
@@ -77,23 +76,15 @@ impl Engine {
         let transport_slot = downtrack.transport;
         let Some(transport) = self.transports.get_mut(transport_slot) else { return false };
         let Some(uptrack) = self.uptracks.get(downtrack.uptrack) else { return false };
-        let is_svc = uptrack.mode == LayerMode::Svc;
         // Higher frame rates begin with what is live, at a sync point, once little waits.
         downtrack.selector.set_ceiling(Some(Temporal(0)));
-        downtrack.waiting_since = Some(now);
         let (mut left, mut previous) = (kept.pictures, None);
         for seq in kept.seqs.clone() {
             let Some(packet) = KeptPacket::read(uptrack, kept.encoding, SeqNo(seq)) else { break };
             if previous.replace(packet.timestamp) != Some(packet.timestamp) {
                 left = left.saturating_sub(1);
             }
-            let verdict = match packet.payload {
-                0 => None,
-                _ => match downtrack.selector.select(packet.selected(uptrack), is_svc) {
-                    Verdict::Forward { switched, marker } => Some((switched, marker)),
-                    Verdict::Drop(_) => None,
-                },
-            };
+            let verdict = packet.choose(&mut downtrack.selector, uptrack);
             if downtrack.waiting == 0 && verdict.is_none() {
                 downtrack.selector.restart();
                 return false;
@@ -107,9 +98,8 @@ impl Engine {
                 received: now,
                 ..packet.unit(marker)
             };
-            downtrack.waiting += 1;
             let bytes = if verdict.is_some() { packet.payload as u32 } else { 0 };
-            transport.pacer.hold(Waiting { downtrack: slot, unit, bytes });
+            downtrack.wait(now, &mut transport.pacer, Waiting { downtrack: slot, unit, bytes });
         }
         self.counters.pictures_from_kept += 1;
         self.list_paced(now, transport_slot);
@@ -125,7 +115,7 @@ impl Engine {
         let stream = downtrack.selector.waits_for_keyframe(is_svc)?;
         let spatial = downtrack.selector.target()?.spatial;
         let transport = self.transports.get(downtrack.transport).filter(|t| t.may_send() && t.path.is_some())?;
-        let index = usize::from(stream.0).min(uptrack.encodings.len() - 1);
+        let index = uptrack.index_of(stream);
         let encoding = &uptrack.encodings[index];
         let key = encoding.last_key?;
         if now.saturating_duration_since(key.at) > self.config.first_picture_max_age {

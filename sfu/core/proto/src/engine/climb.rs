@@ -5,6 +5,7 @@
 //! so the larger one begins to come before the smaller one. Until that is whole the larger one is left in the history,
 //! and then sent from there.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -13,7 +14,6 @@ use super::forward::Pending;
 use super::kept::KeptPacket;
 use super::up::Uptrack;
 use crate::command::LayerMode;
-use crate::downtrack::Verdict;
 use crate::ids::SeqNo;
 use crate::pacer::{Unit, Waiting};
 use crate::transport::Transport;
@@ -33,60 +33,69 @@ pub(super) struct Climb {
     encoding: usize,
     seq: SeqNo,
     timestamp: u32,
+    /// Its moment by the clock of the size being sent, of so many ticks a second.
+    moment: u32,
+    clock_rate: u32,
     since: Instant,
-    /// The smaller picture is whole, or none comes.
+    /// The smaller picture of that moment is whole, or none comes.
     is_due: bool,
 }
 
+impl Climb {
+    /// Whether a picture of the size being sent was taken before that moment, in it, or later.
+    fn place(&self, timestamp: u32) -> Ordering {
+        let apart = f64::from(timestamp.wrapping_sub(self.moment) as i32) / f64::from(self.clock_rate);
+        if apart.abs() < SAME_MOMENT.as_secs_f64() { Ordering::Equal } else { apart.total_cmp(&0.0) }
+    }
+}
+
 impl Downtrack {
-    /// Whether a packet of a video is left in the history for now.
+    /// Whether a packet of a video is left in the history for now, or is of a smaller picture that comes too late.
     #[inline]
     pub fn keeps_back(&mut self, now: Instant, packet: &Pending, uptrack: &Uptrack, transport: &Transport) -> bool {
-        let begins = packet.meta.keyframe && packet.meta.start_of_frame;
-        (self.is_climbing || begins)
+        (self.is_climbing || packet.meta.begins_key_frame())
             && uptrack.mode != LayerMode::Svc
             && self.is_left_for_later(now, packet, uptrack, transport)
     }
 
     #[cold]
     fn is_left_for_later(&mut self, now: Instant, packet: &Pending, uptrack: &Uptrack, transport: &Transport) -> bool {
-        let (Some(current), Some(target)) = (self.selector.encoding(), self.selector.target()) else {
-            self.set_climb(None);
-            return false;
+        let Some(mut climb) = self.kept_key() else {
+            let begun = self.climb_with(now, packet, uptrack, transport);
+            self.set_climb(begun);
+            return self.is_climbing;
         };
-        let target = usize::from(target.spatial.0);
-        self.set_climb(self.climb.filter(|climb| climb.encoding == target));
-        if packet.encoding != target || target <= usize::from(current.0) {
-            return false;
-        }
-        if let Some(climb) = &mut self.climb {
-            climb.is_due |= packet.timestamp != climb.timestamp && packet.seq > climb.seq;
-            return true;
-        }
-        let has_room = !transport.allotment.is_below_best || transport.pacer.delay() > MOST_WAITING;
-        let begins = packet.meta.keyframe && packet.meta.start_of_frame;
-        let is_lively = self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < LIVELY);
-        if begins && !has_room && is_lively && !self.is_up_to(now, packet, uptrack) {
-            let Pending { encoding, seq, timestamp, .. } = *packet;
-            self.set_climb(Some(Climb { encoding, seq, timestamp, since: now, is_due: false }));
-        }
-        self.is_climbing
+        let is_larger = packet.encoding == climb.encoding;
+        let is_next = match is_larger {
+            true => packet.timestamp != climb.timestamp && packet.seq > climb.seq,
+            false => self.source == Some(packet.encoding) && climb.place(packet.timestamp).is_gt(),
+        };
+        climb.is_due |= is_next;
+        self.set_climb(Some(climb));
+        is_larger || is_next
     }
 
-    /// Of the moment at which a packet of another encoding was captured, everything has been sent.
-    fn is_up_to(&self, now: Instant, packet: &Pending, uptrack: &Uptrack) -> bool {
-        if !self.sent.recent(0).is_some_and(|last| last.marker) {
-            return false;
+    /// What begins with a packet and should wait for the smaller picture of its moment.
+    fn climb_with(&self, now: Instant, packet: &Pending, uptrack: &Uptrack, transport: &Transport) -> Option<Climb> {
+        let (current, target) = (self.selector.encoding()?, self.selector.target()?.spatial);
+        let source = self.source.filter(|source| *source == usize::from(current.0))?;
+        let is_lively = self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < LIVELY);
+        let is_narrow = transport.allotment.is_below_best && transport.pacer.delay() <= MOST_WAITING;
+        let climbs = packet.encoding == usize::from(target.0) && target > current && packet.meta.begins_key_frame();
+        if !(climbs && is_lively && is_narrow) {
+            return None;
         }
-        let clock = |encoding: usize| uptrack.encodings.get(encoding).and_then(|encoding| encoding.clock);
-        let clocks = clock(packet.encoding).zip(self.source.and_then(clock));
-        let (Some((own, before)), Some(last)) = (clocks, self.munger.last_timestamp()) else {
-            return self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < SAME_MOMENT);
-        };
-        let clock_rate = self.sent_as(packet.codec).map_or(90_000, |sent_as| sent_as.clock_rate);
-        let at = own.translate(packet.timestamp, &before, clock_rate).wrapping_add(self.munger.timestamp_offset());
-        let apart = (f64::from(clock_rate) * SAME_MOMENT.as_secs_f64()) as i32;
-        (at.wrapping_sub(last) as i32) < apart
+        let &Pending { encoding, seq, timestamp, .. } = packet;
+        let clock_rate = self.sent_as(packet.codec)?.clock_rate;
+        let moment = uptrack.translate(timestamp, encoding, source, clock_rate)?;
+        let climb = Climb { encoding, seq, timestamp, moment, clock_rate, since: now, is_due: false };
+        let last = self.munger.last_timestamp()?.wrapping_sub(self.munger.timestamp_offset());
+        let is_whole = self.sent.recent(0).is_some_and(|last| last.marker);
+        match climb.place(last) {
+            Ordering::Less => Some(climb),
+            Ordering::Equal => Some(climb).filter(|_| !is_whole),
+            Ordering::Greater => None,
+        }
     }
 
     /// The key frame that it needs has come, and is kept.
@@ -102,9 +111,9 @@ impl Downtrack {
     }
 
     /// A picture of the size being sent is whole.
-    pub fn ends_picture(&mut self) {
+    pub fn ends_picture(&mut self, timestamp: u32) {
         if let Some(climb) = &mut self.climb {
-            climb.is_due = true;
+            climb.is_due |= climb.place(timestamp).is_ge();
         }
     }
 }
@@ -137,24 +146,14 @@ impl Engine {
         let Some(last) = uptrack.encodings.get(climb.encoding).and_then(|encoding| encoding.nacks.highest()) else {
             return;
         };
-        if downtrack.waiting == 0 {
-            downtrack.waiting_since = Some(now);
-        }
         for seq in climb.seq.0..=last.0 {
             // What is missing finds its place when it comes.
             let Some(packet) = KeptPacket::read(uptrack, climb.encoding, SeqNo(seq)) else { continue };
-            let verdict = match packet.payload {
-                0 => None,
-                _ => match downtrack.selector.select(packet.selected(uptrack), false) {
-                    Verdict::Forward { switched, marker } => Some((switched, marker)),
-                    Verdict::Drop(_) => None,
-                },
-            };
+            let verdict = packet.choose(&mut downtrack.selector, uptrack);
             let (switched, marker) = verdict.unwrap_or_default();
             let bytes = if verdict.is_some() { packet.payload as u32 } else { 0 };
-            downtrack.waiting += 1;
             let unit = Unit { switched, ..packet.unit(marker) };
-            transport.pacer.hold(Waiting { downtrack: slot, unit, bytes });
+            downtrack.wait(now, &mut transport.pacer, Waiting { downtrack: slot, unit, bytes });
         }
         self.counters.climbs_in_two += 1;
         self.list_paced(now, transport_slot);

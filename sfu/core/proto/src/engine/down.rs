@@ -14,6 +14,7 @@ use crate::downtrack::{AUDIO_WINDOW, Munger, Selector, SentHistory, VIDEO_WINDOW
 use crate::entropy::Entropy;
 use crate::extension_ids::ExtensionIds;
 use crate::ids::{DowntrackId, Pt, SeqNo, Spatial, Ssrc};
+use crate::pacer::{Pacer, Waiting};
 use crate::transmit::TransmitArena;
 
 /// The mid rides along until the subscriber reports on the stream, or for so many packets (RFC 9143 §15).
@@ -237,6 +238,15 @@ impl Downtrack {
             let has_rtx = self.rtx_ssrc.is_some() && sent_as.rtx_pt.is_some();
             kept.keep(seq.0 as u16, if has_rtx { &[] } else { &arena.reserve(len)[..len] });
         }
+    }
+
+    /// Puts one of its packets behind what waits.
+    pub fn wait(&mut self, now: Instant, pacer: &mut Pacer, waiting: Waiting) {
+        if self.waiting == 0 {
+            self.waiting_since = Some(now);
+        }
+        self.waiting += 1;
+        pacer.hold(waiting);
     }
 
     /// The subscriber reports on its packets transport-wide.

@@ -11,9 +11,9 @@ use super::kept::KeptPacket;
 use super::up::SenderClock;
 use super::write::{Desk, Kept, write_filling, write_kept};
 use crate::breaker;
-use crate::command::{LayerMode, MediaKind};
+use crate::command::MediaKind;
 use crate::downlink::Flow;
-use crate::downtrack::{Refused, SentPacket, Use, Verdict};
+use crate::downtrack::{Refused, SentPacket, Use};
 use crate::drop_reason::DropReason;
 use crate::ids::{SeqNo, Spatial, Ssrc, Temporal};
 use crate::pacer::{Resend, Waiting};
@@ -231,21 +231,13 @@ impl Engine {
         if transport.pacer.holds(index, encoding, awaited) {
             return true;
         }
-        let Verdict::Forward { switched: false, marker } =
-            downtrack.selector.select(packet.selected(uptrack), uptrack.mode == LayerMode::Svc)
-        else {
-            return false;
-        };
+        let Some((false, marker)) = packet.choose(&mut downtrack.selector, uptrack) else { return false };
         let waiting = Waiting { downtrack: index, unit: packet.unit(marker), bytes: packet.payload as u32 };
         if transport.pacer.admits(now, true) {
             self.send_waiting(now, slot, &waiting);
             return true;
         }
-        if downtrack.waiting == 0 {
-            downtrack.waiting_since = Some(now);
-        }
-        downtrack.waiting += 1;
-        transport.pacer.hold(waiting);
+        downtrack.wait(now, &mut transport.pacer, waiting);
         self.list_paced(now, slot);
         true
     }
@@ -290,7 +282,7 @@ impl Engine {
             let as_sent = (pt, ssrc, rtx_seq);
             write_filling(&mut desk, transport, downtrack, as_sent, entry.timestamp, &rtx::osn(seq))
         } else {
-            let encoding = &uptrack.encodings[usize::from(entry.encoding.0).min(uptrack.encodings.len() - 1)];
+            let encoding = &uptrack.encodings[uptrack.index_of(entry.encoding)];
             let kept = encoding.history.get(entry.source).filter(|(_, at)| now.saturating_duration_since(*at) < KEPT);
             let Some((packet, _)) = kept else { return false };
             let kept = Kept {
@@ -372,7 +364,7 @@ impl Engine {
         if uptrack.kind != MediaKind::Video {
             return;
         }
-        let index = usize::from(spatial.0).min(uptrack.encodings.len() - 1);
+        let index = uptrack.index_of(spatial);
         let keyframes = &mut uptrack.encodings[index].keyframes;
         let (is_now, hurries) = (keyframes.request(now, is_first), keyframes.hurries());
         if is_now {

@@ -261,8 +261,7 @@ impl Engine {
                 downtrack.reason = reason;
                 self.counters.withheld[Withheld::NotSelected as usize] += 1;
                 if downtrack.waiting > 0 {
-                    downtrack.waiting += 1;
-                    transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: 0 });
+                    downtrack.wait(now, &mut transport.pacer, Waiting { downtrack: slot, unit, bytes: 0 });
                 } else if let Some(seq) = leave_out(downtrack, &unit) {
                     let mut desk = Desk { arena: &mut self.arena, counters: &mut self.counters, since_start };
                     let timestamp = unit.timestamp.wrapping_add(downtrack.munger.timestamp_offset());
@@ -271,7 +270,7 @@ impl Engine {
                 continue;
             }
             if downtrack.is_climbing && unit.marker {
-                downtrack.ends_picture();
+                downtrack.ends_picture(unit.timestamp);
             }
             if is_video && !transport.pacer.admits(now, !unit.meta.start_of_frame) {
                 if unit.switched && downtrack.waiting > 0 {
@@ -283,11 +282,9 @@ impl Engine {
                 if delay > THIN_ABOVE {
                     downtrack.selector.set_ceiling(Some(Temporal(0)));
                 }
-                if downtrack.waiting == 0 {
-                    downtrack.waiting_since = Some(now);
-                }
                 let longest = self.config.max_pacer_delay;
-                let waits = downtrack.waiting_since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                let since = downtrack.waiting_since.filter(|_| downtrack.waiting > 0);
+                let waits = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
                 if waits.min(delay) > longest && unit.meta.start_of_frame && !unit.switched {
                     let is_key = transport.pacer.first_of(slot).is_some_and(|first| is_of_newest_key(uptrack, first));
                     is_overdue = !is_key || waits > longest * KEY_PATIENCE;
@@ -295,9 +292,9 @@ impl Engine {
                         break;
                     }
                 }
-                downtrack.waiting += 1;
                 self.counters.pacer_held += 1;
-                transport.pacer.hold(Waiting { downtrack: slot, unit, bytes: packet.payload.len() as u32 });
+                let bytes = packet.payload.len() as u32;
+                downtrack.wait(now, &mut transport.pacer, Waiting { downtrack: slot, unit, bytes });
                 continue;
             }
             if leaves_source(downtrack, &unit) {

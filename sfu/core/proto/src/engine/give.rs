@@ -15,7 +15,6 @@ use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::Temporal;
 use crate::overload::Level;
-use crate::pacer::Width;
 use crate::trace::Cause;
 
 /// Why a video is paused, in figures and towards signaling.
@@ -76,12 +75,7 @@ impl Engine {
             if let Some(recorder) = transport.downlink.recorder() {
                 recorder.pace(now, rate);
             }
-            let width = match transport.allotment.is_below_best {
-                true if transport.downlink.is_climbing() => Width::Untried,
-                true => Width::Narrow,
-                false => Width::Enough,
-            };
-            transport.pacer.set_rate(now, rate, width);
+            transport.pacer.set_rate(now, rate, transport.allotment.width(&transport.downlink));
             transport.pacer.set_hold(transport.downlink.hold());
         }
     }

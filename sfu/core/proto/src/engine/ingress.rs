@@ -206,7 +206,7 @@ impl Engine {
         if let Some(structure) = descriptor.as_ref().and_then(|d| d.structure.as_ref()) {
             encoding.on_structure(seq, structure);
         }
-        if meta.keyframe && meta.start_of_frame && uptrack.kind == MediaKind::Video && !payload.is_empty() {
+        if meta.begins_key_frame() && uptrack.kind == MediaKind::Video && !payload.is_empty() {
             uptrack.keyframes_seen += 1;
             encoding.keyframes.on_keyframe(now);
             // What an encrypted payload seems to be says nothing.

@@ -6,7 +6,8 @@ use super::ingress::describe;
 use super::up::{PtUse, Uptrack};
 use crate::codec::PacketMeta;
 use crate::codec::dd::Descriptor;
-use crate::downtrack::Packet;
+use crate::command::LayerMode;
+use crate::downtrack::{Packet, Selector, Verdict};
 use crate::ids::{SeqNo, Spatial};
 use crate::pacer::Unit;
 use crate::rtp::RtpHeader;
@@ -46,13 +47,23 @@ impl KeptPacket {
         })
     }
 
-    /// As selectors are asked about it.
-    pub fn selected<'a>(&'a self, uptrack: &'a Uptrack) -> Packet<'a> {
+    fn selected<'a>(&'a self, uptrack: &'a Uptrack) -> Packet<'a> {
         Packet {
             encoding: Spatial(self.encoding as u8),
             meta: &self.meta,
             marker: self.marker,
             descriptor: self.descriptor.as_ref().zip(uptrack.encodings[self.encoding].structure.as_ref()),
+        }
+    }
+
+    /// What the selector says of it: whether it is the first of another stream, and its marker; `None`: it is left out.
+    pub fn choose(&self, selector: &mut Selector, uptrack: &Uptrack) -> Option<(bool, bool)> {
+        if self.payload == 0 {
+            return None;
+        }
+        match selector.select(self.selected(uptrack), uptrack.mode == LayerMode::Svc) {
+            Verdict::Forward { switched, marker } => Some((switched, marker)),
+            Verdict::Drop(_) => None,
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) struct SenderClock {
 
 impl SenderClock {
     /// The timestamp that another stream of the same publisher has at the moment of this stream's `timestamp`.
-    pub fn translate(&self, timestamp: u32, other: &Self, clock_rate: u32) -> u32 {
+    fn translate(&self, timestamp: u32, other: &Self, clock_rate: u32) -> u32 {
         let apart = (i128::from(self.ntp.wrapping_sub(other.ntp) as i64) * i128::from(clock_rate)) >> 32;
         other.rtp.wrapping_add(timestamp.wrapping_sub(self.rtp)).wrapping_add(apart as u32)
     }
@@ -162,6 +162,17 @@ impl Demand {
 }
 
 impl Uptrack {
+    /// The encoding that carries a stream; where there is but one, all are its layers.
+    pub fn index_of(&self, stream: Spatial) -> usize {
+        usize::from(stream.0).min(self.encodings.len() - 1)
+    }
+
+    /// A timestamp of one encoding on another one's clock; `None`: sender reports of both have not told yet.
+    pub fn translate(&self, timestamp: u32, from: usize, to: usize, clock_rate: u32) -> Option<u32> {
+        let clock = |encoding: usize| self.encodings.get(encoding)?.clock;
+        Some(clock(from)?.translate(timestamp, &clock(to)?, clock_rate))
+    }
+
     /// Whether its request for a key frame is one for a first picture. Whoever is alone has made the earlier ones himself, and is
     /// not held up by others', unless one was made for him in vain: too much has followed the key frame by the time he could
     /// be sent it.

@@ -98,12 +98,9 @@ pub(super) fn number(
             // After a pause: its clock went on.
             return Alignment::Known(unit.timestamp.wrapping_add(offset));
         }
-        let before = previous.and_then(|e| uptrack.encodings.get(e)).and_then(|e| e.clock);
-        let after = uptrack.encodings[unit.encoding].clock;
-        match before.zip(after) {
-            Some((before, after)) => {
-                Alignment::Known(after.translate(unit.timestamp, &before, sent_as.clock_rate).wrapping_add(offset))
-            }
+        let translate = |to| uptrack.translate(unit.timestamp, unit.encoding, to, sent_as.clock_rate);
+        match previous.and_then(translate) {
+            Some(at) => Alignment::Known(at.wrapping_add(offset)),
             None => Alignment::Elapsed(ticks(
                 last_sent.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
                 sent_as.clock_rate,

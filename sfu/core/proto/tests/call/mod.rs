@@ -7,6 +7,7 @@ use callyard_peer::World;
 use callyard_peer::client::{Outgoing, Received};
 use callyard_peer::media::{MID_ID, Source, downtrack_spec, opus, subscribe};
 use callyard_peer::netem::LinkConfig;
+use callyard_peer::rtcp::sender_report;
 use callyard_peer::twcc::TwccReporter;
 use callyard_proto::command::{CodecSpec, Command, Content, DtlsRole, Want};
 use callyard_proto::event::{DowntrackStats, Event, TransportStats};
@@ -44,6 +45,8 @@ pub struct Camera {
     pub is_temporal: bool,
     /// As libwebrtc's VP8 encoder does: the largest of a moment's pictures first, and key frames of all sizes at once.
     pub is_largest_first: bool,
+    /// Sender reports tell the time of all sizes.
+    pub has_reports: bool,
 }
 
 impl Camera {
@@ -53,7 +56,7 @@ impl Camera {
     }
 
     pub fn ordered(self, is_largest_first: bool) -> Self {
-        Self { is_largest_first, ..self }
+        Self { is_largest_first, has_reports: true, ..self }
     }
 
     pub fn single(uptrack: u64, ssrc: u32, bitrate: u32) -> Self {
@@ -77,6 +80,7 @@ impl Camera {
             key_bytes: None,
             is_temporal: true,
             is_largest_first: false,
+            has_reports: false,
         }
     }
 
@@ -101,6 +105,12 @@ impl Camera {
         let beat = (self.frame % 4) as usize;
         self.frame += 1;
         let fps = if self.is_screen { 5.0 } else { 30.0 };
+        if self.has_reports && self.frame % 15 == 1 {
+            for stream in &self.source.streams {
+                let ntp = (self.frame << 32) / 30;
+                world.clients[0].send_rtcp(&sender_report(stream.ssrc, ntp, stream.timestamp));
+            }
+        }
         let mut layers: Vec<usize> = (0..self.bitrates.len()).collect();
         if self.is_largest_first {
             layers.reverse();
