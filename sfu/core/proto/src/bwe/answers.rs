@@ -3,7 +3,8 @@
 //! What was sent and not yet told of grows by all that is sent meanwhile; so it is held back from the moment at which an
 //! answer is later than any was lately, until answers come as they used to. That bounds the queue of a step down by the
 //! time it takes to notice one, and empties it before more is put in. It says when to hold; the pacer does. An answer that
-//! does not come at all is waited for only where the last one has shown a queue: otherwise it was lost on its way.
+//! does not come at all is waited for where the last one has shown a queue, or nothing was lost lately: otherwise it probably
+//! was itself.
 //!
 //! An answer that is in time may show by itself that the next ones will not be: what was told of last has come later than
 //! any lately. All that was sent after it stands behind it, so it is held back until the next answers; no more is concluded.
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// Later than the latest of the last seconds by so much: the jitter of a good link stays below it.
 const SLACK: Duration = Duration::from_millis(25);
+/// Likewise for the time between two answers: a timer on the other side decides it.
+const GAP_SLACK: Duration = Duration::from_millis(10);
 /// What is usual is the latest answer of some such spans; the newest two do not count, or a rise would become usual as it comes.
 const SPAN: Duration = Duration::from_millis(500);
 const SPANS: usize = 6;
@@ -32,6 +35,8 @@ pub(super) struct Answers {
     waits: Usual,
     /// How long the newest packet that an answer told of had waited on the link.
     delays: Usual,
+    /// How long after the one before it an answer came.
+    gaps: Usual,
     #[serde(with = "crate::moment")]
     span_began: Option<Instant>,
     #[serde(with = "crate::moment")]
@@ -58,8 +63,8 @@ struct Usual {
 
 impl Usual {
     /// More than this is unusual.
-    fn limit(&self) -> Duration {
-        self.most[2..].iter().copied().max().unwrap_or_default() + SLACK
+    fn limit(&self, slack: Duration) -> Duration {
+        self.most[2..].iter().copied().max().unwrap_or_default() + slack
     }
 
     fn note(&mut self, value: Duration) {
@@ -78,11 +83,11 @@ impl Answers {
     pub(super) fn told(&mut self, now: Instant, unanswered: Option<Instant>, delay: Duration) {
         let began = *self.began.get_or_insert(now);
         let has_learnt = now.saturating_duration_since(began) >= LEARNING;
-        self.last = Some(now);
+        let gap = self.last.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let waited = self.unanswered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let usual = self.waits.limit();
+        let usual = self.waits.limit(SLACK);
         self.unanswered = unanswered;
-        self.behind = (has_learnt && delay > self.delays.limit()).then_some(now);
+        self.behind = (has_learnt && delay > self.delays.limit(SLACK)).then_some(now);
         let is_late = unanswered.is_some_and(|at| now.saturating_duration_since(at) > usual);
         if is_late && has_learnt {
             self.late_since.get_or_insert(now - waited.saturating_sub(usual));
@@ -92,20 +97,23 @@ impl Answers {
         if self.late_since.is_none_or(|since| now.saturating_duration_since(since) > PATIENCE) {
             if self.late_since.take().is_some() {
                 (self.waits.most, self.delays.most) = ([waited; SPANS], [delay; SPANS]);
+                self.gaps.most = [gap; SPANS];
             }
-            self.learn(now, waited, delay);
+            self.learn(now, waited, delay, gap);
         }
     }
 
     /// Nothing that can wait should be sent within this time.
     ///
-    /// `is_queueing`: the last answer has shown a queue. Without one, an answer that has not come yet was probably lost.
-    pub(super) fn hold(&self, is_queueing: bool) -> Option<Range<Instant>> {
+    /// `is_missed`: an answer that has not come yet was probably not lost.
+    pub(super) fn hold(&self, is_missed: bool) -> Option<Range<Instant>> {
         if let (None, Some(at)) = (self.late_since, self.behind) {
             return Some(at..at + SILENCE);
         }
-        let expected = (self.unanswered? + self.waits.limit()).max(self.began? + LEARNING);
-        let from = self.late_since.or_else(|| is_queueing.then_some(expected))?;
+        let by_wait = self.unanswered? + self.waits.limit(SLACK);
+        let by_gap = self.last? + self.gaps.limit(GAP_SLACK);
+        let expected = by_wait.min(by_gap).max(self.began? + LEARNING);
+        let from = self.late_since.or_else(|| is_missed.then_some(expected))?;
         Some(from..(from + PATIENCE).min(self.last? + SILENCE))
     }
 
@@ -114,15 +122,17 @@ impl Answers {
         self.late_since
     }
 
-    fn learn(&mut self, now: Instant, waited: Duration, delay: Duration) {
+    fn learn(&mut self, now: Instant, waited: Duration, delay: Duration, gap: Duration) {
         let since = *self.span_began.get_or_insert(now);
         if now.saturating_duration_since(since) >= SPAN {
             self.waits.turn();
             self.delays.turn();
+            self.gaps.turn();
             self.span_began = Some(now);
         }
         self.waits.note(waited);
         self.delays.note(delay);
+        self.gaps.note(gap);
     }
 }
 
@@ -152,7 +162,11 @@ mod tests {
     fn what_is_late_is_waited_for_and_no_longer_than_it_is_late() {
         let (mut answers, now) = usual(origin());
         let hold = answers.hold(true).unwrap();
-        assert_eq!(hold, now + 75 * MS..now + 150 * MS, "the unanswered has waited 40 of 90 + 25 ms");
+        assert_eq!(
+            hold,
+            now + 60 * MS..now + 150 * MS,
+            "an answer comes each 50 ms; the unanswered has waited 40 of 90 + 25"
+        );
         // The link has become narrow: of 110 ms only 20 were answered.
         answers.told(now + 110 * MS, Some(now - 30 * MS), Duration::ZERO);
         assert_eq!(answers.late_since(), Some(now + 75 * MS));
@@ -206,6 +220,16 @@ mod tests {
             held += u32::from(answers.hold(false).is_some_and(|hold| hold.contains(&now)));
         }
         assert!((5..20).contains(&held), "somebody else fills it, {held}");
+    }
+
+    #[test]
+    fn answers_that_are_seldom_are_waited_for_as_they_come() {
+        let (mut answers, mut now) = (Answers::default(), origin());
+        for _ in 0..20 {
+            now += 120 * MS;
+            answers.told(now, Some(now - 10 * MS), Duration::ZERO);
+        }
+        assert_eq!(answers.hold(true), Some(now + 130 * MS..now + 150 * MS));
     }
 
     #[test]

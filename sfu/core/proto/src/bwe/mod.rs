@@ -256,7 +256,7 @@ impl Estimator {
 
     /// While nothing that can wait should be sent: answers are late, and more would only queue.
     pub fn hold(&self) -> Option<Range<Instant>> {
-        self.answers.hold(self.standing_queue() > RISE)
+        self.answers.hold(self.standing_queue() > RISE || !self.loss.has_lost())
     }
 
     /// How full the link's queue is: delay above the smallest of the last half minute.

@@ -291,6 +291,17 @@ fn loss_without_a_queue_costs_nothing() {
 }
 
 #[test]
+fn an_answer_that_does_not_come_holds_back_where_nothing_was_lost_lately() {
+    for (loss, holds) in [(0.0, true), (0.02, false)] {
+        let mut run = Run::new(Link { loss, ..Link::new(10e6) }, 2e6);
+        run.run(Duration::from_secs(10));
+        let now = run.origin + run.now;
+        let hold = run.estimator.hold().filter(|hold| hold.contains(&(now + MS * 100)));
+        assert_eq!((hold.is_some(), run.estimator.standing_queue() > RISE), (holds, false), "{loss}: {hold:?}");
+    }
+}
+
+#[test]
 fn a_policer_that_never_queues_is_found_by_its_loss() {
     let mut run = Run::new(Link { queue_limit: Duration::from_millis(12), ..Link::new(1e6) }, 3e6);
     run.run(Duration::from_secs(30));
