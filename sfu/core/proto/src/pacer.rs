@@ -394,6 +394,9 @@ impl Pacer {
     /// The most that is owed. What was run up at a higher rate is not paid for at this one.
     #[inline]
     fn debt(&self) -> f64 {
+        if self.width == Width::Untried {
+            return self.burst();
+        }
         let rate = self.rate_bps.unwrap_or(0) as f64;
         (rate / 8.0 * DEBT.as_secs_f64()).max(self.burst() * DEBT_BURSTS)
     }
