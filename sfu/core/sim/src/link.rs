@@ -24,6 +24,8 @@ pub struct LinkSpec {
     pub delay_ms: f64,
     /// Uniform, added to the delay; order is kept.
     pub jitter_ms: f64,
+    /// Now and then whoever receives is held up, and reads at once what has come meanwhile.
+    pub held_up: Option<HeldUp>,
     /// Share of packets lost behind the queue, both ways.
     pub loss: f64,
     /// Mean packets lost in a row (Gilbert's two states); 1: each on its own.
@@ -33,8 +35,27 @@ pub struct LinkSpec {
 
 impl Default for LinkSpec {
     fn default() -> Self {
-        Self { rate: None, queue_ms: 300, delay_ms: 20.0, jitter_ms: 0.0, loss: 0.0, burst: 1.0, rival: None }
+        Self {
+            rate: None,
+            queue_ms: 300,
+            delay_ms: 20.0,
+            jitter_ms: 0.0,
+            held_up: None,
+            loss: 0.0,
+            burst: 1.0,
+            rival: None,
+        }
     }
+}
+
+/// A machine with other work, or a radio that sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldUp {
+    /// Seconds from one to the next, on average (exponential).
+    pub every_s: f64,
+    /// Uniform, down to nothing.
+    pub longest_ms: f64,
 }
 
 /// Who else uses the link, towards the subscriber.
@@ -69,6 +90,8 @@ pub struct Link<T> {
     busy_until: f64,
     in_bad_state: bool,
     last_arrival: f64,
+    /// When the next time of being held up begins and ends.
+    held_up: (f64, f64),
     in_flight: BTreeMap<(Instant, u64), T>,
     next_id: u64,
     rival: Option<Flow>,
@@ -95,6 +118,7 @@ impl<T> Link<T> {
             busy_until: f64::NEG_INFINITY,
             in_bad_state: false,
             last_arrival: f64::NEG_INFINITY,
+            held_up: (f64::NEG_INFINITY, f64::NEG_INFINITY),
             in_flight: BTreeMap::new(),
             next_id: 0,
             rival,
@@ -115,7 +139,7 @@ impl<T> Link<T> {
             return;
         }
         let arrives = leaves + (self.spec.delay_ms + self.spec.jitter_ms * self.random.uniform()) / 1e3;
-        self.last_arrival = arrives.max(self.last_arrival);
+        self.last_arrival = self.read_at(arrives.max(self.last_arrival));
         self.next_id += 1;
         self.in_flight.insert((self.instant(self.last_arrival), self.next_id), packet);
     }
@@ -134,6 +158,16 @@ impl<T> Link<T> {
     /// Seconds that a packet would wait now.
     pub fn wait(&self, now: Instant) -> f64 {
         (self.busy_until - self.seconds(now)).max(0.0)
+    }
+
+    /// When a packet is read that arrives at `at`, not before any other.
+    fn read_at(&mut self, at: f64) -> f64 {
+        let Some(spec) = self.spec.held_up else { return at };
+        while self.held_up.1 < at {
+            let from = self.held_up.1.max(0.0) - spec.every_s * (1.0 - self.random.uniform()).ln();
+            self.held_up = (from, from + spec.longest_ms / 1e3 * self.random.uniform());
+        }
+        if at >= self.held_up.0 { self.held_up.1 } else { at }
     }
 
     /// Packets in the queue with their bits, as time to wait and time of leaving; `None` if it is full.
@@ -279,6 +313,20 @@ mod tests {
         assert_eq!((at - start, first), (Duration::from_millis(30), 0));
         let rest: Vec<_> = std::iter::from_fn(|| link.receive(start + Duration::from_secs(1))).collect();
         assert_eq!(rest.last().unwrap().0 - start, Duration::from_millis(130));
+    }
+
+    #[test]
+    fn who_is_held_up_reads_all_at_once() {
+        let held_up = Some(HeldUp { every_s: 0.3, longest_ms: 20.0 });
+        let (mut link, start) = link(LinkSpec { held_up, ..LinkSpec::default() });
+        (0..60_000u64).for_each(|ms| link.send(start + Duration::from_millis(ms), 100, ms as usize));
+        let late: Vec<f64> = std::iter::from_fn(|| link.receive(start + Duration::from_secs(100)))
+            .map(|(at, sent_ms)| (at - start).as_secs_f64() * 1e3 - sent_ms as f64 - 20.0)
+            .collect();
+        let share = late.iter().filter(|late| **late > 0.1).count() as f64 / late.len() as f64;
+        assert!((0.025..0.04).contains(&share), "10 of 310 ms on average: {share}");
+        assert!(late.iter().all(|late| (-0.01..20.0).contains(late)), "never before its time, nor later than that");
+        assert!(late.windows(2).all(|two| two[1] > two[0] - 1.01), "in order");
     }
 
     #[test]

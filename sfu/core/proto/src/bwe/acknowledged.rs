@@ -1,6 +1,7 @@
 //! Bitrate that the other end confirms, on its own clock: what the link has carried, whatever was sent.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,19 @@ impl AcknowledgedBitrate {
     /// Over those of the last moments in which the link was busy without a break: what it carries, whatever was sent.
     pub(super) fn busy_bps(&self) -> Option<u64> {
         self.since(self.busy_since?.max(self.recent()?), MIN_BUSY)
+    }
+
+    /// The first arrival within those times, and the bytes that came after it.
+    pub(super) fn train(&self, span: Range<Duration>) -> Option<(Duration, u64)> {
+        let mut found = None;
+        let mut bytes = 0;
+        for (at, len) in self.arrivals.iter().rev().take_while(|(at, _)| *at >= span.start) {
+            if *at < span.end {
+                found = Some((*at, bytes));
+                bytes += u64::from(*len);
+            }
+        }
+        found
     }
 
     fn recent(&self) -> Option<Duration> {
@@ -130,6 +144,16 @@ mod tests {
         let mut acknowledged = AcknowledgedBitrate::new();
         (0..100_000).for_each(|_| acknowledged.add(Duration::from_secs(5), 1_250, Duration::ZERO));
         assert_eq!((acknowledged.arrivals.len(), acknowledged.bytes), (CAPACITY, 1_250 * CAPACITY as u64));
+    }
+
+    #[test]
+    fn a_train_is_measured_from_its_first_arrival() {
+        let mut acknowledged = AcknowledgedBitrate::new();
+        (0..10u64).for_each(|index| acknowledged.add(Duration::from_millis(index * 10), 1_000, Duration::ZERO));
+        let train = |from, to| acknowledged.train(Duration::from_millis(from)..Duration::from_millis(to));
+        assert_eq!(train(65, 90), Some((Duration::from_millis(70), 1_000)));
+        assert_eq!(train(70, 95), Some((Duration::from_millis(70), 2_000)));
+        assert_eq!(train(71, 80), None);
     }
 
     /// A large frame meets an idle link of 2 Mbit/s: what has come through before it says nothing of what that carries.

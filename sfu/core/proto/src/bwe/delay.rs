@@ -112,19 +112,28 @@ impl DelaySignal {
         Duration::from_secs_f64(self.newest_ms.max(0.0) / 1000.0)
     }
 
-    /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link.
-    pub(super) fn pass_over(&mut self, sent: Instant, received: Duration) {
+    /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link. Returns what
+    /// it has waited.
+    pub(super) fn pass_over(&mut self, sent: Instant, received: Duration) -> Duration {
         self.measure_queue(sent, received);
+        let waited = self.newest_delay();
         self.newest_ms = 0.0;
         (self.current, self.previous) = (None, None);
         self.points.clear();
         (self.accumulated_ms, self.smoothed_ms, self.previous_trend) = (0.0, 0.0, 0.0);
         self.over_for_ms = 0.0;
         self.usage = Usage::Normal;
+        waited
     }
 
-    pub(super) fn add(&mut self, sent: Instant, received: Duration) {
+    /// Any other packet. Returns what it has waited.
+    pub(super) fn add(&mut self, sent: Instant, received: Duration) -> Duration {
         self.measure_queue(sent, received);
+        self.group(sent, received);
+        self.newest_delay()
+    }
+
+    fn group(&mut self, sent: Instant, received: Duration) {
         let Some(current) = &mut self.current else {
             self.current = Some(Group::open(sent, received));
             return;

@@ -316,16 +316,16 @@ impl Estimator {
                 Some(Answer::Received(sent)) => {
                     let Some(received) = arrival.received else { continue };
                     newest = newest.max(Some(sent.number));
-                    if sent.shadowed {
-                        self.delay.pass_over(sent.at, received);
+                    let waited = if sent.shadowed {
+                        self.delay.pass_over(sent.at, received)
                     } else {
-                        self.delay.add(sent.at, received);
-                    }
+                        self.delay.add(sent.at, received)
+                    };
                     self.acknowledged.add(received, sent.bytes, self.delay.newest_delay());
                     if self.is_news(&sent) {
                         self.loss.received(now, sent.bytes);
                     }
-                    self.prober.received(&sent, received);
+                    self.prober.received(&sent, received, waited, &self.acknowledged);
                 }
                 Some(Answer::Late) => self.loss.found(),
                 Some(Answer::Lost(sent)) if self.is_news(&sent) => self.loss.lost(now, sent.bytes),
@@ -516,12 +516,15 @@ impl Estimator {
     }
 
     /// Bits a second that an overused link carries, and the share of them to fall to.
-    fn overused(&self, proven: Option<u64>, acknowledged: Option<u64>) -> (Option<u64>, f64) {
+    fn overused(&mut self, proven: Option<u64>, acknowledged: Option<u64>) -> (Option<u64>, f64) {
         // What came through before the link narrowed says nothing about what it carries now.
         let recent = proven.min(self.acknowledged.recent_bps().or(proven));
         let Some(busy) = self.acknowledged.busy_bps() else { return (recent, DECREASE) };
         // It may be a large frame's, which has found the link idle.
         let is_filled = acknowledged.is_none_or(|mean| mean as f64 >= FILLED * busy as f64);
+        if is_filled {
+            self.end_bps = Some(self.end_bps.map_or(busy, |end| end.min(busy)));
+        }
         if self.standing_queue() >= SURGE_QUEUE {
             // To be got rid of quickly. How little was sent before such a frame says nothing of the link.
             return (if is_filled { recent.min(Some(busy)) } else { Some(busy) }, DECREASE);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::acknowledged::AcknowledgedBitrate;
 use super::history::Sent;
 
 /// What the pacer should send, and how fast.
@@ -61,6 +62,10 @@ const REGAIN_AFTER: Duration = Duration::from_millis(300);
 const REGAIN_WAIT: Duration = Duration::from_millis(200);
 /// One step of it until one has succeeded: the link's queue has just become empty, or nearly.
 const REGAIN_STEP: f64 = 1.4;
+/// Less is no time to measure a rate over.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// What is read at once after a receiver was held up is read within this time.
+const LUMP: Duration = Duration::from_millis(1);
 /// Feedback on a cluster that has not come by then never will.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -79,7 +84,10 @@ struct Running {
     /// Last departure among those that arrived, and the bytes that left at that moment.
     #[serde(with = "crate::moment")]
     last_sent: Option<(Instant, u64)>,
+    /// When the first would have arrived, had it been as quick as the quickest of the cluster, and its bytes.
     first_received: Option<(Duration, u64)>,
+    /// Since when the link has carried nothing but what came before the cluster, and those bytes.
+    ahead: Option<(Duration, u64)>,
     last_received: Duration,
     #[serde(with = "crate::moment")]
     expires: Instant,
@@ -98,6 +106,7 @@ impl Running {
             first_sent: None,
             last_sent: None,
             first_received: None,
+            ahead: None,
             last_received: Duration::ZERO,
             expires,
         }
@@ -108,13 +117,21 @@ impl Running {
     }
 
     /// Sent and received bitrate.
+    ///
+    /// A receiver that was held up reads all it has missed at once, and a narrow link seems wide. So the cluster is taken to
+    /// begin when its quickest packet says it would have begun, or its first as quick as any lately, whichever makes it longer;
+    /// and it is no shorter than it ought to be.
     fn rates(&self) -> Option<(f64, f64)> {
         let ((last_sent, last_bytes), (first_received, first_bytes)) = (self.last_sent?, self.first_received?);
-        let sending = last_sent.saturating_duration_since(self.first_sent?).as_secs_f64();
-        let receiving = self.last_received.saturating_sub(first_received).as_secs_f64();
-        // An interval between n packets has carried n - 1 of them.
-        let rate = |bytes: u64, seconds: f64| (seconds > 0.001).then(|| bytes as f64 * 8.0 / seconds);
-        Some((rate(self.bytes - last_bytes, sending)?, rate(self.bytes - first_bytes, receiving)?))
+        let (began, ahead) = self.ahead?;
+        // An interval between n packets has carried n - 1 of them; one that is too short to be measured, any number.
+        let rate = |bytes: u64, span: Duration| {
+            if span < SHORTEST { f64::INFINITY } else { bytes as f64 * 8.0 / span.as_secs_f64() }
+        };
+        let sent = rate(self.bytes - last_bytes, last_sent.saturating_duration_since(self.first_sent?));
+        let by_itself = rate(self.bytes - first_bytes, self.last_received.saturating_sub(first_received));
+        let on_its_link = rate(ahead + self.bytes, self.last_received.saturating_sub(began));
+        Some((sent, by_itself.min(on_its_link).min(rate(self.bytes, DURATION))))
     }
 }
 
@@ -282,18 +299,30 @@ impl Prober {
         running.sent_bytes += u64::from(packet.bytes);
     }
 
-    pub(super) fn received(&mut self, packet: &Sent, at: Duration) {
+    /// `waited`: by how much later than the quickest packets it has come.
+    pub(super) fn received(
+        &mut self,
+        packet: &Sent,
+        at: Duration,
+        waited: Duration,
+        acknowledged: &AcknowledgedBitrate,
+    ) {
         let Some(running) = self.of(packet) else { return };
         let bytes = u64::from(packet.bytes);
         running.arrived += 1;
         running.bytes += bytes;
-        running.first_sent.get_or_insert(packet.at);
+        let after_first = packet.at.saturating_duration_since(*running.first_sent.get_or_insert(packet.at));
         running.last_sent = Some(match running.last_sent {
             Some((last, there)) if last == packet.at => (last, there + bytes),
             Some((last, there)) if last > packet.at => (last, there),
             _ => (packet.at, bytes),
         });
-        running.first_received.get_or_insert((at, bytes));
+        let (first, _) = running.first_received.get_or_insert((at, bytes));
+        *first = (*first).min(at.saturating_sub(after_first));
+        running.ahead.get_or_insert_with(|| {
+            let begins = at.saturating_sub(waited);
+            acknowledged.train(begins..at.saturating_sub(LUMP)).unwrap_or((begins, 0))
+        });
         running.last_received = running.last_received.max(at);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::probe::ProbeResult;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -203,17 +204,73 @@ fn a_link_that_was_narrow_for_a_moment_is_soon_believed_wide_again() {
 
 /// Sends all of `cluster` at `now` and has it arrive at `bps`; true if the link turned out full.
 fn is_full_at(prober: &mut Prober, now: Instant, cluster: ProbeCluster, bps: f64) -> bool {
+    result_of(prober, now, cluster, bps, Duration::ZERO).is_some_and(|result| result.is_full)
+}
+
+/// Nothing is read for `held_up` from its first packet on.
+fn result_of(
+    prober: &mut Prober,
+    now: Instant,
+    cluster: ProbeCluster,
+    bps: f64,
+    held_up: Duration,
+) -> Option<ProbeResult> {
     let packets = cluster.min_packets.max(cluster.min_bytes.div_ceil(cluster.packet_bytes()));
     let bytes = cluster.packet_bytes();
     for index in 0..packets {
-        let every = |bps: f64| Duration::from_secs_f64(f64::from(bytes * index) * 8.0 / bps);
-        let at = now + every(cluster.bitrate_bps as f64);
+        let takes = |packets: u32, bps: f64| Duration::from_secs_f64(f64::from(bytes * packets) * 8.0 / bps);
+        let sent_bps = cluster.bitrate_bps as f64;
+        let at = now + takes(index, sent_bps);
         let sent = Sent { number: u64::from(index), at, bytes, probe: Some(cluster.id), shadowed: true };
         prober.sent(&sent);
-        prober.received(&sent, every(bps.min(cluster.bitrate_bps as f64)));
+        let arrives = (takes(index, bps.min(sent_bps)) + takes(1, bps)).max(held_up);
+        let waited = arrives.saturating_sub(takes(index, sent_bps));
+        prober.received(&sent, MS * 50 + arrives, waited, &AcknowledgedBitrate::new());
     }
     prober.answered(u64::from(packets));
-    prober.result(now).is_some_and(|result| result.is_full)
+    prober.result(now)
+}
+
+/// A link of 2 Mbit/s that is asked for 2.5 would pass for wide enough if its first packet were taken as it came.
+#[test]
+fn a_receiver_that_was_held_up_does_not_make_a_link_seem_wide() {
+    let start = Run::new(Link::new(1e6), 1e6).origin;
+    for (bps, held_up_ms, is_full) in [(2e6, 0, true), (2e6, 8, true), (2e6, 20, true), (3e6, 20, false)] {
+        let mut prober = Prober::new();
+        prober.failed(start);
+        let (now, sight) = (start + Duration::from_secs(5), Sight { is_clean: true, is_drained: true });
+        prober.want(start, 2_200_000, 4_000_000, 2_000_000, sight);
+        prober.want(now, 2_200_000, 4_000_000, 2_000_000, sight);
+        let cluster = prober.poll(now).unwrap();
+        assert_eq!(cluster.bitrate_bps, 2_530_000);
+        let result = result_of(&mut prober, now, cluster, bps, MS * held_up_ms).unwrap();
+        assert_eq!(result.is_full, is_full, "{bps} {held_up_ms}: {result:?}");
+        let most = if is_full { 2_100_000 } else { 2_403_500 };
+        assert!((most - 210_000..=most).contains(&result.bitrate_bps), "{bps} {held_up_ms}: {result:?}");
+    }
+}
+
+/// What we had sent before a cluster has made it wait: the link was busy then, and that counts.
+#[test]
+fn what_a_cluster_had_to_wait_for_is_carried_as_well() {
+    let start = Run::new(Link::new(1e6), 1e6).origin;
+    for (is_known, is_full) in [(true, false), (false, true)] {
+        let (mut prober, mut before) = (Prober::new(), AcknowledgedBitrate::new());
+        prober.want(start, 3_000_000, 3_000_000, 300_000, Sight { is_clean: true, is_drained: true });
+        let cluster = prober.poll(start).unwrap();
+        // 1.2 Mbit/s: 1 200 bytes each 8 ms, of which three wait when the cluster leaves.
+        let at = |index: u32| MS * 100 + MS * 8 * index;
+        (0..3).filter(|_| is_known).for_each(|index| before.add(at(index), 1_200, MS * 8 * index));
+        for index in 0..5 {
+            let leaves = start + MS * 8 * index;
+            let sent = Sent { number: index.into(), at: leaves, bytes: 1_200, probe: Some(cluster.id), shadowed: true };
+            prober.sent(&sent);
+            prober.received(&sent, at(3 + index), MS * 24, &before);
+        }
+        prober.answered(4);
+        // The first that finds the link full is not told; the next one is asked for instead.
+        assert_eq!(prober.result(start).is_none(), is_full, "{is_known}");
+    }
 }
 
 /// A first packet that came late makes a wide link look full.
