@@ -36,6 +36,7 @@ pub(super) struct Answers {
     /// How long the newest packet that an answer told of had waited on the link.
     delays: Usual,
     /// How long after the one before it an answer came.
+    #[serde(default)]
     gaps: Usual,
     #[serde(with = "crate::moment")]
     span_began: Option<Instant>,

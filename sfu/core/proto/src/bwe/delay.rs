@@ -72,8 +72,6 @@ pub(super) struct DelaySignal {
     /// Likewise, of the last moments.
     recent: VecDeque<(Duration, f64)>,
     queue_ms: f64,
-    /// What the newest packet has waited; 0 for one of a probe.
-    newest_ms: f64,
 }
 
 impl DelaySignal {
@@ -94,7 +92,6 @@ impl DelaySignal {
             base: VecDeque::new(),
             recent: VecDeque::new(),
             queue_ms: 0.0,
-            newest_ms: 0.0,
         }
     }
 
@@ -107,17 +104,10 @@ impl DelaySignal {
         Duration::from_secs_f64(self.queue_ms.max(0.0) / 1000.0)
     }
 
-    /// What the newest packet alone has waited, by the same measure: a queue that has only just begun, or jitter.
-    pub(super) fn newest_delay(&self) -> Duration {
-        Duration::from_secs_f64(self.newest_ms.max(0.0) / 1000.0)
-    }
-
-    /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link. Returns what
-    /// it has waited.
+    /// A packet of a probe, or from its shadow: the queue it meets is of our making and says nothing about the link. Returns, as
+    /// [`Self::add`] does, what it alone has waited, by the measure of [`Self::standing_queue`].
     pub(super) fn pass_over(&mut self, sent: Instant, received: Duration) -> Duration {
-        self.measure_queue(sent, received);
-        let waited = self.newest_delay();
-        self.newest_ms = 0.0;
+        let waited = self.measure_queue(sent, received);
         (self.current, self.previous) = (None, None);
         self.points.clear();
         (self.accumulated_ms, self.smoothed_ms, self.previous_trend) = (0.0, 0.0, 0.0);
@@ -126,11 +116,9 @@ impl DelaySignal {
         waited
     }
 
-    /// Any other packet. Returns what it has waited.
     pub(super) fn add(&mut self, sent: Instant, received: Duration) -> Duration {
-        self.measure_queue(sent, received);
         self.group(sent, received);
-        self.newest_delay()
+        self.measure_queue(sent, received)
     }
 
     fn group(&mut self, sent: Instant, received: Duration) {
@@ -161,7 +149,7 @@ impl DelaySignal {
         }
     }
 
-    fn measure_queue(&mut self, sent: Instant, received: Duration) {
+    fn measure_queue(&mut self, sent: Instant, received: Duration) -> Duration {
         let (origin_sent, origin_received) = *self.origin.get_or_insert((sent, received));
         let delay = ms(received) - ms(origin_received) - signed_ms(sent, origin_sent);
         push_rising(&mut self.base, received, delay);
@@ -175,7 +163,7 @@ impl DelaySignal {
         let least = |window: &VecDeque<(Duration, f64)>| window.front().map_or(delay, |(_, least)| *least);
         let empty = least(&self.base);
         self.queue_ms = least(&self.recent) - empty;
-        self.newest_ms = delay - empty;
+        Duration::from_secs_f64((delay - empty).max(0.0) / 1000.0)
     }
 
     fn gradient(&mut self, change_ms: f64, sent_ms: f64, received: Duration) {

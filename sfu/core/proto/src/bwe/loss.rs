@@ -81,10 +81,10 @@ impl LossControl {
         self.recent(2).share() <= CLEAN || !self.grows_with_rate()
     }
 
-    /// True if anything was lost in the last twenty seconds, or too little is known.
-    pub(super) fn has_lost(&self) -> bool {
+    /// True if of all that was sent in the last twenty seconds nothing was lost.
+    pub(super) fn is_lossless(&self) -> bool {
         let all = self.recent(SLICES);
-        all.lost > 0 || all.packets < MIN_PACKETS
+        all.lost == 0 && all.packets >= MIN_PACKETS
     }
 
     /// An upper bound for the rate, if loss is taken for congestion.

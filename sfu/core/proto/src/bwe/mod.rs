@@ -256,7 +256,7 @@ impl Estimator {
 
     /// While nothing that can wait should be sent: answers are late, and more would only queue.
     pub fn hold(&self) -> Option<Range<Instant>> {
-        self.answers.hold(self.standing_queue() > RISE || !self.loss.has_lost())
+        self.answers.hold(self.standing_queue() > RISE || self.loss.is_lossless())
     }
 
     /// How full the link's queue is: delay above the smallest of the last half minute.
@@ -310,7 +310,7 @@ impl Estimator {
 
     /// Takes one transport-wide feedback message. Reports on numbers never sent are ignored (a lying receiver).
     pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) {
-        let mut newest = None;
+        let (mut newest, mut newest_queued) = (None, Duration::ZERO);
         for arrival in arrivals {
             match self.history.take(arrival) {
                 Some(Answer::Received(sent)) => {
@@ -321,7 +321,9 @@ impl Estimator {
                     } else {
                         self.delay.add(sent.at, received)
                     };
-                    self.acknowledged.add(received, sent.bytes, self.delay.newest_delay());
+                    // A queue that has only just begun, or jitter; behind a probe it is of our making.
+                    newest_queued = if sent.shadowed { Duration::ZERO } else { waited };
+                    self.acknowledged.add(received, sent.bytes, newest_queued);
                     if self.is_news(&sent) {
                         self.loss.received(now, sent.bytes);
                     }
@@ -337,7 +339,7 @@ impl Estimator {
         let Some(newest) = newest else { return };
         // What is older and was not told of is lost, or its feedback is: nobody waits for it.
         self.unanswered_since = self.history.left_after(newest);
-        self.answers.told(now, self.unanswered_since, self.delay.newest_delay());
+        self.answers.told(now, self.unanswered_since, newest_queued);
         let queue = self.standing_queue();
         if queue > self.last_queue + RISE {
             (self.rising, self.last_queue) = (self.rising + 1, queue);
@@ -515,7 +517,7 @@ impl Estimator {
         self.set(result, limit);
     }
 
-    /// Bits a second that an overused link carries, and the share of them to fall to.
+    /// Bits a second that an overused link carries, and the share of them to fall to. What a filled one carries is its end.
     fn overused(&mut self, proven: Option<u64>, acknowledged: Option<u64>) -> (Option<u64>, f64) {
         // What came through before the link narrowed says nothing about what it carries now.
         let recent = proven.min(self.acknowledged.recent_bps().or(proven));

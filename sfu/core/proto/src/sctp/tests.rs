@@ -25,23 +25,27 @@ impl Ends {
         }
     }
 
+    /// Lets both ends say what they have to say `step` later; `on_way` may change it, or lose it.
+    fn pass(&mut self, step: Duration, mut on_way: impl FnMut(Vec<u8>) -> Option<Vec<u8>>) {
+        self.now += step;
+        let mut packets = VecDeque::new();
+        for to_us in [true, false] {
+            let (from, to) =
+                if to_us { (&mut self.theirs, &mut self.ours) } else { (&mut self.ours, &mut self.theirs) };
+            from.timeout(self.now);
+            from.poll_packet(self.now, &mut packets);
+            for packet in packets.drain(..).filter_map(|packet| on_way(packet.to_vec())) {
+                to.receive(self.now, &packet);
+            }
+        }
+    }
+
     /// Lets both ends talk over a lossless path of 10 ms each way.
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        let mut packets = VecDeque::new();
         while self.now < end {
-            self.now += Duration::from_millis(10);
-            for to_us in [true, false] {
-                let (from, to) =
-                    if to_us { (&mut self.theirs, &mut self.ours) } else { (&mut self.ours, &mut self.theirs) };
-                from.timeout(self.now);
-                from.poll_packet(self.now, &mut packets);
-                for packet in packets.drain(..) {
-                    if !self.is_cut {
-                        to.receive(self.now, &packet);
-                    }
-                }
-            }
+            let is_cut = self.is_cut;
+            self.pass(Duration::from_millis(10), |packet| Some(packet).filter(|_| !is_cut));
             self.our_events.extend(std::iter::from_fn(|| self.ours.poll_event()));
             self.their_events.extend(std::iter::from_fn(|| self.theirs.poll_event()));
         }
@@ -121,26 +125,18 @@ fn packets_bear_their_checksum_and_without_it_are_nothing() {
         let now = ends.now;
         ends.theirs.open(now, [reliable()]);
         ends.theirs.connect(now);
-        let (mut seen, mut packets) = (0, VecDeque::new());
+        let mut seen = 0;
         for _ in 0..50 {
-            ends.now += Duration::from_millis(20);
-            for to_us in [true, false] {
-                let (from, to) =
-                    if to_us { (&mut ends.theirs, &mut ends.ours) } else { (&mut ends.ours, &mut ends.theirs) };
-                from.timeout(ends.now);
-                from.poll_packet(ends.now, &mut packets);
-                for packet in packets.drain(..) {
-                    let mut packet = packet.to_vec();
-                    let (claimed, _) = packet[8..].split_first_chunk::<4>().expect("a common header");
-                    let claimed = *claimed;
-                    packet[8..12].fill(0);
-                    assert_eq!(crc32c(&packet).to_le_bytes(), claimed);
-                    packet[8..12].copy_from_slice(&claimed);
-                    packet[8] ^= u8::from(is_broken);
-                    seen += 1;
-                    to.receive(ends.now, &packet);
-                }
-            }
+            ends.pass(Duration::from_millis(20), |mut packet| {
+                let (claimed, _) = packet[8..].split_first_chunk::<4>().expect("a common header");
+                let claimed = *claimed;
+                packet[8..12].fill(0);
+                assert_eq!(crc32c(&packet).to_le_bytes(), claimed);
+                packet[8..12].copy_from_slice(&claimed);
+                packet[8] ^= u8::from(is_broken);
+                seen += 1;
+                Some(packet)
+            });
         }
         assert!(seen > if is_broken { 0 } else { 4 }, "{seen}");
         assert_eq!(ends.ours.is_open("_reliable"), !is_broken);
