@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
+from tests.e2e.harness.browser import launched
 from tests.e2e.harness.server import ServerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def printed() -> AsyncIterator[str]:
-    """The link that a fresh server prints."""
+async def fresh() -> AsyncIterator[ServerProcess]:
     server = ServerProcess(workers=1)
     try:
         await server.start()
-        found = re.search(r"http://\S+/call#invite=[\w.-]+", server.log.read_text().replace("\n", ""))
-        assert found is not None, server.tail()
-        yield found[0]
+        yield server
     finally:
         server.close()
 
 
+@pytest.fixture(scope="module")
+def printed(fresh: ServerProcess) -> str:
+    """The link that a fresh server prints."""
+    found = re.search(r"http://\S+/call#invite=[\w.-]+", fresh.log.read_text().replace("\n", ""))
+    assert found is not None, fresh.tail()
+    return found[0]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def another() -> AsyncIterator[Browser]:
+    """A browser with a camera of its own: one that two tabs start anew at the same moment may stay dark."""
+    async with launched() as started:
+        yield started
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def pages(browser: Browser) -> AsyncIterator[list[Page]]:
+async def pages(browser: Browser, another: Browser) -> AsyncIterator[list[Page]]:
     allowed = ["camera", "microphone", "clipboard-read", "clipboard-write"]
-    contexts = [await browser.new_context(permissions=allowed) for _ in range(2)]
+    contexts = [await one.new_context(permissions=allowed) for one in (browser, another)]
     yield [await context.new_page() for context in contexts]
     for context in contexts:
         await context.close()
@@ -42,6 +58,19 @@ async def enter(page: Page, link: str, name: str) -> None:
     await page.fill("#name", name)
     await page.click("#join")
     await page.wait_for_selector("body[data-state=call]", timeout=20_000)
+
+
+async def sees_move(page: Page, name: str) -> None:
+    """Waits for a picture in the tile with that name which has moved for half a second."""
+    await page.wait_for_function(
+        """([name]) => {
+          const tile = [...document.querySelectorAll('.tile')].find((one) => one.innerText.includes(name));
+          const video = tile?.querySelector('video');
+          return video && !tile.classList.contains('no-video') && video.videoWidth > 0 && video.currentTime > 0.5;
+        }""",
+        arg=[name],
+        timeout=20_000,
+    )
 
 
 def labels() -> Iterator[str]:
@@ -58,15 +87,7 @@ async def test_two_tabs_are_in_a_call(printed: str, pages: list[Page]) -> None:
     for page, other in ((ann, "Ben"), (ben, "Ann")):
         tile = page.locator(".tile", has_text=other)
         await tile.wait_for(timeout=15_000)
-        await page.wait_for_function(
-            """([name]) => {
-              const tile = [...document.querySelectorAll('.tile')].find((one) => one.innerText.includes(name));
-              const video = tile?.querySelector('video');
-              return !tile.classList.contains('no-video') && video.videoWidth > 0 && video.currentTime > 0.5;
-            }""",
-            arg=[other],
-            timeout=20_000,
-        )
+        await sees_move(page, other)
         assert await page.locator(".tile").count() == 2
         await page.wait_for_function("() => document.querySelectorAll('#sounds audio').length === 1", timeout=10_000)
     # Mute is seen by the other; the fake microphone beeps, so that it speaks before.
@@ -87,6 +108,49 @@ async def test_two_tabs_are_in_a_call(printed: str, pages: list[Page]) -> None:
     await ann.wait_for_selector("body[data-state=lobby]")
     await ben.locator(".tile", has_text="Ann").wait_for(state="detached", timeout=10_000)
     assert not errors
+
+
+async def test_who_comes_back_after_a_worker_has_died_is_drawn(
+    fresh: ServerProcess, printed: str, pages: list[Page]
+) -> None:
+    """The client says nothing of what changes in the last moments of its reconnection."""
+    for page, name in zip(pages, labels(), strict=True):
+        await enter(page, printed, name)
+    ann, ben = pages
+    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    before = [await page.evaluate("() => callyardRoom.localParticipant.sid") for page in pages]
+    for pid in fresh.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    for page, sid in zip(pages, before, strict=True):
+        await page.wait_for_function(
+            "([sid]) => callyardRoom.state === 'connected' && callyardRoom.localParticipant.sid !== sid", arg=[sid]
+        )
+    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    for page in pages:
+        assert await page.locator(".tile").count() == 2
+        await page.wait_for_function("() => document.querySelectorAll('#sounds audio').length === 1", timeout=10_000)
+
+
+async def test_who_reconnects_hears_the_same_tracks_again(printed: str, pages: list[Page]) -> None:
+    for page, name in zip(pages, labels(), strict=True):
+        await enter(page, printed, name)
+    ann, ben = pages
+    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    before = await ann.evaluate("() => callyardRoom.localParticipant.sid")
+    await ann.evaluate("() => void callyardRoom.simulateScenario('full-reconnect')")
+    await ann.wait_for_function("([sid]) => callyardRoom.localParticipant.sid !== sid", arg=[before])
+    for page in pages:
+        await page.wait_for_function(
+            """() => {
+              const [other] = callyardRoom.remoteParticipants.values();
+              const [publication] = other?.audioTrackPublications.values() || [];
+              const sounds = document.querySelectorAll('#sounds audio');
+              const heard = sounds[0]?.srcObject.getAudioTracks()[0];
+              return publication?.track && sounds.length === 1 && heard === publication.track.mediaStreamTrack;
+            }""",
+            timeout=10_000,
+        )
+    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
 
 
 async def test_the_quality_of_the_connection_is_shown(printed: str, pages: list[Page]) -> None:

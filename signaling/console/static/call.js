@@ -1,7 +1,7 @@
 // The built-in call page: joins a room with the official JavaScript client and shows what it is told.
 // State lives in the client's Room object; this file only draws it. Names and texts from others go in by textContent.
 
-import { clearStage, drawStage, markQuality, markSpeakers } from './stage.js';
+import { clearStage, drawStage, markQuality, markSpeakers, redraw } from './stage.js';
 
 const { Room, RoomEvent, ConnectionState, VideoPresets } = window.LivekitClient;
 
@@ -88,13 +88,7 @@ async function redeem(name) {
 }
 
 function listen(room) {
-  const redraw = [
-    RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.ParticipantNameChanged,
-    RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted,
-    RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished, RoomEvent.TrackStreamStateChanged,
-    RoomEvent.ParticipantPermissionsChanged,
-  ];
-  for (const event of redraw) room.on(event, draw);
+  redraw(room, draw);
   room.on(RoomEvent.ActiveSpeakersChanged, markSpeakers);
   room.on(RoomEvent.ConnectionQualityChanged, (quality, participant) => markQuality(participant, quality));
   room.on(RoomEvent.ConnectionStateChanged, showConnection);

@@ -3,7 +3,7 @@
 
 import { Api, Events, Problem, becomeGuest } from './calls_api.js';
 import { drawPeople } from './calls_people.js';
-import { clearStage, drawStage, markQuality, markSpeakers } from './stage.js';
+import { clearStage, drawStage, markQuality, markSpeakers, redraw } from './stage.js';
 
 const { Room, RoomEvent, ConnectionState, VideoPresets } = window.LivekitClient;
 const byId = (id) => document.getElementById(id);
@@ -325,13 +325,7 @@ async function connect(media) {
 }
 
 function listen(room) {
-  const redraw = [
-    RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.ParticipantNameChanged,
-    RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted,
-    RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished, RoomEvent.TrackStreamStateChanged,
-    RoomEvent.ParticipantPermissionsChanged,
-  ];
-  for (const event of redraw) room.on(event, draw);
+  redraw(room, draw);
   room.on(RoomEvent.ActiveSpeakersChanged, markSpeakers);
   room.on(RoomEvent.ConnectionQualityChanged, (quality, participant) => markQuality(participant, quality));
   room.on(RoomEvent.ConnectionStateChanged, (state) => {

@@ -1,9 +1,27 @@
 // The tiles of a call: who is there, seen and heard. Draws what the client's Room object says, into #stage and #sounds.
 // Names and texts from others go in by textContent.
 
-const { Track, ConnectionQuality } = window.LivekitClient;
+const { Track, ConnectionQuality, RoomEvent } = window.LivekitClient;
 
 const byId = (id) => document.getElementById(id);
+
+const CHANGES = [
+  RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.ParticipantNameChanged,
+  RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed, RoomEvent.TrackMuted, RoomEvent.TrackUnmuted,
+  RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished, RoomEvent.TrackStreamStateChanged,
+  RoomEvent.ParticipantPermissionsChanged,
+];
+const LOOK_AGAIN_MS = 1000;
+
+// Calls `draw` whenever there is something new to be seen, until the room is left.
+export function redraw(room, draw) {
+  for (const event of CHANGES) room.on(event, draw);
+  room.once(RoomEvent.Connected, () => {
+    // The client keeps events back while it reconnects, and those of its last moments for good.
+    const timer = setInterval(draw, LOOK_AGAIN_MS);
+    room.once(RoomEvent.Disconnected, () => clearInterval(timer));
+  });
+}
 
 export function drawStage(room) {
   const wanted = new Map();
@@ -76,8 +94,10 @@ function drawSounds(room) {
   const sounds = byId('sounds');
   for (const element of [...sounds.children]) if (!wanted.has(element.dataset.sid)) element.remove();
   for (const [sid, track] of wanted) {
-    if (sounds.querySelector(`[data-sid="${CSS.escape(sid)}"]`)) continue;
-    const element = track.attach();
+    const present = sounds.querySelector(`[data-sid="${CSS.escape(sid)}"]`);
+    if (present && track.attachedElements.includes(present)) continue;
+    // After a reconnection a new track has the old one's sid.
+    const element = present ? track.attach(present) : track.attach();
     element.dataset.sid = sid;
     sounds.append(element);
   }
