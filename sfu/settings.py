@@ -329,7 +329,7 @@ class EngineSettings(BaseModel):
             le=60,
             description="First wait after a layer that failed; doubles each time. Raise it if sizes change too often.",
         ),
-    ] = 5.0
+    ] = 2.0
     layer_backoff_max_seconds: Annotated[
         float,
         Field(

@@ -51,9 +51,9 @@ line, to look at and to play again: `callyard-sim record steps --out steps.jsonl
 ([traces](guides/traces.md)).
 
 ## What an ideal estimate would reach
-Two figures missed their targets when this was tried, before probes measured links as closely as they do. Beside them
-the same calls with the link's true rate, 50 ms late, in place of the estimate, all else as it was (medians of 12 seeds,
-with a changed core):
+Two figures missed their targets when this was tried, before probes measured links as closely as they do and while a
+layer that had failed waited 5 s. Beside them the same calls with the link's true rate, 50 ms late, in place of the
+estimate, all else as it was (medians of 12 seeds, with a changed core):
 
 | | target | with the estimate | true rate of the last 200 ms | of the last 500 ms | the same, no dwell, no back-off |
 |---|---|---|---|---|---|
@@ -66,8 +66,9 @@ with a changed core):
 A better estimate could gain 0.03 to 0.05 on such a link. What remains is the price of a steady picture: the
 optimum is told of every second beforehand and switches for nothing, and whoever follows the link that closely shows
 another size every three to four seconds. Single seeds lie between 0.70 and 0.87, and between 0.72 and 0.92 with the
-true rate, so three of them decide little. What the sawtooth's falls from 3 to 0.5 Mbit/s cost the voice is hardly an
-error of the estimate: with one that knows the next second beforehand it was 0.15 %.
+true rate, so it takes a hundred of them to tell one hundredth from chance. What the sawtooth's falls from 3 to
+0.5 Mbit/s cost the voice is hardly an error of the estimate: with one that knows the next second beforehand it was
+0.15 %.
 """
 
 

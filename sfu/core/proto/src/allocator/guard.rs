@@ -26,7 +26,7 @@ impl Default for GuardConfig {
             dwell: Duration::from_secs(1),
             // What users notice as flapping, and what the reversal metric counts (`allocation.md`).
             reversal: Duration::from_secs(10),
-            backoff_min: Duration::from_secs(5),
+            backoff_min: Duration::from_secs(2),
             backoff_max: Duration::from_secs(60),
         }
     }
@@ -146,7 +146,7 @@ mod tests {
     fn a_failed_climb_waits_longer_each_time_and_success_forgives() {
         let (config, mut now, mut guard) = (GuardConfig::default(), origin(), Guard::default());
         let (low, high) = (Some(Spatial(0)), Some(Spatial(1)));
-        for expected in [5, 10, 20, 40, 60, 60] {
+        for expected in [2, 4, 8, 16, 32, 60, 60] {
             guard.changed(&config, now, low, high);
             now += SECOND;
             guard.changed(&config, now, high, low);

@@ -38,7 +38,7 @@ const FALLS_BEHIND: f32 = 0.5;
 /// link, and no climb has failed.
 const NARROWED: f64 = 0.65;
 /// If the climb was too much, that would have shown by then.
-const HELD: Duration = Duration::from_secs(2);
+const HELD: Duration = Duration::from_secs(1);
 /// Before anything is measured, nobody is kept waiting for the estimate: the first pictures are sent.
 const START: Duration = Duration::from_millis(1_200);
 /// They are key frames, several times as large as what their streams' rates allow for.
@@ -597,7 +597,7 @@ mod tests {
             situation.tracks[0].target = outcome.choices[0].layer;
             (outcome.choices[0].clone(), outcome.allotment.wants_more(&downlink))
         };
-        for expected in [5.0, 10.0, 20.0, 40.0, 60.0, 60.0] {
+        for expected in [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             let (climb, _) = chosen(at, 1_000_000, &mut situation, &mut before);
             assert_eq!(climb.layer, Some(large.layer));
             at += Duration::from_millis(500);
