@@ -73,6 +73,10 @@ async def sees_move(page: Page, name: str) -> None:
     )
 
 
+async def see_each_other(ann: Page, ben: Page) -> None:
+    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+
+
 def labels() -> Iterator[str]:
     yield from ("Ann", "Ben")
 
@@ -116,8 +120,7 @@ async def test_who_comes_back_after_a_worker_has_died_is_drawn(
     """The client says nothing of what changes in the last moments of its reconnection."""
     for page, name in zip(pages, labels(), strict=True):
         await enter(page, printed, name)
-    ann, ben = pages
-    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    await see_each_other(*pages)
     before = [await page.evaluate("() => callyardRoom.localParticipant.sid") for page in pages]
     for pid in fresh.worker_pids():
         os.kill(pid, signal.SIGKILL)
@@ -125,7 +128,7 @@ async def test_who_comes_back_after_a_worker_has_died_is_drawn(
         await page.wait_for_function(
             "([sid]) => callyardRoom.state === 'connected' && callyardRoom.localParticipant.sid !== sid", arg=[sid]
         )
-    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    await see_each_other(*pages)
     for page in pages:
         assert await page.locator(".tile").count() == 2
         await page.wait_for_function("() => document.querySelectorAll('#sounds audio').length === 1", timeout=10_000)
@@ -134,8 +137,8 @@ async def test_who_comes_back_after_a_worker_has_died_is_drawn(
 async def test_who_reconnects_hears_the_same_tracks_again(printed: str, pages: list[Page]) -> None:
     for page, name in zip(pages, labels(), strict=True):
         await enter(page, printed, name)
-    ann, ben = pages
-    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    await see_each_other(*pages)
+    ann, _ = pages
     before = await ann.evaluate("() => callyardRoom.localParticipant.sid")
     await ann.evaluate("() => void callyardRoom.simulateScenario('full-reconnect')")
     await ann.wait_for_function("([sid]) => callyardRoom.localParticipant.sid !== sid", arg=[before])
@@ -150,7 +153,7 @@ async def test_who_reconnects_hears_the_same_tracks_again(printed: str, pages: l
             }""",
             timeout=10_000,
         )
-    await asyncio.gather(sees_move(ann, "Ben"), sees_move(ben, "Ann"))
+    await see_each_other(*pages)
 
 
 async def test_the_quality_of_the_connection_is_shown(printed: str, pages: list[Page]) -> None:

@@ -1,7 +1,7 @@
 // The built-in call page: joins a room with the official JavaScript client and shows what it is told.
 // State lives in the client's Room object; this file only draws it. Names and texts from others go in by textContent.
 
-import { clearStage, drawStage, markQuality, markSpeakers, redraw } from './stage.js';
+import { clearStage, drawStage, follow } from './stage.js';
 
 const { Room, RoomEvent, ConnectionState, VideoPresets } = window.LivekitClient;
 
@@ -88,9 +88,7 @@ async function redeem(name) {
 }
 
 function listen(room) {
-  redraw(room, draw);
-  room.on(RoomEvent.ActiveSpeakersChanged, markSpeakers);
-  room.on(RoomEvent.ConnectionQualityChanged, (quality, participant) => markQuality(participant, quality));
+  follow(room, draw);
   room.on(RoomEvent.ConnectionStateChanged, showConnection);
   room.on(RoomEvent.MediaDevicesChanged, listDevices);
   room.on(RoomEvent.AudioPlaybackStatusChanged, () => { byId('sound').hidden = room.canPlaybackAudio; });

@@ -3,7 +3,7 @@
 
 import { Api, Events, Problem, becomeGuest } from './calls_api.js';
 import { drawPeople } from './calls_people.js';
-import { clearStage, drawStage, markQuality, markSpeakers, redraw } from './stage.js';
+import { clearStage, drawStage, follow } from './stage.js';
 
 const { Room, RoomEvent, ConnectionState, VideoPresets } = window.LivekitClient;
 const byId = (id) => document.getElementById(id);
@@ -325,9 +325,7 @@ async function connect(media) {
 }
 
 function listen(room) {
-  redraw(room, draw);
-  room.on(RoomEvent.ActiveSpeakersChanged, markSpeakers);
-  room.on(RoomEvent.ConnectionQualityChanged, (quality, participant) => markQuality(participant, quality));
+  follow(room, draw);
   room.on(RoomEvent.ConnectionStateChanged, (state) => {
     byId('connection').textContent = [ConnectionState.Connected, ConnectionState.Disconnected].includes(state) ? '' : 'connecting…';
   });

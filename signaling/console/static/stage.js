@@ -13,9 +13,11 @@ const CHANGES = [
 ];
 const LOOK_AGAIN_MS = 1000;
 
-// Calls `draw` whenever there is something new to be seen, until the room is left.
-export function redraw(room, draw) {
+// Keeps the stage as the room is, until it is left: calls `draw` whenever there is something new to be seen.
+export function follow(room, draw) {
   for (const event of CHANGES) room.on(event, draw);
+  room.on(RoomEvent.ActiveSpeakersChanged, markSpeakers);
+  room.on(RoomEvent.ConnectionQualityChanged, (quality, participant) => markQuality(participant, quality));
   room.once(RoomEvent.Connected, () => {
     // The client keeps events back while it reconnects, and those of its last moments for good.
     const timer = setInterval(draw, LOOK_AGAIN_MS);
@@ -103,12 +105,12 @@ function drawSounds(room) {
   }
 }
 
-export function markSpeakers(speakers) {
+function markSpeakers(speakers) {
   const speaking = new Set(speakers.map((participant) => participant.identity));
   for (const tile of byId('stage').children) tile.classList.toggle('speaking', speaking.has(tile.dataset.identity));
 }
 
-export function markQuality(participant, quality) {
+function markQuality(participant, quality) {
   const tile = byId('stage').querySelector(`[data-key="${CSS.escape(participant.sid)}/camera"]`);
   if (!tile) return;
   const mark = tile.querySelector('.quality');
