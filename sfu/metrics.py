@@ -126,6 +126,8 @@ _COUNTERS = (
         "engine",
         "redundancy_withheld",
     ),
+    _Plain("callyard_pings", "Pings to subscribers whose links limit what they get.", "engine", "pings"),
+    _Plain("callyard_pongs", "Pings that were answered.", "engine", "pongs"),
 )
 _GAUGES = (
     _Plain("callyard_worker_resident_bytes", "Resident memory of the worker process.", "process", "resident_bytes"),

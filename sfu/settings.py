@@ -287,6 +287,15 @@ class EngineSettings(BaseModel):
             "for round trips of seconds.",
         ),
     ] = 1.5
+    ping_interval_seconds: Annotated[
+        float,
+        Field(
+            ge=0.005,
+            le=10,
+            description="Least time between two pings of 56 bytes to a client whose link limits what it gets. Raise it "
+            "to spend fewer packets on them; a link that falls is noticed that much later.",
+        ),
+    ] = 0.01
     pacing_factor: Annotated[
         float,
         Field(

@@ -181,8 +181,9 @@ Again, as root: `python -m bench.links` (all), `--scenario steps --server callya
 in `bench/results/links` with each packet's passage and the server's own reasons (`/debug/rooms/{room}`).
 
 ## What a fall to 120 kbit/s costs a voice
-Receivers report every 50 ms. Between the fall and the first report, or the first one that is missing, which tells it
-from 5 ms of jitter, 50 to 110 ms pass (14 calls, packet by packet, half of them with a finer detection that gained
-nothing); 1 to 10 KB of pictures have left by then, 6.1 on average, and 1.4 leave after it. Each KB costs some 59 ms
-of made-up sound (r = 0.92): 544 ms in those calls, and 460 if nothing left after that moment, 1.0 % of 45 s.
+Receivers report every 50 ms: from the fall to the first report, or the first missing one, that can tell of it 50 to
+110 ms pass (14 calls, packet by packet), and 7.6 KB of pictures have left before they are held back. Pings tell
+sooner ([bandwidth estimation](concepts/bandwidth-estimation.md)): 4.7 KB. Each KB costs some 59 ms of made-up sound,
+beside 103 that it takes in any case (r = 0.92): 523 ms without pings, 342 with them (means of 7 and 8 calls). What is
+left is mostly a matter of where in a picture the fall comes: nothing can be known of it within a round trip, 40 ms.
 """

@@ -366,6 +366,7 @@ impl Client {
             priority: 0x6e00_01ff | 0x1000_0000,
             use_candidate: self.open.controlling,
             role: if self.open.controlling { Role::Controlling(self.id) } else { Role::Controlled(self.id) },
+            asks_for_pings: false,
         };
         write_request(&mut context.scratch, &check, &self.remote_key);
         let Context { out, scratch, .. } = context;

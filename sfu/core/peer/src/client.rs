@@ -61,6 +61,9 @@ pub struct Client {
     pub is_checking: bool,
     /// The server's checks are answered while this is set.
     pub is_answering: bool,
+    /// Pings are answered, as libwebrtc does; how many were.
+    pub takes_pings: bool,
+    pub pings: u32,
     pub is_nominating: bool,
     pub responses: u32,
     pub is_connected: bool,
@@ -126,6 +129,8 @@ impl Client {
             server,
             is_checking: true,
             is_answering: true,
+            takes_pings: true,
+            pings: 0,
             is_nominating: true,
             responses: 0,
             is_connected: false,
@@ -231,7 +236,11 @@ impl Client {
         match datagram.first() {
             Some(0..=3) => {
                 if let Some(transaction) = stun::asked(datagram).filter(|_| self.is_answering) {
-                    self.out.push_back(stun::response(transaction, &self.local.pwd));
+                    self.out.push_back(stun::response(transaction, &self.local.pwd, self.takes_pings));
+                }
+                if let Some(transaction) = stun::pinged(datagram, &self.local.pwd).filter(|_| self.takes_pings) {
+                    self.pings += 1;
+                    self.out.push_back(stun::pong(transaction, &self.local.pwd));
                 }
                 if stun::success(datagram).is_some() {
                     self.responses += 1;

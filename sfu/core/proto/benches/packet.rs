@@ -111,7 +111,14 @@ fn control(c: &mut Criterion) {
 
     let key = IntegrityKey::new("a-password-of-22-chars");
     let role = Role::Controlling(1);
-    let check = Check { transaction: [1; 12], username: "local:remote", priority: 1, use_candidate: true, role };
+    let check = Check {
+        transaction: [1; 12],
+        username: "local:remote",
+        priority: 1,
+        use_candidate: true,
+        role,
+        asks_for_pings: false,
+    };
     let mut datagram = Vec::new();
     write_request(&mut datagram, &check, &key);
     c.bench_function("stun/parse", |b| b.iter(|| Message::parse(black_box(&datagram)).map(|m| m.use_candidate)));

@@ -83,6 +83,9 @@ pub struct Config {
     pub feedback_patience: Duration,
     /// Video leaves at this multiple of the estimate. Raise it for quicker key frames, at the cost of queues on the link.
     pub pacing_factor: f64,
+    /// Least time between two pings to a subscriber whose link limits what he gets. Raise it to spend fewer packets on them;
+    /// a link that falls is noticed that much later.
+    pub ping_interval: Duration,
     /// Video that would wait longer, a key frame four times as long, is dropped and begun anew. Raise it for streams
     /// without temporal layers on slow links.
     pub max_pacer_delay: Duration,
@@ -145,6 +148,7 @@ impl Default for Config {
             guard: GuardConfig::default(),
             feedback_patience: Duration::from_millis(1_500),
             pacing_factor: 1.1,
+            ping_interval: Duration::from_millis(10),
             max_pacer_delay: Duration::from_millis(1_500),
             loudest_microphones: 50,
             overload: OverloadConfig::default(),

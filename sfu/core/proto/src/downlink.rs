@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::{Breaker, Trip};
-use crate::bwe::{Arrival, BweConfig, Estimator, Limit, ProbeCluster, Sent};
+use crate::bwe::{Arrival, BweConfig, Estimator, Limit, Pings, ProbeCluster, Sent};
 use crate::remb_sum::{self, Told};
 use crate::rtcp::TwccFeedback;
 use crate::trace::{Judgement, Recorder};
@@ -105,6 +105,8 @@ pub struct Downlink {
     #[serde(with = "crate::moment")]
     metered: Option<Instant>,
     #[serde(skip)]
+    pings: Pings,
+    #[serde(skip)]
     recorder: Option<Box<Recorder>>,
 }
 
@@ -130,6 +132,7 @@ impl Downlink {
             remb_at: None,
             is_beside_sound: false,
             metered: None,
+            pings: Pings::default(),
             recorder: None,
         }
     }
@@ -146,6 +149,7 @@ impl Downlink {
     /// The client is on another path: what was measured is of another link. `keeps_estimate`: as a first guess only.
     pub fn begin_anew(&mut self, keeps_estimate: bool) {
         self.record(|recorder| recorder.began_anew(keeps_estimate));
+        self.pings = Pings::default();
         let Some(estimator) = &self.estimator else { return };
         let start_bps = if keeps_estimate { estimator.estimate_bps() } else { self.config.start_bps };
         if self.source != Source::Remb {
@@ -290,6 +294,25 @@ impl Downlink {
         self.estimator.as_ref().filter(|_| self.source == Source::Feedback)?.hold()
     }
 
+    /// Likewise, as pings tell.
+    pub fn ping_hold(&self) -> Option<Range<Instant>> {
+        self.pings.hold(self.estimator.as_ref()?.is_missed())
+    }
+
+    pub fn pings(&self) -> &Pings {
+        &self.pings
+    }
+
+    pub fn pings_mut(&mut self) -> &mut Pings {
+        &mut self.pings
+    }
+
+    /// Whether the link limits what is sent, so that a fall of it is to be looked out for.
+    pub fn watch(&mut self, is_narrow: bool) {
+        let rate_bps = self.estimate_bps().filter(|_| is_narrow && self.source == Source::Feedback);
+        self.pings.set(rate_bps.is_some(), rate_bps.unwrap_or_default());
+    }
+
     /// Nothing yet has shown where the link ends: the estimate is still being climbed to.
     pub fn is_climbing(&self) -> bool {
         self.estimator.as_ref().is_some_and(|e| e.is_climbing())
@@ -321,6 +344,7 @@ impl Downlink {
         }
         let bytes = bytes + WIRE_OVERHEAD_BYTES;
         self.meters[flow as usize].bytes += bytes as u64;
+        self.pings.sent(now, bytes, flow == Flow::Video);
         if !is_numbered {
             if flow == Flow::Audio && self.next_number > 0 {
                 self.unnumbered.bytes += bytes as u64;
@@ -386,6 +410,9 @@ impl Downlink {
         }
         if let Some(estimator) = &mut self.estimator {
             estimator.feedback(now, arrivals);
+            if let Some(left) = estimator.told_until() {
+                self.pings.overtaken(left);
+            }
         }
         self.tell(now);
     }

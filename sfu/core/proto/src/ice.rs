@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 
 use crate::drop_reason::DropReason;
-use crate::stun::{self, Check, ErrorCode, IntegrityKey, Message, Role, TransactionId};
+use crate::stun::{self, Check, ErrorCode, IntegrityKey, Message, Pong, Role, TransactionId};
 
 /// How datagrams travel on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +108,9 @@ const QUESTIONS: u32 = 10;
 /// Questions whose answer still counts: those of the last seconds.
 const OPEN_QUESTIONS: usize = 4;
 
+/// Pings whose answer still counts.
+const OPEN_PINGS: usize = 32;
+
 /// Whose round trip nothing else tells is asked so often, about as often as clients check by themselves.
 const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -156,8 +159,12 @@ pub struct IceAgent {
     /// The latest last.
     questions: VecDeque<Question>,
     last_question: Option<Instant>,
-    wants_round_trip: bool,
+    wants_answer: bool,
     asked: u64,
+    /// Whether the peer answers pings, once he was asked.
+    takes_pings: Option<bool>,
+    /// Those that were not answered yet, the latest last.
+    pings: VecDeque<Question>,
     events: VecDeque<IceEvent>,
 }
 
@@ -176,8 +183,10 @@ impl IceAgent {
             transactions: VecDeque::new(),
             questions: VecDeque::new(),
             last_question: None,
-            wants_round_trip: false,
+            wants_answer: false,
             asked: 0,
+            takes_pings: None,
+            pings: VecDeque::new(),
             events: VecDeque::new(),
         }
     }
@@ -270,9 +279,10 @@ impl IceAgent {
         Ok(())
     }
 
-    /// Whether answers are wanted for the time that they take, from a peer that is not silent as well.
-    pub fn want_round_trip(&mut self, is_wanted: bool) {
-        self.wants_round_trip = is_wanted;
+    /// Whether answers are wanted for the time that they take, or for what they say of pings, from a peer that is not silent as
+    /// well.
+    pub fn want_answer(&mut self, is_wanted: bool) {
+        self.wants_answer = is_wanted;
     }
 
     /// Asks a peer that has been silent on the selected path whether it still wants what is sent there (RFC 7675 §5.1), and
@@ -296,6 +306,7 @@ impl IceAgent {
             use_candidate: false,
             // With the least tie-breaker: a peer that is in doubt shall control.
             role: Role::Controlled(0),
+            asks_for_pings: true,
         };
         stun::write_request(out, &check, &IntegrityKey::new(&remote.pwd));
         if self.questions.len() >= OPEN_QUESTIONS {
@@ -315,10 +326,43 @@ impl IceAgent {
         };
         message.verify_integrity(&IntegrityKey::new(&remote.pwd))?;
         let asked = self.questions.remove(question).map_or(now, |question| question.asked);
+        self.takes_pings = Some(message.takes_pings());
         let known = self.paths.iter_mut().find(|known| known.path == path).ok_or(DropReason::UnvalidatedPath)?;
         known.last_check = now;
         self.revive(path);
         Ok(now.saturating_duration_since(asked))
+    }
+
+    /// Whether the peer answers pings; None: not known, as nothing was asked yet.
+    pub fn takes_pings(&self) -> Option<bool> {
+        self.takes_pings
+    }
+
+    /// Writes a ping to send on the returned path; `out` is replaced by it. None if the peer would not answer it there.
+    pub fn ping(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Path> {
+        out.clear();
+        // In a stream it would stand behind what is lost.
+        let path = self.selected().filter(|path| path.protocol == Protocol::Udp)?;
+        let remote = self.current.remote.as_ref().filter(|_| self.takes_pings == Some(true))?;
+        self.asked += 1;
+        let transaction = self.current.key.transaction(self.asked);
+        stun::write_ping(out, &transaction, &IntegrityKey::new(&remote.pwd));
+        if self.pings.len() >= OPEN_PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(Question { transaction, path, asked: now });
+        Some(path)
+    }
+
+    /// The answer to a ping came in on `path`: when that left. It is no consent; nobody lives by pings alone.
+    pub fn handle_pong(&mut self, path: Path, pong: &Pong<'_>) -> Result<Instant, DropReason> {
+        let is_answered = |ping: &Question| ping.transaction == pong.transaction && ping.path == path;
+        let ping = self.pings.iter().position(is_answered);
+        let (Some(ping), Some(remote)) = (ping, &self.current.remote) else {
+            return Err(DropReason::StunUnexpected);
+        };
+        pong.verify_integrity(&IntegrityKey::new(&remote.pwd))?;
+        self.pings.remove(ping).map(|ping| ping.asked).ok_or(DropReason::StunUnexpected)
     }
 
     /// When the peer is to be asked next, if it stays silent or its round trip is wanted.
@@ -331,7 +375,7 @@ impl IceAgent {
         let not_before = self.last_question.map(|at| at + self.config.disconnected_after / QUESTIONS);
         let asked_of_silent = not_before.map_or(is_silent_at, |at| at.max(is_silent_at));
         let asked_for_time = match self.last_question {
-            _ if !self.wants_round_trip => None,
+            _ if !self.wants_answer => None,
             Some(at) => Some(at + ROUND_TRIP_INTERVAL),
             None => self.last_switch,
         };

@@ -100,6 +100,7 @@ pub struct Pacer {
     width: Width,
     /// Only sound leaves meanwhile.
     hold: Option<Range<Instant>>,
+    ping_hold: Option<Range<Instant>>,
     credit_bytes: f64,
     credited: Option<Instant>,
     /// By rising finish.
@@ -127,6 +128,11 @@ impl Pacer {
     /// Sets the time within which nothing but sound may leave, whatever the rate.
     pub fn set_hold(&mut self, hold: Option<Range<Instant>>) {
         self.hold = hold;
+    }
+
+    /// Another such time.
+    pub fn set_ping_hold(&mut self, hold: Option<Range<Instant>>) {
+        self.ping_hold = hold;
     }
 
     /// Whether video may leave now; the packets of one frame after its first may overdraw the credit by a burst, but where that
@@ -378,7 +384,7 @@ impl Pacer {
 
     #[inline]
     fn is_held(&self, now: Instant) -> bool {
-        self.hold.as_ref().is_some_and(|hold| hold.contains(&now))
+        [&self.hold, &self.ping_hold].into_iter().flatten().any(|hold| hold.contains(&now))
     }
 
     fn burst(&self) -> f64 {

@@ -1,4 +1,5 @@
-//! STUN as an ICE-lite server needs it (RFC 8489): Binding requests read strictly, responses written.
+//! STUN as an ICE-lite server needs it (RFC 8489): Binding requests read strictly, responses written; and the pings that
+//! libwebrtc answers, a header with four bytes of integrity.
 //!
 //! Not here: which credentials are valid (ice.rs), TURN, long-term credentials. Reading allocates nothing, so that a
 //! flood of bad requests costs nothing but time.
@@ -19,6 +20,8 @@ const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_INDICATION: u16 = 0x0011;
 const BINDING_SUCCESS: u16 = 0x0101;
 const BINDING_ERROR: u16 = 0x0111;
+const PING_REQUEST: u16 = 0x0200;
+const PING_SUCCESS: u16 = 0x0300;
 
 const USERNAME: u16 = 0x0006;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
@@ -31,8 +34,15 @@ const USE_CANDIDATE: u16 = 0x0025;
 const FINGERPRINT: u16 = 0x8028;
 const ICE_CONTROLLED: u16 = 0x8029;
 const ICE_CONTROLLING: u16 = 0x802a;
+/// A list of 16-bit values. The first one: the asker wants to know of pings, or the version of them that is answered.
+const GOOG_MISC_INFO: u16 = 0xc059;
+/// The first four bytes of what MESSAGE-INTEGRITY would hold.
+const GOOG_MESSAGE_INTEGRITY_32: u16 = 0xc060;
 
 const MAC_LEN: usize = 20;
+const SHORT_MAC_LEN: usize = 4;
+/// Of a ping and its answer.
+pub const PING_LEN: usize = HEADER_LEN + 4 + SHORT_MAC_LEN;
 /// RFC 8489 §14.7.
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 /// RFC 8489 §14.3: USERNAME has fewer than 509 bytes.
@@ -78,6 +88,7 @@ pub struct Message<'a> {
     /// Where MESSAGE-INTEGRITY begins.
     integrity_at: Option<usize>,
     mapped: Option<SocketAddr>,
+    misc: u16,
     unknown: [u16; MAX_UNKNOWN],
     unknown_len: usize,
 }
@@ -117,6 +128,7 @@ impl<'a> Message<'a> {
             datagram,
             integrity_at: None,
             mapped: None,
+            misc: 0,
             unknown: [0; MAX_UNKNOWN],
             unknown_len: 0,
         };
@@ -173,6 +185,7 @@ impl<'a> Message<'a> {
                 let address = read_xor_address(value, &self.transaction).ok_or(DropReason::StunMalformed)?;
                 self.mapped.get_or_insert(address);
             }
+            GOOG_MISC_INFO => self.misc = value.first_chunk().map_or(0, |first| u16::from_be_bytes(*first)),
             // Known to RFC 8489 and without meaning in a check: MAPPED-ADDRESS, ERROR-CODE, UNKNOWN-ATTRIBUTES, REALM,
             // NONCE, MESSAGE-INTEGRITY-SHA256, PASSWORD-ALGORITHM, USERHASH.
             0x0001 | ERROR_CODE | UNKNOWN_ATTRIBUTES | 0x0014 | 0x0015 | MESSAGE_INTEGRITY_SHA256 | 0x001d | 0x001e => {
@@ -223,6 +236,11 @@ impl<'a> Message<'a> {
         self.mapped
     }
 
+    /// Who has written this response answers pings.
+    pub fn takes_pings(&self) -> bool {
+        self.misc > 0
+    }
+
     /// Comprehension-required attributes we do not know, at most four of them.
     pub fn unknown_attributes(&self) -> &[u16] {
         &self.unknown[..self.unknown_len]
@@ -231,7 +249,7 @@ impl<'a> Message<'a> {
     /// Check MESSAGE-INTEGRITY, in constant time.
     pub fn verify_integrity(&self, key: &IntegrityKey) -> Result<(), DropReason> {
         let at = self.integrity_at.ok_or(DropReason::StunNoIntegrity)?;
-        let mac = integrity(&self.datagram[..at], key);
+        let mac = integrity(&self.datagram[..at], key, MAC_LEN);
         if bool::from(mac.ct_eq(&self.datagram[at + 4..at + 4 + MAC_LEN])) {
             Ok(())
         } else {
@@ -293,6 +311,8 @@ pub struct Check<'a> {
     pub priority: u32,
     pub use_candidate: bool,
     pub role: Role,
+    /// Whether pings are answered as well is to be told with the answer.
+    pub asks_for_pings: bool,
 }
 
 /// A Binding request signed with the receiver's password; replaces what is in `out`.
@@ -308,7 +328,46 @@ pub fn write_request(out: &mut Vec<u8>, check: &Check<'_>, key: &IntegrityKey) {
     if check.use_candidate {
         attribute(out, USE_CANDIDATE, &[]);
     }
+    if check.asks_for_pings {
+        attribute(out, GOOG_MISC_INFO, &1u16.to_be_bytes());
+    }
     sign(out, key);
+}
+
+/// A ping signed with the receiver's password; replaces what is in `out`. For those alone who have said that they answer it:
+/// it names nobody, and has no fingerprint.
+pub fn write_ping(out: &mut Vec<u8>, transaction: &TransactionId, key: &IntegrityKey) {
+    begin(out, PING_REQUEST, transaction);
+    let mac = integrity(out, key, SHORT_MAC_LEN);
+    attribute(out, GOOG_MESSAGE_INTEGRITY_32, &mac[..SHORT_MAC_LEN]);
+}
+
+/// The answer to a ping; nothing in it is authenticated yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Pong<'a> {
+    pub transaction: TransactionId,
+    datagram: &'a [u8; PING_LEN],
+}
+
+impl<'a> Pong<'a> {
+    /// `None`: it is something else.
+    pub fn parse(datagram: &'a [u8]) -> Option<Self> {
+        let datagram: &[u8; PING_LEN] = datagram.try_into().ok()?;
+        let is_one = be16(datagram, 0) == PING_SUCCESS
+            && usize::from(be16(datagram, 2)) == PING_LEN - HEADER_LEN
+            && be32(datagram, 4) == COOKIE
+            && be16(datagram, HEADER_LEN) == GOOG_MESSAGE_INTEGRITY_32
+            && usize::from(be16(datagram, HEADER_LEN + 2)) == SHORT_MAC_LEN;
+        let transaction = *datagram[8..].first_chunk()?;
+        is_one.then_some(Self { transaction, datagram })
+    }
+
+    /// Check its four bytes of integrity, in constant time.
+    pub fn verify_integrity(&self, key: &IntegrityKey) -> Result<(), DropReason> {
+        let mac = integrity(&self.datagram[..HEADER_LEN], key, SHORT_MAC_LEN);
+        let is_right = mac[..SHORT_MAC_LEN].ct_eq(&self.datagram[HEADER_LEN + 4..]);
+        if bool::from(is_right) { Ok(()) } else { Err(DropReason::StunBadIntegrity) }
+    }
 }
 
 fn begin(out: &mut Vec<u8>, message_type: u16, transaction: &TransactionId) {
@@ -329,7 +388,7 @@ fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 fn sign(out: &mut Vec<u8>, key: &IntegrityKey) {
-    let mac = integrity(out, key);
+    let mac = integrity(out, key, MAC_LEN);
     attribute(out, MESSAGE_INTEGRITY, &mac);
     // The fingerprint's own attribute counts in the length it covers.
     let len = (out.len() - HEADER_LEN + 8) as u16;
@@ -338,9 +397,9 @@ fn sign(out: &mut Vec<u8>, key: &IntegrityKey) {
     attribute(out, FINGERPRINT, &fingerprint.to_be_bytes());
 }
 
-/// RFC 8489 §14.5: the MAC of everything before the attribute, with a length that ends after it.
-fn integrity(before: &[u8], key: &IntegrityKey) -> [u8; MAC_LEN] {
-    let len = (before.len() - HEADER_LEN + 4 + MAC_LEN) as u16;
+/// RFC 8489 §14.5: the MAC of everything before the attribute, with a length that ends after its `len` bytes.
+fn integrity(before: &[u8], key: &IntegrityKey, len: usize) -> [u8; MAC_LEN] {
+    let len = (before.len() - HEADER_LEN + 4 + len) as u16;
     key.0.sign(&[&before[..2], &len.to_be_bytes(), &before[4..]])
 }
 
@@ -421,6 +480,25 @@ pub(crate) mod testing {
             attribute(&mut out, *kind, value);
         }
         sign(&mut out, key);
+        out
+    }
+
+    /// The success response to a check of ours, or to what has its transaction, with more than it must have.
+    pub(crate) fn signed_answer(question: &[u8], attributes: &[(u16, &[u8])], key: &IntegrityKey) -> Vec<u8> {
+        let mut out = Vec::new();
+        begin(&mut out, BINDING_SUCCESS, question[8..HEADER_LEN].first_chunk().expect("a transaction"));
+        for (kind, value) in attributes {
+            attribute(&mut out, *kind, value);
+        }
+        sign(&mut out, key);
+        out
+    }
+
+    pub(crate) fn pong(ping: &[u8], key: &IntegrityKey) -> Vec<u8> {
+        let mut out = Vec::new();
+        begin(&mut out, PING_SUCCESS, ping[8..HEADER_LEN].first_chunk().expect("a transaction"));
+        let mac = integrity(&out, key, SHORT_MAC_LEN);
+        attribute(&mut out, GOOG_MESSAGE_INTEGRITY_32, &mac[..SHORT_MAC_LEN]);
         out
     }
 
@@ -532,6 +610,54 @@ mod tests {
     }
 
     #[test]
+    fn a_ping_is_a_header_and_four_bytes_of_its_signature() {
+        let key = IntegrityKey::new(PASSWORD);
+        let mut ping = Vec::new();
+        write_ping(&mut ping, &[7; 12], &key);
+        assert_eq!(ping[..8], hex("02000008 2112a442"));
+        assert_eq!((ping[20..24].to_vec(), ping.len()), (hex("c0600004"), PING_LEN));
+        // What MESSAGE-INTEGRITY would begin with, as python's hmac says of these twenty bytes.
+        assert_eq!(ping[24..], hex("7ca19bc9"));
+        assert!(Pong::parse(&ping).is_none(), "no answer");
+        assert!(Message::parse(&ping).is_err());
+        let pong = testing::pong(&ping, &key);
+        let read = Pong::parse(&pong).unwrap();
+        assert_eq!((read.transaction, read.verify_integrity(&key)), ([7; 12], Ok(())));
+        assert_eq!(read.verify_integrity(&IntegrityKey::new("other")), Err(DropReason::StunBadIntegrity));
+        for bit in 0..pong.len() * 8 {
+            let mut forged = pong.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Pong::parse(&forged).is_none_or(|pong| pong.verify_integrity(&key).is_err()), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_check_asks_for_pings_and_its_answer_tells() {
+        let key = IntegrityKey::new(PASSWORD);
+        let mut out = Vec::new();
+        let role = Role::Controlled(0);
+        for asks_for_pings in [false, true] {
+            let check = Check {
+                transaction: [7; 12],
+                username: "a:b",
+                priority: 1,
+                use_candidate: false,
+                role,
+                asks_for_pings,
+            };
+            write_request(&mut out, &check, &key);
+            assert_eq!(out.windows(8).any(|w| w == hex("c0590002 00010000")), asks_for_pings);
+            assert!(Message::parse(&out).unwrap().unknown_attributes().is_empty());
+        }
+        let told: [(&[u8], bool); 4] = [(&[0, 1], true), (&[0, 0], false), (&[], false), (&[0, 1, 0, 9], true)];
+        for (misc, takes) in told {
+            let answer = testing::signed_answer(&out, &[(GOOG_MISC_INFO, misc)], &key);
+            assert_eq!(Message::parse(&answer).unwrap().takes_pings(), takes, "{misc:?}");
+        }
+        assert!(!Message::parse(&testing::signed_answer(&out, &[], &key)).unwrap().takes_pings());
+    }
+
+    #[test]
     fn crc32_check_value() {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
@@ -546,7 +672,7 @@ mod tests {
                 datagram[2..4].copy_from_slice(&len.to_be_bytes());
                 datagram[4..8].copy_from_slice(&COOKIE.to_be_bytes());
             }
-            let _ = Message::parse(&datagram);
+            let _ = (Message::parse(&datagram), Pong::parse(&datagram));
             if let Ok((message, _)) = Message::parse_attributes(&datagram) {
                 let _ = (message.ufrags(), message.verify_integrity(&IntegrityKey::new("x")));
             }

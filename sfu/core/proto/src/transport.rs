@@ -206,6 +206,16 @@ impl Transport {
         !self.uptracks.is_empty() && self.sent_streams.is_empty()
     }
 
+    /// Pings would be of use, and it is not known whether they are answered.
+    pub fn is_asked_for_pings(&self) -> bool {
+        self.downlink.pings().is_on() && self.ice.takes_pings().is_none()
+    }
+
+    /// Pings are answered. In a stream they would stand behind what is lost.
+    pub fn is_pingable(&self) -> bool {
+        matches!(self.path, Some(Path::Udp(_))) && self.ice.takes_pings() == Some(true)
+    }
+
     /// A handshake that has begun and not ended.
     pub fn is_shaking_hands(&self) -> bool {
         self.dtls.is_some() && self.protection.is_none()

@@ -66,6 +66,7 @@ struct EngineConfig {
     estimate_max_bps: u64,
     feedback_patience_seconds: f64,
     pacing_factor: f64,
+    ping_interval_seconds: f64,
     max_pacer_delay_seconds: f64,
     layer_dwell_seconds: f64,
     layer_reversal_seconds: f64,
@@ -143,6 +144,7 @@ impl WorkerConfig {
             },
             feedback_patience: seconds(engine.feedback_patience_seconds),
             pacing_factor: engine.pacing_factor,
+            ping_interval: seconds(engine.ping_interval_seconds),
             max_pacer_delay: seconds(engine.max_pacer_delay_seconds),
             guard: GuardConfig {
                 dwell: seconds(engine.layer_dwell_seconds),

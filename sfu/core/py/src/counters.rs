@@ -45,6 +45,8 @@ pub(crate) struct CountersView {
     allocations: u64,
     bandwidth_pauses: u64,
     redundancy_withheld: u64,
+    pings: u64,
+    pongs: u64,
     overload_level: u64,
     overload_seconds: BTreeMap<&'static str, f64>,
     breaker_trips: u64,
@@ -124,6 +126,8 @@ impl From<&Counters> for CountersView {
             allocations: counters.allocations,
             bandwidth_pauses: counters.bandwidth_pauses,
             redundancy_withheld: counters.redundancy_withheld,
+            pings: counters.pings,
+            pongs: counters.pongs,
             overload_level: counters.overload_level,
             overload_seconds: Level::ALL
                 .iter()

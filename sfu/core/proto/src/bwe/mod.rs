@@ -10,6 +10,7 @@ mod answers;
 mod delay;
 mod history;
 mod loss;
+mod pings;
 mod probe;
 mod rate_control;
 mod trial;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use history::{Arrival, Sent};
+pub use pings::Pings;
 pub use probe::ProbeCluster;
 
 use acknowledged::AcknowledgedBitrate;
@@ -112,6 +114,8 @@ pub struct Estimator {
     rtt: Duration,
     #[serde(with = "crate::moment")]
     last_feedback: Option<Instant>,
+    #[serde(default, with = "crate::moment")]
+    told_until: Option<Instant>,
     #[serde(with = "crate::moment")]
     last_sent: Option<Instant>,
     /// When the first packet left that feedback must still speak of.
@@ -208,6 +212,7 @@ impl Estimator {
             trial: Trial::new(),
             rtt: Duration::from_millis(200),
             last_feedback: None,
+            told_until: None,
             last_sent: None,
             unanswered_since: None,
             silenced: None,
@@ -256,7 +261,12 @@ impl Estimator {
 
     /// While nothing that can wait should be sent: answers are late, and more would only queue.
     pub fn hold(&self) -> Option<Range<Instant>> {
-        self.answers.hold(self.standing_queue() > RISE || self.loss.is_lossless())
+        self.answers.hold(self.is_missed())
+    }
+
+    /// What has not come yet was probably not lost.
+    pub fn is_missed(&self) -> bool {
+        self.standing_queue() > RISE || self.loss.is_lossless()
     }
 
     /// How full the link's queue is: delay above the smallest of the last half minute.
@@ -277,6 +287,11 @@ impl Estimator {
     /// A probe has met the link's end, and the estimate is there or beyond.
     pub fn is_at_end(&self) -> bool {
         self.end_bps.is_some_and(|end| self.estimate_bps >= end)
+    }
+
+    /// When the newest packet left that is known to have arrived.
+    pub fn told_until(&self) -> Option<Instant> {
+        self.told_until
     }
 
     /// True once anything was reported to have arrived.
@@ -315,7 +330,7 @@ impl Estimator {
             match self.history.take(arrival) {
                 Some(Answer::Received(sent)) => {
                     let Some(received) = arrival.received else { continue };
-                    newest = newest.max(Some(sent.number));
+                    newest = newest.max(Some((sent.number, sent.at)));
                     let waited = if sent.shadowed {
                         self.delay.pass_over(sent.at, received)
                     } else {
@@ -336,7 +351,8 @@ impl Estimator {
             }
             self.prober.answered(arrival.number);
         }
-        let Some(newest) = newest else { return };
+        let Some((newest, left)) = newest else { return };
+        self.told_until = Some(left);
         // What is older and was not told of is lost, or its feedback is: nobody waits for it.
         self.unanswered_since = self.history.left_after(newest);
         self.answers.told(now, self.unanswered_since, newest_queued);

@@ -15,6 +15,7 @@ use crate::downtrack::Layer;
 use crate::event::Event;
 use crate::ids::Temporal;
 use crate::overload::Level;
+use crate::pacer::Width;
 use crate::trace::Cause;
 
 /// Why a video is paused, in figures and towards signaling.
@@ -75,8 +76,14 @@ impl Engine {
             if let Some(recorder) = transport.downlink.recorder() {
                 recorder.pace(now, rate);
             }
-            transport.pacer.set_rate(now, rate, transport.allotment.width(&transport.downlink));
+            let width = transport.allotment.width(&transport.downlink);
+            transport.pacer.set_rate(now, rate, width);
             transport.pacer.set_hold(transport.downlink.hold());
+            transport.downlink.watch(width == Width::Narrow);
+            transport.pacer.set_ping_hold(transport.downlink.ping_hold());
+            if transport.downlink.pings().is_looking(now) && transport.is_pingable() {
+                self.list_paced(now, slot);
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! What waits in the pacers leaves by the beat: retransmissions that have waited for video, video, other
-//! retransmissions, then what a probe still needs.
+//! retransmissions, then what a probe still needs; and the pings that tell whether the link still carries it.
 //!
 //! A probe is spent on retransmissions of recent packets where they fit, on bare padding where not, both on a downtrack's
 //! retransmission stream (RFC 4588); a subscriber without one is never probed.
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Engine;
 use super::down::Downtrack;
+use super::paths::from_ice;
 use super::write::{
     Carried, Desk, Kept, Outgoing, fill, fill_holes, leave_out, leaves_source, number, remember, withdraw, write_kept,
     write_packet,
@@ -17,6 +18,7 @@ use crate::counters::Withheld;
 use crate::downlink::Flow;
 use crate::downtrack::Layer;
 use crate::ids::{Pt, Spatial, Ssrc, Temporal};
+use crate::overload::Level;
 use crate::pacer::{BEAT, Waiting};
 use crate::rtp::{HeaderFields, RtpHeader};
 use crate::srtp::Payload;
@@ -70,7 +72,27 @@ impl Engine {
                 break;
             }
         }
-        self.transports.get(slot).is_some_and(|transport| !transport.pacer.is_idle())
+        let looks_out = self.ping(now, slot);
+        self.transports.get(slot).is_some_and(|transport| !transport.pacer.is_idle()) || looks_out
+    }
+
+    /// Sends a ping if one is due; false: none will be.
+    fn ping(&mut self, now: Instant, slot: usize) -> bool {
+        let has_no_cpu = self.gives_up(Level::Probes);
+        let Some(transport) = self.transports.get_mut(slot) else { return false };
+        if has_no_cpu || !transport.is_pingable() || !transport.downlink.pings().is_looking(now) {
+            return false;
+        }
+        if transport.downlink.pings_mut().is_due(now, self.config.ping_interval)
+            && let Some(path) = transport.ice.ping(now, &mut self.scratch)
+        {
+            self.counters.down.stun.add(self.scratch.len());
+            self.arena.push(from_ice(path), &self.scratch);
+            self.counters.pings += 1;
+            transport.downlink.pings_mut().pinged(now);
+            transport.pacer.set_ping_hold(transport.downlink.ping_hold());
+        }
+        true
     }
 
     pub(super) fn send_waiting(&mut self, now: Instant, slot: usize, waiting: &Waiting) {

@@ -8,7 +8,7 @@ use crate::command::MediaKind;
 use crate::drop_reason::DropReason;
 use crate::event::TransportState;
 use crate::ice::{self, IceEvent, IceState, Protocol};
-use crate::stun::Message;
+use crate::stun::{Message, Pong};
 use crate::transmit::{Path, TcpId};
 
 impl Engine {
@@ -21,6 +21,9 @@ impl Engine {
     }
 
     fn check(&mut self, now: Instant, path: Path, datagram: &Datagram<'_>) -> Result<(), DropReason> {
+        if let Some(pong) = Pong::parse(datagram.payload) {
+            return self.ponged(now, path, datagram.source, &pong);
+        }
         let message = Message::parse(datagram.payload)?;
         if message.is_success() {
             return self.answered(now, path, datagram.source, &message);
@@ -71,6 +74,18 @@ impl Engine {
             transport.rtt.observe(took);
         }
         self.after_ice(now, slot);
+        Ok(())
+    }
+
+    /// Likewise for a ping.
+    fn ponged(&mut self, now: Instant, path: Path, source: SocketAddr, pong: &Pong<'_>) -> Result<(), DropReason> {
+        let Some(&slot) = self.paths.get(&path) else { return Err(DropReason::StunUnexpected) };
+        self.acting = Some(slot);
+        let transport = &mut self.transports[slot];
+        let left = transport.ice.handle_pong(to_ice(path, source), pong)?;
+        self.counters.pongs += 1;
+        transport.downlink.pings_mut().answered(now, left);
+        transport.pacer.set_ping_hold(transport.downlink.ping_hold());
         Ok(())
     }
 
@@ -167,7 +182,7 @@ impl Engine {
     pub(super) fn tick_ice(&mut self, now: Instant) {
         for slot in self.occupied() {
             let transport = &mut self.transports[slot];
-            transport.ice.want_round_trip(transport.is_asked_for_time());
+            transport.ice.want_answer(transport.is_asked_for_time() || transport.is_asked_for_pings());
             if transport.ice.deadline().is_none_or(|at| at > now) {
                 continue;
             }

@@ -45,7 +45,7 @@ impl Peer {
         let mut datagram = Vec::new();
         let username = format!("{}:{}", self.local.ufrag, self.remote.ufrag);
         let role = Role::Controlling(7);
-        let check = Check { transaction, username: &username, priority, use_candidate, role };
+        let check = Check { transaction, username: &username, priority, use_candidate, role, asks_for_pings: false };
         write_request(&mut datagram, &check, &IntegrityKey::new(&self.local.pwd));
         datagram
     }
@@ -304,7 +304,7 @@ fn a_silent_peer_is_asked_and_its_answer_is_consent() {
 fn a_peer_whose_round_trip_is_wanted_is_asked_for_it_though_he_checks() {
     let mut peer = Peer::new();
     peer.check(path(1), 1, true).unwrap();
-    peer.agent.want_round_trip(true);
+    peer.agent.want_answer(true);
     for trip in [Duration::from_millis(180), Duration::from_millis(30)] {
         peer.time_passes();
         let (at, to, question) = peer.asked.pop().expect("he is asked at once, and every three seconds");
@@ -315,9 +315,59 @@ fn a_peer_whose_round_trip_is_wanted_is_asked_for_it_though_he_checks() {
         peer.check(path(1), 1, false).unwrap();
         peer.now += 3 * SECOND - trip;
     }
-    peer.agent.want_round_trip(false);
+    peer.agent.want_answer(false);
     peer.time_passes();
     assert!(peer.asked.is_empty());
+}
+
+#[test]
+fn who_says_that_he_answers_pings_is_sent_some_and_each_is_answered_once() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 1, true).unwrap();
+    let mut out = Vec::new();
+    assert_eq!((peer.agent.takes_pings(), peer.agent.ping(peer.now, &mut out)), (None, None), "nobody has asked him");
+    peer.agent.want_answer(true);
+    peer.time_passes();
+    let (_, _, question) = peer.asked.pop().unwrap();
+    let theirs = IntegrityKey::new(&peer.remote.pwd);
+    let says = stun::testing::signed_answer(&question, &[(0xc059, &[0, 1])], &theirs);
+    peer.agent.handle_answer(peer.now, path(1), &Message::parse(&says).unwrap()).unwrap();
+    assert_eq!(peer.agent.takes_pings(), Some(true));
+
+    let mut pings = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(peer.agent.ping(peer.now, &mut out), Some(path(1)));
+        pings.push((peer.now, out.clone()));
+        peer.now += Duration::from_millis(20);
+    }
+    assert_ne!(pings[0].1[8..20], pings[1].1[8..20]);
+    let (left, ping) = &pings[1];
+    let ours = IntegrityKey::new(&peer.local.pwd);
+    let pong = stun::testing::pong;
+    let mut handle = |from, datagram: &[u8]| peer.agent.handle_pong(from, &Pong::parse(datagram).unwrap());
+    assert_eq!(handle(path(2), &pong(ping, &theirs)), Err(DropReason::StunUnexpected), "from elsewhere");
+    assert_eq!(handle(path(1), &pong(ping, &ours)), Err(DropReason::StunBadIntegrity));
+    assert_eq!(handle(path(1), &pong(&[9; 28], &theirs)), Err(DropReason::StunUnexpected), "never asked");
+    assert_eq!(handle(path(1), &pong(ping, &theirs)), Ok(*left));
+    assert_eq!(handle(path(1), &pong(ping, &theirs)), Err(DropReason::StunUnexpected), "a replay");
+    assert_eq!(handle(path(1), &pong(&pings[0].1, &theirs)), Ok(pings[0].0));
+}
+
+#[test]
+fn pings_are_no_consent() {
+    let mut peer = Peer::new();
+    peer.check(path(1), 1, true).unwrap();
+    peer.agent.takes_pings = Some(true);
+    let mut out = Vec::new();
+    for _ in 0..150 {
+        if peer.agent.ping(peer.now, &mut out).is_some() {
+            let pong = stun::testing::pong(&out, &IntegrityKey::new(&peer.remote.pwd));
+            peer.agent.handle_pong(path(1), &Pong::parse(&pong).unwrap()).unwrap();
+        }
+        peer.wait(Duration::from_millis(100));
+    }
+    assert_eq!(peer.agent.state(), IceState::Failed, "fifteen seconds without a check or an answer to one");
+    assert_eq!(peer.agent.ping(peer.now, &mut out), None);
 }
 
 #[test]
@@ -393,7 +443,8 @@ fn malformed_checks_are_never_answered_with_success() {
     let user = "oursufrag:theirsufrag";
     let build = |username: &str, role: Role, key: &IntegrityKey| {
         let mut out = Vec::new();
-        let check = Check { transaction: [9; 12], username, priority: 1, use_candidate: true, role };
+        let check =
+            Check { transaction: [9; 12], username, priority: 1, use_candidate: true, role, asks_for_pings: false };
         write_request(&mut out, &check, key);
         out
     };
