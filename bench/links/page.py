@@ -183,7 +183,7 @@ in `bench/results/links` with each packet's passage and the server's own reasons
 ## What a fall to 120 kbit/s costs a voice
 Receivers report every 50 ms: from the fall to the first report, or the first missing one, that can tell of it 50 to
 110 ms pass (14 calls, packet by packet), and 7.6 KB of pictures have left before they are held back. Pings tell
-sooner ([bandwidth estimation](concepts/bandwidth-estimation.md)): 4.7 KB. Each KB costs some 59 ms of made-up sound,
-beside 103 that it takes in any case (r = 0.92): 523 ms without pings, 342 with them (means of 7 and 8 calls). What is
+sooner ([bandwidth estimation](concepts/bandwidth-estimation.md)): 4.9 KB. Each KB costs some 59 ms of made-up sound,
+beside 103 that it takes in any case (r = 0.92): 523 ms without pings, 359 with them (means of 7 and 11 calls). What is
 left is mostly a matter of where in a picture the fall comes: nothing can be known of it within a round trip, 40 ms.
 """
