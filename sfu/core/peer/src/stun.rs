@@ -37,22 +37,21 @@ pub fn response(transaction: [u8; 12], password: &str, takes_pings: bool) -> Vec
 
 /// What libwebrtc answers a ping with: a header, and four bytes of its signature.
 pub fn pong(transaction: [u8; 12], password: &str) -> Vec<u8> {
-    let mut message = header(0x0300, 8, transaction);
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
-    let tag = hmac::sign(&key, &message);
-    attribute(&mut message, 0xc060, &tag.as_ref()[..4]);
-    message
+    briefly_signed(0x0300, transaction, password)
 }
 
 /// The transaction of a ping that is signed with our password.
 pub fn pinged(message: &[u8], password: &str) -> Option<[u8; 12]> {
     let transaction = transaction_of(0x0200, message)?;
-    let mut expected = pong(transaction, password);
-    expected[..2].copy_from_slice(&0x0200u16.to_be_bytes());
+    (message == briefly_signed(0x0200, transaction, password)).then_some(transaction)
+}
+
+fn briefly_signed(kind: u16, transaction: [u8; 12], password: &str) -> Vec<u8> {
+    let mut message = header(kind, 8, transaction);
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
-    let tag = hmac::sign(&key, &expected[..20]);
-    expected[24..].copy_from_slice(&tag.as_ref()[..4]);
-    (message == expected).then_some(transaction)
+    let tag = hmac::sign(&key, &message);
+    attribute(&mut message, 0xc060, &tag.as_ref()[..4]);
+    message
 }
 
 fn signed(kind: u16, transaction: [u8; 12], attributes: &[u8], password: &str) -> Vec<u8> {

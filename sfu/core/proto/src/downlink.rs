@@ -408,11 +408,8 @@ impl Downlink {
             }
             self.source = Source::Feedback;
         }
-        if let Some(estimator) = &mut self.estimator {
-            estimator.feedback(now, arrivals);
-            if let Some(left) = estimator.told_until() {
-                self.pings.overtaken(left);
-            }
+        if let Some(left) = self.estimator.as_mut().and_then(|estimator| estimator.feedback(now, arrivals)) {
+            self.pings.overtaken(left);
         }
         self.tell(now);
     }

@@ -125,6 +125,19 @@ struct Question {
     asked: Instant,
 }
 
+/// The oldest makes room.
+fn keep(questions: &mut VecDeque<Question>, most: usize, question: Question) {
+    if questions.len() >= most {
+        questions.pop_front();
+    }
+    questions.push_back(question);
+}
+
+/// Which of them it was that an answer on `path` is to.
+fn asked(questions: &VecDeque<Question>, transaction: TransactionId, path: Path) -> Option<usize> {
+    questions.iter().position(|asked| asked.transaction == transaction && asked.path == path)
+}
+
 struct Local {
     credentials: Credentials,
     key: IntegrityKey,
@@ -309,18 +322,14 @@ impl IceAgent {
             asks_for_pings: true,
         };
         stun::write_request(out, &check, &IntegrityKey::new(&remote.pwd));
-        if self.questions.len() >= OPEN_QUESTIONS {
-            self.questions.pop_front();
-        }
-        self.questions.push_back(Question { transaction, path, asked: now });
+        keep(&mut self.questions, OPEN_QUESTIONS, Question { transaction, path, asked: now });
         self.last_question = Some(now);
         Some(path)
     }
 
     /// A success response came in on `path`: consent, if it answers a check of ours that was sent there. How long it took.
     pub fn handle_answer(&mut self, now: Instant, path: Path, message: &Message<'_>) -> Result<Duration, DropReason> {
-        let is_answered = |asked: &Question| asked.transaction == message.transaction && asked.path == path;
-        let question = self.questions.iter().position(is_answered);
+        let question = asked(&self.questions, message.transaction, path);
         let (Some(question), Some(remote)) = (question, &self.current.remote) else {
             return Err(DropReason::StunUnexpected);
         };
@@ -338,26 +347,25 @@ impl IceAgent {
         self.takes_pings
     }
 
-    /// Writes a ping to send on the returned path; `out` is replaced by it. None if the peer would not answer it there.
+    /// Where pings are answered. In a stream they would stand behind what is lost.
+    pub fn pingable(&self) -> Option<Path> {
+        self.selected().filter(|path| path.protocol == Protocol::Udp && self.takes_pings == Some(true))
+    }
+
+    /// Writes a ping to send on the returned path; `out` is replaced by it. None if the peer would not answer it.
     pub fn ping(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Path> {
         out.clear();
-        // In a stream it would stand behind what is lost.
-        let path = self.selected().filter(|path| path.protocol == Protocol::Udp)?;
-        let remote = self.current.remote.as_ref().filter(|_| self.takes_pings == Some(true))?;
+        let (path, remote) = (self.pingable()?, self.current.remote.as_ref()?);
         self.asked += 1;
         let transaction = self.current.key.transaction(self.asked);
         stun::write_ping(out, &transaction, &IntegrityKey::new(&remote.pwd));
-        if self.pings.len() >= OPEN_PINGS {
-            self.pings.pop_front();
-        }
-        self.pings.push_back(Question { transaction, path, asked: now });
+        keep(&mut self.pings, OPEN_PINGS, Question { transaction, path, asked: now });
         Some(path)
     }
 
     /// The answer to a ping came in on `path`: when that left. It is no consent; nobody lives by pings alone.
     pub fn handle_pong(&mut self, path: Path, pong: &Pong<'_>) -> Result<Instant, DropReason> {
-        let is_answered = |ping: &Question| ping.transaction == pong.transaction && ping.path == path;
-        let ping = self.pings.iter().position(is_answered);
+        let ping = asked(&self.pings, pong.transaction, path);
         let (Some(ping), Some(remote)) = (ping, &self.current.remote) else {
             return Err(DropReason::StunUnexpected);
         };

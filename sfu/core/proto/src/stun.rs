@@ -337,7 +337,11 @@ pub fn write_request(out: &mut Vec<u8>, check: &Check<'_>, key: &IntegrityKey) {
 /// A ping signed with the receiver's password; replaces what is in `out`. For those alone who have said that they answer it:
 /// it names nobody, and has no fingerprint.
 pub fn write_ping(out: &mut Vec<u8>, transaction: &TransactionId, key: &IntegrityKey) {
-    begin(out, PING_REQUEST, transaction);
+    write_short(out, PING_REQUEST, transaction, key);
+}
+
+fn write_short(out: &mut Vec<u8>, message_type: u16, transaction: &TransactionId, key: &IntegrityKey) {
+    begin(out, message_type, transaction);
     let mac = integrity(out, key, SHORT_MAC_LEN);
     attribute(out, GOOG_MESSAGE_INTEGRITY_32, &mac[..SHORT_MAC_LEN]);
 }
@@ -474,8 +478,17 @@ pub(crate) mod testing {
     use super::*;
 
     pub(crate) fn signed_message(message_type: u16, attributes: &[(u16, &[u8])], key: &IntegrityKey) -> Vec<u8> {
+        signed(message_type, &[9; 12], attributes, key)
+    }
+
+    fn signed(
+        message_type: u16,
+        transaction: &TransactionId,
+        attributes: &[(u16, &[u8])],
+        key: &IntegrityKey,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
-        begin(&mut out, message_type, &[9; 12]);
+        begin(&mut out, message_type, transaction);
         for (kind, value) in attributes {
             attribute(&mut out, *kind, value);
         }
@@ -485,20 +498,16 @@ pub(crate) mod testing {
 
     /// The success response to a check of ours, or to what has its transaction, with more than it must have.
     pub(crate) fn signed_answer(question: &[u8], attributes: &[(u16, &[u8])], key: &IntegrityKey) -> Vec<u8> {
-        let mut out = Vec::new();
-        begin(&mut out, BINDING_SUCCESS, question[8..HEADER_LEN].first_chunk().expect("a transaction"));
-        for (kind, value) in attributes {
-            attribute(&mut out, *kind, value);
-        }
-        sign(&mut out, key);
-        out
+        signed(BINDING_SUCCESS, transaction_of(question), attributes, key)
+    }
+
+    fn transaction_of(message: &[u8]) -> &TransactionId {
+        message[8..HEADER_LEN].first_chunk().expect("a transaction")
     }
 
     pub(crate) fn pong(ping: &[u8], key: &IntegrityKey) -> Vec<u8> {
         let mut out = Vec::new();
-        begin(&mut out, PING_SUCCESS, ping[8..HEADER_LEN].first_chunk().expect("a transaction"));
-        let mac = integrity(&out, key, SHORT_MAC_LEN);
-        attribute(&mut out, GOOG_MESSAGE_INTEGRITY_32, &mac[..SHORT_MAC_LEN]);
+        write_short(&mut out, PING_SUCCESS, transaction_of(ping), key);
         out
     }
 

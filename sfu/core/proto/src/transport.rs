@@ -211,9 +211,9 @@ impl Transport {
         self.downlink.pings().is_on() && self.ice.takes_pings().is_none()
     }
 
-    /// Pings are answered. In a stream they would stand behind what is lost.
-    pub fn is_pingable(&self) -> bool {
-        matches!(self.path, Some(Path::Udp(_))) && self.ice.takes_pings() == Some(true)
+    /// What pings have told, or have not, holds back.
+    pub fn heed_pings(&mut self) {
+        self.pacer.set_ping_hold(self.downlink.ping_hold());
     }
 
     /// A handshake that has begun and not ended.

@@ -114,8 +114,6 @@ pub struct Estimator {
     rtt: Duration,
     #[serde(with = "crate::moment")]
     last_feedback: Option<Instant>,
-    #[serde(default, with = "crate::moment")]
-    told_until: Option<Instant>,
     #[serde(with = "crate::moment")]
     last_sent: Option<Instant>,
     /// When the first packet left that feedback must still speak of.
@@ -212,7 +210,6 @@ impl Estimator {
             trial: Trial::new(),
             rtt: Duration::from_millis(200),
             last_feedback: None,
-            told_until: None,
             last_sent: None,
             unanswered_since: None,
             silenced: None,
@@ -289,11 +286,6 @@ impl Estimator {
         self.end_bps.is_some_and(|end| self.estimate_bps >= end)
     }
 
-    /// When the newest packet left that is known to have arrived.
-    pub fn told_until(&self) -> Option<Instant> {
-        self.told_until
-    }
-
     /// True once anything was reported to have arrived.
     pub fn has_feedback(&self) -> bool {
         self.last_feedback.is_some()
@@ -323,8 +315,9 @@ impl Estimator {
         self.rtt = if self.last_feedback.is_none() { rtt } else { (self.rtt * 7 + rtt) / 8 };
     }
 
-    /// Takes one transport-wide feedback message. Reports on numbers never sent are ignored (a lying receiver).
-    pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) {
+    /// Takes one transport-wide feedback message. Reports on numbers never sent are ignored (a lying receiver). When the newest
+    /// packet left that it says has arrived.
+    pub fn feedback(&mut self, now: Instant, arrivals: &[Arrival]) -> Option<Instant> {
         let (mut newest, mut newest_queued) = (None, Duration::ZERO);
         for arrival in arrivals {
             match self.history.take(arrival) {
@@ -351,8 +344,7 @@ impl Estimator {
             }
             self.prober.answered(arrival.number);
         }
-        let Some((newest, left)) = newest else { return };
-        self.told_until = Some(left);
+        let (newest, left) = newest?;
         // What is older and was not told of is lost, or its feedback is: nobody waits for it.
         self.unanswered_since = self.history.left_after(newest);
         self.answers.told(now, self.unanswered_since, newest_queued);
@@ -371,6 +363,7 @@ impl Estimator {
             self.last_queueing = Some(now);
         }
         self.update(now);
+        Some(left)
     }
 
     /// Takes a REMB: the estimate of clients that send no transport-wide feedback, an upper bound of others.

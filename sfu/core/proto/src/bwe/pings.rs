@@ -179,10 +179,10 @@ impl Pings {
     ///
     /// `is_missed`: an answer that has not come yet was probably not lost.
     pub fn hold(&self, is_missed: bool) -> Option<Range<Instant>> {
-        let oldest = self.open.front().filter(|_| is_missed && self.heard >= LEARNING);
         if self.is_vague() {
             return None;
         }
+        let oldest = self.open.front().filter(|_| is_missed && self.heard >= LEARNING);
         let missing = oldest.map(|ping| {
             let due = ping.left + ping.behind + self.usual();
             due..due + PATIENCE
@@ -241,7 +241,7 @@ mod tests {
         assert!(!pings.hold(true).unwrap().contains(&due));
         assert!(pings.hold(true).unwrap().contains(&(due + 4 * MS)));
         assert_eq!(pings.hold(false), None, "it may be lost");
-        // Half a second late: of what stood before it as much again stands behind it.
+        // A tenth of a second late: of what stood before it as much again stands behind it.
         pings.answered(now + 140 * MS, now);
         let hold = pings.hold(false).unwrap();
         assert!(hold.contains(&(now + 300 * MS)) && !hold.contains(&(now + 350 * MS)), "{:?}", hold.end - now);

@@ -80,8 +80,8 @@ impl Engine {
             transport.pacer.set_rate(now, rate, width);
             transport.pacer.set_hold(transport.downlink.hold());
             transport.downlink.watch(width == Width::Narrow);
-            transport.pacer.set_ping_hold(transport.downlink.ping_hold());
-            if transport.downlink.pings().is_looking(now) && transport.is_pingable() {
+            transport.heed_pings();
+            if transport.downlink.pings().is_looking(now) && transport.ice.pingable().is_some() {
                 self.list_paced(now, slot);
             }
         }

@@ -80,7 +80,7 @@ impl Engine {
     fn ping(&mut self, now: Instant, slot: usize) -> bool {
         let has_no_cpu = self.gives_up(Level::Probes);
         let Some(transport) = self.transports.get_mut(slot) else { return false };
-        if has_no_cpu || !transport.is_pingable() || !transport.downlink.pings().is_looking(now) {
+        if has_no_cpu || !transport.downlink.pings().is_looking(now) || transport.ice.pingable().is_none() {
             return false;
         }
         if transport.downlink.pings_mut().is_due(now, self.config.ping_interval)
@@ -90,7 +90,7 @@ impl Engine {
             self.arena.push(from_ice(path), &self.scratch);
             self.counters.pings += 1;
             transport.downlink.pings_mut().pinged(now);
-            transport.pacer.set_ping_hold(transport.downlink.ping_hold());
+            transport.heed_pings();
         }
         true
     }

@@ -85,7 +85,7 @@ impl Engine {
         let left = transport.ice.handle_pong(to_ice(path, source), pong)?;
         self.counters.pongs += 1;
         transport.downlink.pings_mut().answered(now, left);
-        transport.pacer.set_ping_hold(transport.downlink.ping_hold());
+        transport.heed_pings();
         Ok(())
     }
 
