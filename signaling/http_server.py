@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h11
@@ -27,6 +27,7 @@ from sfu.node import NodeError, prepare_run_directory, run_directory
 from signaling import listener_keeper
 from signaling.errors import SettingsError
 from signaling.settings import HttpSettings, Settings
+from signaling.websocket_deflate import DeflateFactory
 
 _CLOSING_SECONDS = 15
 """How long a connection that has ended may take to close, a WebSocket's close frame of the client included."""
@@ -45,6 +46,8 @@ PINGS = "websocket_pings"
 """The name in a connection's state under which the client's WebSocket pings are counted."""
 SEND_AT_ONCE = "callyard.send_at_once"
 """The name of the ASGI extension of WebSockets that takes a whole frame as it goes on the wire: see `_WebSocket`."""
+DEFLATES = "callyard.deflates"
+"""The name of the one that tells whether such a frame may be compressed (`signaling.wire.websocket`)."""
 
 
 def listen(bind: str, port: int, backlog: int) -> socket.socket:
@@ -120,11 +123,18 @@ def http_server(app: ASGIApp, settings: HttpSettings) -> HttpServer:
         connections_max = max(1, places - _OWN_PLACES)
         own_connections_max = places
 
+    # uvicorn's own keeps state for every connection, and unpacks whatever comes.
+    inflated = settings.websocket_inflated_bytes_per_second
+    deflate = DeflateFactory(max(inflated, settings.websocket_message_max_bytes), inflated)
+
+    class WebSocket(_WebSocket):
+        available_extensions = (deflate,) if settings.websocket_compression else ()
+
     return HttpServer(
         uvicorn.Config(
             app,
             http=Protocol,
-            ws=_WebSocket,
+            ws=WebSocket,
             ws_max_size=settings.websocket_message_max_bytes,
             ws_per_message_deflate=False,
             ws_ping_interval=10.0,
@@ -148,9 +158,16 @@ class _WebSocket(WebSocketsSansIOProtocol):
     A transport that closes waits for a client that does not read; here it is cut off in the end.
     """
 
+    available_extensions: Sequence[DeflateFactory]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.conn.available_extensions = self.available_extensions
+
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]
         extensions[SEND_AT_ONCE] = self.send_at_once
+        extensions[DEFLATES] = bool(self.conn.extensions)
         try:
             await super().run_asgi()
         finally:

@@ -119,6 +119,19 @@ class HttpSettings(Section):
         description="Largest signal message; a longer one closes the connection (1009). It must hold two session "
         "descriptions: raise it with `rooms.description_max_bytes`.",
     )
+    websocket_compression: bool = Field(
+        True,
+        description="Whether long messages are compressed on WebSockets of clients that take it (Chromium, Python). "
+        "Turn it off if a proxy on the way breaks such connections.",
+    )
+    websocket_inflated_bytes_per_second: int = Field(
+        4_194_304,
+        ge=65_536,
+        le=67_108_864,
+        description="How much of what one client sends compressed is unpacked, at once and then each second, and one "
+        "largest message in any case; more closes the connection (1009). Raise it when browsers that receive hundreds "
+        "of tracks are closed so.",
+    )
     connections_max: int = Field(
         20_000,
         ge=10,

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from signaling.api.access_token import access_token
 from signaling.errors import Refusal, Unauthenticated, status_of
-from signaling.http_server import SEND_AT_ONCE
+from signaling.http_server import DEFLATES, SEND_AT_ONCE
 from signaling.rooms.effects import SessionId
 from signaling.rooms.grants import Grants
 from signaling.rooms.presence import JoinParameters
@@ -122,6 +122,7 @@ class _Connection:
         self._websocket = websocket
         self._settings = settings
         self._transmit: Callable[[bytes], bool] | None = websocket.scope["extensions"].get(SEND_AT_ONCE)
+        self._deflates = bool(websocket.scope["extensions"].get(DEFLATES))
         self._queue: deque[frames.Frame] = deque()
         self._queued_bytes = 0
         self._queued_max_bytes: float = math.inf
@@ -204,7 +205,8 @@ class _Connection:
         """Write all that waits, if the client reads what it is sent; tell whether that was done."""
         if self._as_text or self._transmit is None:
             return False
-        if not self._transmit(b"".join([frame.framed for frame in self._queue])):
+        written = [frame.deflated if self._deflates else frame.framed for frame in self._queue]
+        if not self._transmit(b"".join(written)):
             return False
         self._queue.clear()
         self._queued_bytes = 0

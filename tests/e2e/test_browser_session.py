@@ -70,6 +70,18 @@ async def test_data_text_calls_and_metadata_pass(tabs: Tabs, single: bool) -> No
     await bob.page.wait_for_function("() => window.e2e.attributes('alice').hand === 'raised'", timeout=10_000)
 
 
+async def test_descriptions_are_compressed_on_their_way_to_a_browser(tabs: Tabs, server: Endpoint) -> None:
+    proxy = await TcpProxy(server.url).start()
+    try:
+        alice = await tabs.join("alice", single=True)
+        bob = await tabs.join("bob", single=True, url=proxy.url)
+        await publish_all(alice, bob)
+        # Without it, 57 kB.
+        assert proxy.told_bytes < 20_000
+    finally:
+        await proxy.stop()
+
+
 @MODES
 async def test_a_cut_signal_connection_is_resumed(tabs: Tabs, server: Endpoint, single: bool) -> None:
     """F-12"""

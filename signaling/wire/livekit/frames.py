@@ -55,6 +55,11 @@ class Frame:
         return websocket.framed(self.binary, is_text=False)
 
     @cached_property
+    def deflated(self) -> bytes:
+        """The same for connections that have agreed to compression."""
+        return websocket.deflated(self.binary, is_text=False)
+
+    @cached_property
     def text(self) -> str:
         return json_format.MessageToJson(self.message, indent=None)
 

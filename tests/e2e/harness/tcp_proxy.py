@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 
@@ -11,7 +12,8 @@ class TcpProxy:
     """Relays to `url`, reachable under its own `url`.
 
     `cut` drops what is open. What comes new is refused while `closed`, and waits unanswered while not `flowing`.
-    `patient`: a client is not told that the far end is gone, as if its network had swallowed the news.
+    `patient`: a client is not told that the far end is gone, as if its network had swallowed the news. `told_bytes` is
+    what the server has said to all of them.
     """
 
     def __init__(self, url: str, *, patient: bool = False) -> None:
@@ -24,6 +26,7 @@ class TcpProxy:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.accepted = 0
+        self.told_bytes = 0
         self.url = ""
 
     async def start(self) -> TcpProxy:
@@ -54,7 +57,7 @@ class TcpProxy:
         try:
             await self.flowing.wait()
             far_reader, far = await asyncio.open_connection(*self._target)
-            copies = [asyncio.ensure_future(copy(reader, far)), asyncio.ensure_future(copy(far_reader, writer))]
+            copies = [asyncio.ensure_future(copy(reader, far)), asyncio.ensure_future(self._tell(far_reader, writer))]
             try:
                 await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
                 if self.patient and not copies[0].done():
@@ -71,9 +74,18 @@ class TcpProxy:
                 if end is not None:
                     end.transport.abort()
 
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def count(data: bytes) -> None:
+            self.told_bytes += len(data)
 
-async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await copy(reader, writer, count)
+
+
+async def copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Callable[[bytes], None] = lambda _: None
+) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
+            seen(data)
             writer.write(data)
             await writer.drain()
