@@ -20,11 +20,6 @@ RELIABLE, LOSSY = models.DataPacket.Kind.RELIABLE, models.DataPacket.Kind.LOSSY
 RESPONSES = rtc.RequestResponse.Reason
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def receivers(world: World, at: int = -1) -> set[str]:
     """Identities to whom a message went."""
     people = world.room.core.by_transport

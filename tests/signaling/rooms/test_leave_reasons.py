@@ -13,9 +13,8 @@ from livekit.protocol import models, rtc
 import signaling
 from sfu.border import TransportStatus
 from signaling.rooms.effects import ParticipantLeft
-from tests.signaling.rooms.world import STATES, Client, World
+from tests.signaling.rooms.world import REASONS, STATES, Client, World
 
-REASONS = models.DisconnectReason
 DISCONNECT, RESUME, RECONNECT = (rtc.LeaveRequest.DISCONNECT, rtc.LeaveRequest.RESUME, rtc.LeaveRequest.RECONNECT)
 NEWEST, WITHOUT_ACTION = 17, 12
 """Protocol versions: up to 12 a flag says whether to come back (`can_reconnect`)."""

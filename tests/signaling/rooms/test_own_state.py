@@ -12,11 +12,6 @@ from tests.signaling.rooms.world import CAMERA, VIDEO, Client, World, without_pe
 RESPONSES = rtc.RequestResponse.Reason
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def change(client: Client, **values: object) -> rtc.RequestResponse:
     client.say(update_metadata=rtc.UpdateParticipantMetadata(request_id=9, **values))  # type: ignore[arg-type]
     response: rtc.RequestResponse = client.heard("request_response")[-1]

@@ -33,11 +33,6 @@ RESPONSES = rtc.RequestResponse.Reason
 SCREEN_AUDIO = models.TrackSource.SCREEN_SHARE_AUDIO
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def refusal(client: Client) -> rtc.RequestResponse:
     response: rtc.RequestResponse = client.heard("request_response")[-1]
     return response

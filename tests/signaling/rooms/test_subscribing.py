@@ -19,11 +19,6 @@ STREAM = rtc.StreamState
 _SIMULCAST = models.BackupCodecPolicy.SIMULCAST
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def msids(text: str) -> dict[str, tuple[str, str | None]]:
     """Stream and track id by mid."""
     return {m.mid or "": (m.msids[0].stream, m.msids[0].track) for m in sdp.parse(text).media if m.msids}

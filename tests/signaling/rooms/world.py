@@ -34,6 +34,8 @@ from signaling.wire.livekit.frames import JoinFrame
 ROOM = 7
 UNIX_MS = 1_700_000_000_000
 STATES = models.ParticipantInfo.State
+REASONS = models.DisconnectReason
+ACTIONS = rtc.LeaveRequest.Action
 CAMERA = models.TrackSource.CAMERA
 MICROPHONE = models.TrackSource.MICROPHONE
 SCREEN = models.TrackSource.SCREEN_SHARE
@@ -706,6 +708,16 @@ class World:
                 for number, added in self.worker.downtracks.items()
             ),
         )
+
+
+def last_leave(client: Client) -> rtc.LeaveRequest:
+    leave: rtc.LeaveRequest = client.heard("leave")[-1]
+    return leave
+
+
+def states_of(client: Client, sid: str) -> list[int]:
+    """Return the states of a participant that a client was told, in order."""
+    return [info.state for update in client.heard("update") for info in update.participants if info.sid == sid]
 
 
 def unpacked(packed: bytes) -> bytes:
