@@ -20,8 +20,8 @@ from sfu import open_files
 from signaling.errors import SettingsError
 from signaling.http_server import HttpServer, listen
 from signaling.settings import HttpSettings
+from tests.signaling.edge import until
 from tests.signaling.listening import listening
-from tests.signaling.test_runtime import until
 
 
 async def _length(request: Request) -> PlainTextResponse:

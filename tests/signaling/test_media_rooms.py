@@ -14,7 +14,7 @@ from signaling import media_rooms, tokens
 from signaling.errors import PermissionDenied, Unavailable
 from signaling.media_rooms import ManagedRooms, Reports
 from tests.signaling.api.world import Clock, FakeMedia, World, code
-from tests.signaling.test_runtime import Edge, Signal, until
+from tests.signaling.edge import Edge, Signal, until
 
 CALL = "/calls/default/x"
 ACTIONS = rtc.LeaveRequest.Action

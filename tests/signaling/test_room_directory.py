@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from signaling.errors import InvalidRequest, NotFound, Refusal, Unimplemented
 from signaling.room_directory import RoomDirectory
-from tests.signaling.test_runtime import Edge
+from tests.signaling.edge import Edge
 
 
 @pytest.mark.parametrize(

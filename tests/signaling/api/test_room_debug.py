@@ -18,9 +18,7 @@ from sfu.node import NodeError, TraceRefused
 from signaling import tokens
 from signaling.api.room_debug import room_debug_routes
 from signaling.room_service_client import RoomServiceClient, RoomServiceFailed
-from tests.signaling.test_runtime import SECRET, Edge, MemoryWorker, real, run_directory
-
-__all__ = ["run_directory"]
+from tests.signaling.edge import SECRET, Edge, MemoryWorker, real
 
 MAX_SECONDS = 60.0
 

@@ -30,9 +30,9 @@ from signaling.rooms.settings import RoomSettings
 from signaling.runtime import Session, Telling
 from signaling.settings import HttpSettings
 from signaling.wire.livekit.frames import Frame
+from tests.signaling.edge import Edge, until
 from tests.signaling.listening import listening
 from tests.signaling.rooms.world import Section, offer_of
-from tests.signaling.test_runtime import Edge, until
 
 HTTP = HttpSettings(websocket_message_max_bytes=65_536)
 
