@@ -33,6 +33,8 @@ _UDP_SEGMENT = 103
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*:)[^@]*(?=@)")
 _USER_OF_WEBSITE = re.compile(r"(?<=://)[^/?#]*(?=@)")
 _VALUE_IN_QUERY = re.compile(r"(?<==)[^&]+")
+_TOKEN_IN_PATH = re.compile(r"(?<=[^:/]/)(?=[^/?#]*\d)[^/?#]{16,}")
+"""A long part with a digit in it: what chat services put where others have a password."""
 _OPEN_FILES_MIN = 4096
 _RECEIVE_BUFFER_MIN_BYTES = 5_000_000
 """Half a second of 10 000 packets/s of 1 kB: what a worker may have to wait for the processor."""
@@ -87,7 +89,7 @@ def _masked(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         return _PASSWORD.sub(r"\1(set)", text)
     address, mark, query = _USER_OF_WEBSITE.sub("(set)", text).partition("?")
-    return address + mark + _VALUE_IN_QUERY.sub("(set)", query)
+    return _TOKEN_IN_PATH.sub("(set)", address) + mark + _VALUE_IN_QUERY.sub("(set)", query)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

@@ -101,6 +101,12 @@ def test_doctor_shows_values_with_their_origin_and_hides_secrets() -> None:
         ("DATABASE_URL", "postgresql://me:hunter2/a@db/calls", "postgresql://me:(set)@db/calls"),
         ("WEBHOOKS_URLS", "https://me:hunter2@a.example,https://b.test", "https://(set)@a.example, https://b.test"),
         ("WEBHOOKS_URLS", "https://hunter2@a.example:8443/x", "https://(set)@a.example:8443/x"),
+        ("WEBHOOKS_URLS", "https://a.example/T01/hunter2hunter2hunter2", "https://a.example/T01/(set)"),
+        (
+            "WEBHOOKS_URLS",
+            "https://hooks-2026-int.example/hunters-of-hooks",
+            "https://hooks-2026-int.example/hunters-of-hooks",
+        ),
         ("WEBHOOKS_URLS", "https://a.example/x?a=hunter2&b=hunter2%3D", "https://a.example/x?a=(set)&b=(set)"),
         ("WEBHOOKS_URLS", "https://a.example/@me", "https://a.example/@me"),
     ],
