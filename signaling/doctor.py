@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import re
 import resource
 import socket
 import tempfile
@@ -25,16 +24,12 @@ from sfu.node import NodeError, prepare_run_directory, run_directory
 from sfu.settings import NodeSettings
 from signaling.errors import SettingsError
 from signaling.http_server import listen
+from signaling.masking import masked
 from signaling.settings import DEV_SECRET, SECRET_MIN_CHARACTERS, Settings
 from signaling.settings_sources import LoadedSettings, value_at
 
 _UDP_SEGMENT = 103
 """linux/udp.h; the socket module does not name it."""
-_PASSWORD = re.compile(r"(?<=://)([^:/@]*:)[^@]*(?=@)")
-_USER_OF_WEBSITE = re.compile(r"(?<=://)[^/?#]*(?=@)")
-_VALUE_IN_QUERY = re.compile(r"(?<==)[^&]+")
-_TOKEN_IN_PATH = re.compile(r"(?<=[^:/]/)(?=[^/?#]*\d)[^/?#]{16,}")
-"""A long part with a digit in it: what chat services put where others have a password."""
 _OPEN_FILES_MIN = 4096
 _RECEIVE_BUFFER_MIN_BYTES = 5_000_000
 """Half a second of 10 000 packets/s of 1 kB: what a worker may have to wait for the processor."""
@@ -81,15 +76,7 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items())
     if isinstance(value, (tuple, list, frozenset)):
         return ", ".join(_shown(item) for item in value)
-    return "" if value is None else _masked(str(value))
-
-
-def _masked(text: str) -> str:
-    """Of a website's URL, as webhooks have, all that may be a token: the user's name alone may be one."""
-    if not text.startswith(("http://", "https://")):
-        return _PASSWORD.sub(r"\1(set)", text)
-    address, mark, query = _USER_OF_WEBSITE.sub("(set)", text).partition("?")
-    return _TOKEN_IN_PATH.sub("(set)", address) + mark + _VALUE_IN_QUERY.sub("(set)", query)
+    return "" if value is None else masked(str(value))
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

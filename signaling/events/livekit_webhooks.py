@@ -25,6 +25,7 @@ from livekit.protocol.webhook import WebhookEvent
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from signaling.events.outbox import Delivery, Outbox
+from signaling.masking import masked
 from signaling.settings import WebhookSettings
 
 CONTENT_TYPE = "application/webhook+json"
@@ -186,6 +187,7 @@ class Webhooks:
         del self._lanes[lane]
 
     async def _deliver(self, delivery: Delivery) -> None:
+        told = {"url": masked(delivery.url), "room": delivery.room}
         for attempt in range(1, self._settings.attempts_max + 1):
             if delivery.number not in self._waiting:
                 return
@@ -195,10 +197,10 @@ class Webhooks:
                 return
             if attempt == self._settings.attempts_max or failure == f"status {_GONE}":
                 self._metrics.attempts.labels("given_up").inc()
-                log.error("webhook_given_up", url=delivery.url, room=delivery.room, attempts=attempt, failure=failure)
+                log.error("webhook_given_up", **told, attempts=attempt, failure=failure)
                 return
             self._metrics.attempts.labels("failed").inc()
-            log.warning("webhook_failed", url=delivery.url, room=delivery.room, attempt=attempt, failure=failure)
+            log.warning("webhook_failed", **told, attempt=attempt, failure=failure)
             await self._sleep(self._pause_seconds(attempt))
 
     async def _try_once(self, delivery: Delivery) -> str | None:

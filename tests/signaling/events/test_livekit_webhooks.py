@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from signaling.events.livekit_webhooks import WebhookMetrics, Webhooks
 from signaling.events.outbox import Delivery, Outbox
@@ -191,6 +192,16 @@ async def test_gone_is_not_asked_again(receiver: Receiver) -> None:
     webhooks.publish(event("room_started"))
     await webhooks.close(5)
     assert len(receiver.seen) == 1
+
+
+async def test_what_is_secret_in_an_url_is_not_logged(receiver: Receiver) -> None:
+    receiver.verdict = lambda event, attempt: 410 if attempt == 2 else 500
+    webhooks = make(f"{receiver.url}?key=hunter2")
+    with capture_logs() as logs:
+        webhooks.publish(event("room_started"))
+        await webhooks.close(5)
+    assert [entry["event"] for entry in logs] == ["webhook_failed", "webhook_given_up"]
+    assert [entry["url"] for entry in logs] == [f"{receiver.url}?key=(set)"] * 2
 
 
 async def test_a_redirect_is_a_failure_and_not_followed(receiver: Receiver) -> None:
