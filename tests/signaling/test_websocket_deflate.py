@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 import websockets
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
-from websockets.frames import Frame, Opcode
+from websockets.frames import CTRL_OPCODES, Frame, Opcode
+from websockets.typing import ExtensionParameter
 
 from signaling.http_server import DEFLATES, SEND_AT_ONCE
 from signaling.settings import HttpSettings
@@ -25,6 +28,7 @@ from tests.signaling.listening import listening
 
 MEBIBYTE = 1 << 20
 LONG, SHORT = "a=rtpmap:96 VP8/90000\r\n" * 500, "pong"
+CHROMIUM: list[ExtensionParameter] = [("client_max_window_bits", None)]
 AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=12"
 
 
@@ -143,10 +147,19 @@ async def test_bombs_are_unpacked_once() -> None:
         assert client.close_code == 1009
 
 
+@given(st.binary(min_size=1, max_size=60), st.sampled_from(Opcode))
+def test_what_was_never_compressed_is_refused_and_nothing_else_happens(payload: bytes, opcode: Opcode) -> None:
+    """Only what a protocol makes a close frame of may be raised."""
+    _, agreed = DeflateFactory(burst=65_536, per_second=1).process_request_params(CHROMIUM, [])
+    frame = Frame(opcode, payload, rsv1=opcode not in CTRL_OPCODES)
+    with contextlib.suppress(ProtocolError, PayloadTooBig):
+        assert len(agreed.decode(frame, max_size=65_536).data) <= 65_536
+
+
 def test_what_was_unpacked_is_forgiven_with_time() -> None:
     now = 100.0
     factory = DeflateFactory(burst=MEBIBYTE, per_second=MEBIBYTE // 2, clock=lambda: now)
-    _, agreed = factory.process_request_params([("client_max_window_bits", None)], [])
+    _, agreed = factory.process_request_params(CHROMIUM, [])
     assert isinstance(agreed, Deflate)
 
     def take(size: int, max_size: int | None = None) -> int:
@@ -171,7 +184,7 @@ def test_what_was_unpacked_is_forgiven_with_time() -> None:
 
 def test_what_is_not_compressed_costs_nothing_of_it() -> None:
     factory = DeflateFactory(burst=65_536, per_second=65_536, clock=lambda: 0.0)
-    _, agreed = factory.process_request_params([("client_max_window_bits", None)], [])
+    _, agreed = factory.process_request_params(CHROMIUM, [])
     for _ in range(3):
         plain = Frame(Opcode.BINARY, bytes(60_000))
         assert agreed.decode(plain, max_size=65_536) is plain
