@@ -14,6 +14,7 @@ import pytest
 from bench.links import lab as labs
 from bench.links.emulator import Emulator, Log, by_second
 from bench.links.link import Direction, LinkSpec, Passage, Rate, Rival
+from tests.namespaces import skipped_without_namespaces
 
 PACKET = bytes(1_000)
 
@@ -133,10 +134,8 @@ except TimeoutError:
 def over_the_emulator(spec: LinkSpec, bps: float, seconds: float) -> tuple[list[tuple[float, float]], Log]:
     """(delay, arrival) of packets that the server's side sent to the viewer's, and the emulator's own log."""
     with contextlib.ExitStack() as stack:
-        try:
+        with skipped_without_namespaces():
             built = stack.enter_context(labs.lab())
-        except labs.LabError as error:
-            pytest.skip(str(error))
         emulator = Emulator(built, spec, seed=3)
         stack.callback(emulator.kill)
         receiver = subprocess.Popen(
@@ -176,11 +175,8 @@ def test_two_namespaces_see_the_loss() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    try:
-        with labs.lab() as built:
-            names = [built.server.namespace, built.viewer.namespace]
-            assert all(labs.family(name) == [] for name in names)
-    except labs.LabError as error:
-        pytest.skip(str(error))
+    with skipped_without_namespaces(), labs.lab() as built:
+        names = [built.server.namespace, built.viewer.namespace]
+        assert all(labs.family(name) == [] for name in names)
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert not [name for name in names if name in listed]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from playwright.async_api import Browser
 from tests.e2e.harness import gophers
 from tests.e2e.harness.browser import Tabs, launched
 from tests.e2e.harness.gophers import Gophers
+from tests.e2e.harness.network import Network, between
 from tests.e2e.harness.nodes import Nodes
 from tests.e2e.harness.people import Party
 from tests.e2e.harness.server import Endpoint, ServerProcess, external
+from tests.namespaces import skipped_without_namespaces
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -47,6 +50,15 @@ async def own_server() -> AsyncIterator[Callable[..., Awaitable[ServerProcess]]]
     yield start
     for process in started:
         process.close()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A network for this test alone, between two namespaces."""
+    with contextlib.ExitStack() as stack:
+        with skipped_without_namespaces():
+            built = stack.enter_context(between())
+        yield built
 
 
 @pytest.fixture

@@ -6,23 +6,20 @@ The session is kept each time: nobody is seen to leave, and pictures and sound g
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
 
-from bench.links.lab import LabError
 from tests.e2e.harness.browser import Tab, Tabs, launched
 from tests.e2e.harness.figures import note
-from tests.e2e.harness.network import Network, between
+from tests.e2e.harness.network import Network
 from tests.e2e.harness.server import ServerProcess
 from tests.e2e.test_browser_session import CAMERA, flows, publish_all
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces"),
 ]
 
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
@@ -37,12 +34,7 @@ class Call(NamedTuple):
 
 
 @pytest.fixture(params=[True, False], ids=["single", "dual"])
-async def call(request: pytest.FixtureRequest) -> AsyncIterator[Call]:
-    try:
-        opened = between()
-        network = opened.__enter__()
-    except LabError as error:
-        pytest.skip(str(error))
+async def call(request: pytest.FixtureRequest, network: Network) -> AsyncIterator[Call]:
     server = ServerProcess(workers=1, side=network.lab.server)
     try:
         await server.start()
@@ -55,7 +47,6 @@ async def call(request: pytest.FixtureRequest) -> AsyncIterator[Call]:
             yield Call(network, alice, bob)
     finally:
         server.close()
-        opened.__exit__(None, None, None)
 
 
 async def goes_on(call: Call, sid: str, *, limit: float, what: str) -> None:

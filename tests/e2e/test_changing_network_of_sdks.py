@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.links.lab import LabError, Side
+from bench.links.lab import Side
 from tests.e2e.harness.figures import note
 from tests.e2e.harness.files import heard_in, write_picture, write_tone
 from tests.e2e.harness.gophers import Gophers
 from tests.e2e.harness.media import GREEN, RED
-from tests.e2e.harness.network import Network, between
+from tests.e2e.harness.network import Network
 from tests.e2e.harness.sdk_process import SdkProcess
 from tests.e2e.harness.server import REPOSITORY, ServerProcess
 
@@ -26,26 +25,12 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces"),
 ]
 
 MODES = pytest.mark.parametrize("single", [True, False], ids=["single", "dual"])
 WITHIN_SECONDS = 45
 """The SDKs are told of no change: they notice by the silence of their own."""
 AFRESH_SECONDS = 90
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    try:
-        opened = between()
-        network = opened.__enter__()
-    except LabError as error:
-        pytest.skip(str(error))
-    try:
-        yield network
-    finally:
-        opened.__exit__(None, None, None)
 
 
 @pytest.fixture

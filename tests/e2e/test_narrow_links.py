@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from bench.links import call, servers
-from bench.links.lab import LabError
 from bench.links.link import LinkSpec, Rate
 from bench.links.scenarios import Scenario
+from tests.namespaces import skipped_without_namespaces
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces"),
 ]
 
 PING_BYTES = 56
@@ -33,11 +31,8 @@ async def test_pings_are_answered_by_whom_the_link_limits(
     client: Literal["python", "chromium"], tmp_path: Path
 ) -> None:
     scenario = Scenario("pings", "steady 1 Mbit/s", SECONDS, LinkSpec(Rate.constant(1e6)), {}, client=client)
-    with (tmp_path / "log").open("wb") as log:
-        try:
-            made = await asyncio.to_thread(call.run, scenario, servers.callyard, 1, log)
-        except LabError as error:
-            pytest.skip(str(error))
+    with (tmp_path / "log").open("wb") as log, skipped_without_namespaces():
+        made = await asyncio.to_thread(call.run, scenario, servers.callyard, 1, log)
     down = [p for p in made.link.down if p.bytes == PING_BYTES and PINGED_SINCE <= p.at < SECONDS - 1]
     up = [p for p in made.link.up if p.bytes == PING_BYTES and PINGED_SINCE <= p.at < SECONDS - 1]
     assert 60 < len(down) < 220, "1.2 % of 1 Mbit/s is 27 a second at most"
