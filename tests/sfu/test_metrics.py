@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,19 +28,18 @@ class Silent:
 
 
 @pytest.fixture
-async def exposition() -> str:
-    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
-        node = Node(NodeSettings(workers=1, udp_port=0, run_directory=Path(directory)), lambda *_: None, lambda _: None)
-        [worker] = await node.start()
-        try:
-            worker.send(border.RemoveTransport(transport=404))
-            registry = CollectorRegistry()
-            metrics = WorkerMetrics()
-            registry.register(metrics)
-            await metrics.refresh([worker, Silent()], 5)
-            return generate_latest(registry).decode()
-        finally:
-            await node.stop(0)
+async def exposition(run_directory: Path) -> str:
+    node = Node(NodeSettings(workers=1, udp_port=0, run_directory=run_directory), lambda *_: None, lambda _: None)
+    [worker] = await node.start()
+    try:
+        worker.send(border.RemoveTransport(transport=404))
+        registry = CollectorRegistry()
+        metrics = WorkerMetrics()
+        registry.register(metrics)
+        await metrics.refresh([worker, Silent()], 5)
+        return generate_latest(registry).decode()
+    finally:
+        await node.stop(0)
 
 
 async def test_figures_of_the_core_arrive(exposition: str) -> None:

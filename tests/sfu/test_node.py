@@ -7,8 +7,7 @@ import os
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -68,13 +67,6 @@ class Watched:
         task = asyncio.get_running_loop().create_task(notify())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-@pytest.fixture
-def run_directory() -> Iterator[Path]:
-    # pytest's own temporary paths may be too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
-        yield Path(directory)
 
 
 def settings_in(directory: Path, **changes: Any) -> NodeSettings:

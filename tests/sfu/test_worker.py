@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -99,15 +98,14 @@ async def exit_of(pid: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["orphaned", "terminated"])
-async def test_an_idle_worker_goes_when_nobody_needs_it(way: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
-        settings = NodeSettings(workers=1, udp_port=0, run_directory=Path(directory), idle_orphan_timeout_seconds=1)
-        node = Node(settings, lambda *_: None, lambda _: None)
-        [worker] = await node.start()
-        await node.detach()
-        if way == "terminated":
-            os.kill(worker.info.pid, signal.SIGTERM)
-        await exit_of(worker.info.pid)
+async def test_an_idle_worker_goes_when_nobody_needs_it(way: str, run_directory: Path) -> None:
+    settings = NodeSettings(workers=1, udp_port=0, run_directory=run_directory, idle_orphan_timeout_seconds=1)
+    node = Node(settings, lambda *_: None, lambda _: None)
+    [worker] = await node.start()
+    await node.detach()
+    if way == "terminated":
+        os.kill(worker.info.pid, signal.SIGTERM)
+    await exit_of(worker.info.pid)
 
 
 @pytest.mark.parametrize(("asked", "tried"), [(0, [0, 0, 0]), (7_000, [7_000, 7_002, 7_004])])

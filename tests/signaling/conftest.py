@@ -1,4 +1,4 @@
-"""Fixtures of the calls system: every test of `world` runs on SQLite and on PostgreSQL; and where real workers run.
+"""Fixtures of the calls system: every test of `world` runs on SQLite and on PostgreSQL.
 
 PostgreSQL is one cluster a test run, started from the programs Debian installs; each test gets a database copied from
 one that is set up already. `CALLYARD_TESTS_WITHOUT_POSTGRESQL=1` leaves those out where none is installed.
@@ -124,10 +124,3 @@ async def world(database_url: str) -> AsyncIterator[World]:
     world = await World.open(database_url)
     yield world
     await world.close()
-
-
-@pytest.fixture
-def run_directory() -> Iterator[Path]:
-    # pytest's own temporary paths may be too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="cy-") as directory:
-        yield Path(directory)

@@ -14,7 +14,7 @@ from signaling.errors import InvalidRequest, NotFound, TooLarge
 from signaling.rooms.data import Kept, ReliableCache, RpcCode
 from signaling.rooms.effects import Dropped, RpcEnded
 from signaling.rooms.settings import RoomSettings
-from tests.signaling.rooms.world import Client, World, user_packet, without_permission
+from tests.signaling.rooms.world import Client, World, last_leave, user_packet, without_permission
 
 RELIABLE, LOSSY = models.DataPacket.Kind.RELIABLE, models.DataPacket.Kind.LOSSY
 RESPONSES = rtc.RequestResponse.Reason
@@ -127,7 +127,7 @@ def test_who_loses_his_reliable_channel_comes_back_afresh(world: World, single: 
     world.event(border.DataChannelStalled(transport=1, label="_reliable"))
     assert not alice.heard("leave")
     world.event(border.DataChannelStalled(transport=transport, label="_reliable"))
-    leave = alice.heard("leave")[-1]
+    leave = last_leave(alice)
     assert (leave.reason, leave.action) == (models.DisconnectReason.STATE_MISMATCH, rtc.LeaveRequest.Action.RECONNECT)
     assert transport not in world.worker.transports
     assert alice.sid not in bob.people

@@ -28,6 +28,7 @@ from tests.signaling.rooms.world import (
     Client,
     Section,
     World,
+    last_leave,
     unpacked,
 )
 
@@ -363,7 +364,7 @@ def test_a_description_may_be_as_large_as_the_settings_say(setting: str, size: C
         assert len(alice.heard("answer")) == (limit == needed)
         if limit < needed:
             assert alice.heard("request_response")[-1].message.endswith(f"{limit} {UNITS[setting]}.")
-            assert alice.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+            assert last_leave(alice).action == rtc.LeaveRequest.Action.RECONNECT
         assert not bob.heard("leave")
 
 

@@ -12,7 +12,7 @@ from sfu import border
 from sfu.border import IceCredentials, TransportStatus
 from sfu.node import Unshown
 from signaling.rooms.memory import Unpacker, pack
-from tests.signaling.rooms.world import SCREEN, Client, World, unpacked, user_packet
+from tests.signaling.rooms.world import SCREEN, Client, World, last_leave, unpacked, user_packet
 
 UNPACKER = Unpacker(lambda: IceCredentials(ufrag="again", pwd="a" * 24))
 
@@ -218,7 +218,7 @@ def test_whoever_misses_something_on_the_worker_comes_back_afresh() -> None:
     del world.worker.downtracks[number]
     world.worker.ended.add(number)
     world.apply(world.room.attach(world.snapshot(), frozenset(), world.now))
-    assert bob.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+    assert last_leave(bob).action == rtc.LeaveRequest.Action.RECONNECT
     assert set(alice.people) == {alice.sid}
 
 

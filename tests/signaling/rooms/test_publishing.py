@@ -26,6 +26,7 @@ from tests.signaling.rooms.world import (
     Client,
     Section,
     World,
+    last_leave,
     without_permission,
 )
 
@@ -474,7 +475,7 @@ def test_an_offer_that_cannot_be_used_is_answered_with_why_and_a_fresh_start(wor
         alice.say(offer=rtc.SessionDescription(type="offer", sdp=text, id=2))
     assert len([effect for effect in world.of(Dropped) if effect.reason.startswith("sdp_")]) == 4
     assert refusal(alice).message.startswith("The offer cannot be used: ")
-    assert alice.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+    assert last_leave(alice).action == rtc.LeaveRequest.Action.RECONNECT
     alice.publish_audio()
     assert len(world.worker.uptracks) == 1
 

@@ -12,7 +12,17 @@ from livekit.protocol import room as api
 from sfu import border, sdp
 from sfu.border import Want
 from signaling.rooms.effects import Dropped
-from tests.signaling.rooms.world import HIGH, LOW, MEDIUM, SCREEN, Client, World, answer_to, without_permission
+from tests.signaling.rooms.world import (
+    HIGH,
+    LOW,
+    MEDIUM,
+    SCREEN,
+    Client,
+    World,
+    answer_to,
+    last_leave,
+    without_permission,
+)
 
 ERRORS = models.SubscriptionError
 STREAM = rtc.StreamState
@@ -258,7 +268,7 @@ def test_an_answer_that_cannot_be_used_is_told_with_why(world: World) -> None:
     offer = bob.heard("offer")[-1]
     bob.say(answer=rtc.SessionDescription(type="answer", sdp="v=0", id=offer.id))
     assert bob.heard("request_response")[-1].message.startswith("The answer cannot be used: ")
-    assert bob.heard("leave")[-1].action == rtc.LeaveRequest.Action.RECONNECT
+    assert last_leave(bob).action == rtc.LeaveRequest.Action.RECONNECT
 
 
 def test_a_section_that_the_client_takes_away_is_not_sent_on_any_more(world: World) -> None:
