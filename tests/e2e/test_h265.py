@@ -94,8 +94,10 @@ async def test_who_comes_later_begins_with_a_key_frame_that_is_asked_for(server:
         before = alice.participant.publisher.counts.plis
         carol = Participant(server.ws_url, server.token(room, "carol", can_publish=False), JoinOptions(peer=H265))
         try:
-            await carol.join()
+            joining = asyncio.create_task(carol.join())
+            await asyncio.sleep(0)  # the peers are made; packets come before it has joined
             watch = Watch(carol.subscriber)
+            await joining
             await carol.until(lambda: len(carol.sinks) == 4, Step.FIRST_FRAME, "Not both people's media")
             await eventually(lambda: all(getattr(s, "frames", 0) > 3 for s in carol.sinks), 15, "no pictures")
             assert alice.participant.publisher.counts.plis > before
