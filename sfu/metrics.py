@@ -126,6 +126,12 @@ _COUNTERS = (
         "engine",
         "redundancy_withheld",
     ),
+    _Plain(
+        "callyard_resent_unasked",
+        "Retransmissions that were reported lost and left again before they were asked for.",
+        "engine",
+        "resent_unasked",
+    ),
     _Plain("callyard_pings", "Pings to subscribers whose links limit what they get.", "engine", "pings"),
     _Plain("callyard_pongs", "Pings that were answered.", "engine", "pongs"),
 )

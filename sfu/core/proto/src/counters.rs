@@ -201,6 +201,8 @@ pub struct Counters {
     pub bandwidth_pauses: u64,
     /// Times that a subscriber had no room for what RED says again.
     pub redundancy_withheld: u64,
+    /// Packets of pictures that left again because they were reported lost, before their subscriber had asked.
+    pub resent_unasked: u64,
     /// Pings to subscribers whose links limit what they get, and how many were answered.
     pub pings: u64,
     pub pongs: u64,

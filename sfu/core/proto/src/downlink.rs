@@ -13,6 +13,7 @@ use crate::bwe::{Arrival, BweConfig, Estimator, Limit, Pings, ProbeCluster, Sent
 use crate::remb_sum::{self, Told};
 use crate::rtcp::TwccFeedback;
 use crate::trace::{Judgement, Recorder};
+use crate::under_way::{Left, UnderWay};
 
 /// IPv4 and UDP headers: what the link carries besides the datagram.
 pub const WIRE_OVERHEAD_BYTES: usize = 28;
@@ -107,6 +108,8 @@ pub struct Downlink {
     #[serde(skip)]
     pings: Pings,
     #[serde(skip)]
+    under_way: UnderWay,
+    #[serde(skip)]
     recorder: Option<Box<Recorder>>,
 }
 
@@ -133,6 +136,7 @@ impl Downlink {
             is_beside_sound: false,
             metered: None,
             pings: Pings::default(),
+            under_way: UnderWay::default(),
             recorder: None,
         }
     }
@@ -150,6 +154,7 @@ impl Downlink {
     pub fn begin_anew(&mut self, keeps_estimate: bool) {
         self.record(|recorder| recorder.began_anew(keeps_estimate));
         self.pings = Pings::default();
+        self.under_way.clear();
         let Some(estimator) = &self.estimator else { return };
         let start_bps = if keeps_estimate { estimator.estimate_bps() } else { self.config.start_bps };
         if self.source != Source::Remb {
@@ -362,6 +367,16 @@ impl Downlink {
         }
     }
 
+    /// What has left last, with a number; told of by [`Self::feedback`] if it is lost.
+    #[inline]
+    pub fn left(&mut self, left: impl FnOnce() -> Option<Left>) {
+        if self.under_way.is_awake()
+            && let Some((number, left)) = self.next_number.checked_sub(1).zip(left())
+        {
+            self.under_way.left(number, left);
+        }
+    }
+
     /// So many bytes of RED say again what was said before, whether they are sent to this subscriber or not.
     #[inline]
     pub fn redundant(&mut self, bytes: usize) {
@@ -373,9 +388,11 @@ impl Downlink {
     }
 
     /// Takes transport-wide feedback. Numbers that were never sent are a lie, or too late, and change nothing.
-    pub fn feedback(&mut self, now: Instant, feedback: &TwccFeedback<'_>) {
+    ///
+    /// Returns what is lost by it and may be missed, where the link loses packets.
+    pub fn feedback(&mut self, now: Instant, feedback: &TwccFeedback<'_>) -> Vec<Left> {
         if self.next_number == 0 {
-            return;
+            return Vec::new();
         }
         let last = self.next_number - 1;
         let reference = self.unwrap_reference(feedback.reference_time);
@@ -391,7 +408,9 @@ impl Downlink {
         }
         let arrivals = std::mem::take(&mut self.arrivals);
         self.answered(now, &arrivals);
+        let lost = self.under_way.lost(now, &arrivals);
         self.arrivals = arrivals;
+        lost
     }
 
     /// Takes feedback whose numbers and times are whole already.
@@ -442,6 +461,7 @@ impl Downlink {
             let meters = self.meters.iter_mut().chain([&mut self.redundant, &mut self.unnumbered]);
             meters.for_each(|meter| meter.tick(elapsed));
         }
+        self.under_way.tick(now);
         self.breaker.tick(now, self.sent_bps());
         let patience = if self.reported > self.first_numbered { patience } else { patience * UNHEARD };
         if self.source == Source::Promised

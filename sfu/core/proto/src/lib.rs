@@ -43,3 +43,4 @@ pub mod trace;
 pub mod transmit;
 pub mod transport;
 mod unanswered;
+mod under_way;

@@ -279,6 +279,11 @@ impl SentHistory {
         Some(self.entry(extended)?.packet(extended))
     }
 
+    /// How often what was sent under `seq` was sent again.
+    pub fn times(&self, seq: u16) -> Option<u8> {
+        Some(self.entry(self.extended(seq)?)?.times)
+    }
+
     /// The packet that a subscriber's NACK for `seq` asks for, if it may be sent again: [`Self::again`] tells that.
     ///
     /// `use_of`: whether it can still be shown to him.

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use super::down::SentAs;
+use super::down::{Downtrack, SentAs};
 use super::kept::KeptPacket;
 use super::up::SenderClock;
 use super::write::{Desk, Kept, write_filling, write_kept};
@@ -22,6 +22,7 @@ use crate::rtcp::{self, CompoundWriter, Packet, ReportBlock};
 use crate::rtp::rtx;
 use crate::srtp::MAX_TRAILER_LEN;
 use crate::transport::{StreamUse, Transport};
+use crate::under_way::Left;
 
 /// RTCP is written into a buffer of an ordinary packet's size.
 const RTCP_BYTES: usize = 1_200;
@@ -70,7 +71,11 @@ impl Engine {
                 if !sent.is_rtx {
                     for seq in nack.seqs().take(*nacks_left) {
                         *nacks_left -= 1;
-                        self.resend(now, slot, sent.downtrack, seq);
+                        self.counters.feedback_in.nack += 1;
+                        if let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) {
+                            downtrack.nacks += 1;
+                        }
+                        self.resend(now, slot, sent.downtrack, seq, true);
                     }
                 }
             }
@@ -100,8 +105,15 @@ impl Engine {
             Packet::Twcc(feedback) => {
                 counters.twcc += 1;
                 if self.config.congestion_control {
-                    self.transports[slot].downlink.feedback(now, &feedback);
+                    let lost = self.transports[slot].downlink.feedback(now, &feedback);
                     self.estimate_changed(now, slot);
+                    for Left { repairs, seq, times } in lost {
+                        let Some(sent) = self.transports[slot].sent_streams.get(&repairs.0).copied() else { continue };
+                        let is_newest = |d: &Downtrack| d.sent.times(seq) == Some(times);
+                        if self.downtracks.get(sent.downtrack).is_some_and(is_newest) {
+                            self.resend(now, slot, sent.downtrack, seq, false);
+                        }
+                    }
                 }
             }
             _ => {}
@@ -166,15 +178,16 @@ impl Engine {
     }
 
     /// A number that a subscriber misses: sent again now, or as soon as the pacer lets it, if it is still of use to him.
-    fn resend(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
-        self.counters.feedback_in.nack += 1;
+    ///
+    /// `is_asked`: he says so himself; else a report says that it is lost.
+    fn resend(&mut self, now: Instant, slot: usize, index: usize, seq: u16, is_asked: bool) {
         let transport = &mut self.transports[slot];
         let Some(downtrack) = self.downtracks.get_mut(index) else { return };
-        downtrack.nacks += 1;
         if !transport.may_send() || transport.pacer.renew_resend(now, index, seq) {
             return;
         }
-        let pause = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
+        let round_trip = transport.rtt.smoothed().unwrap_or(Duration::from_millis(50)).max(Duration::from_millis(10));
+        let pause = if is_asked { round_trip } else { Duration::ZERO };
         let current = downtrack.selector.current();
         // Receivers that do not report transport-wide wait for every packet, whatever has come since.
         let misses_all = downtrack.kind != MediaKind::Video || downtrack.extensions.transport_seq.is_none();
@@ -197,6 +210,12 @@ impl Engine {
             }
         };
         let asked = downtrack.sent.ask(now, seq, pause, use_of);
+        if !is_asked {
+            if asked.is_err() {
+                return;
+            }
+            self.counters.resent_unasked += 1;
+        }
         if asked == Err(Refused::Unknown) && self.send_passed_over(now, slot, index, seq) {
             return;
         }
@@ -305,6 +324,9 @@ impl Engine {
         self.arena.commit(path, len);
         let probe = transport.pacer.probe();
         transport.downlink.sent(now, flow, len, is_numbered, probe);
+        if is_numbered && flow == Flow::Resent {
+            transport.downlink.left(|| Some(Left { repairs: ssrc, seq, times: downtrack.sent.times(seq)? }));
+        }
         transport.bytes_down += len as u64;
         transport.packets_down += 1;
         if flow == Flow::Padding {

@@ -22,6 +22,7 @@ use crate::rtp::{AbsSendTime, HeaderFields, HeaderWriter, RtpHeader, rtx};
 use crate::srtp::{MAX_TRAILER_LEN, OutboundSrtp, Payload};
 use crate::transmit::TransmitArena;
 use crate::transport::Transport;
+use crate::under_way::Left;
 
 /// Room for the largest header written here: fixed part, and extensions of at most 255 + some short ones.
 pub(super) const MAX_HEADER_BYTES: usize = 512;
@@ -215,6 +216,9 @@ pub(super) fn remember(
     let probe = transport.pacer.probe();
     transport.pacer.spend(len);
     transport.downlink.sent(now, flow, len, downtrack.extensions.transport_seq.is_some(), probe);
+    if flow == Flow::Video && downtrack.extensions.transport_seq.is_some() {
+        transport.downlink.left(|| Some(Left { repairs: downtrack.rtx_ssrc?, seq: rewrite.seq.0 as u16, times: 0 }));
+    }
     let sent = SentPacket {
         seq: rewrite.seq,
         encoding: Spatial(unit.encoding as u8),
