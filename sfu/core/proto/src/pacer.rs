@@ -425,11 +425,7 @@ impl Pacer {
 mod tests {
     use super::*;
     use crate::ids::Temporal;
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
+    use crate::testing::origin;
 
     fn waiting(downtrack: usize, seq: u64, temporal: u8, starts: bool) -> Waiting {
         let meta = PacketMeta {

@@ -78,11 +78,7 @@ impl UnderWay {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
+    use crate::testing::origin;
 
     fn told(number: u64, has_come: bool) -> Arrival {
         Arrival { number, received: has_come.then_some(Duration::ZERO) }

@@ -81,15 +81,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::origin;
 
     const WIDE: Room =
         Room { estimate_bps: Some(1_000_000), is_end: true, sound_bps: 100_000, video_bps: 150_000, is_short: false };
     const NARROW: Room = Room { estimate_bps: Some(200_000), ..WIDE };
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     /// Seconds after which it is back, with room from now on.
     fn back_after(redundancy: &mut Redundancy, now: &mut Instant) -> u64 {

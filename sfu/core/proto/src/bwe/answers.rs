@@ -140,13 +140,9 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::origin;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     /// Two seconds of answers every 50 ms, each to all that was sent up to 40 ms before it.
     fn usual(start: Instant) -> (Answers, Instant) {

@@ -199,14 +199,10 @@ impl Pings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::origin;
 
     const MS: Duration = Duration::from_millis(1);
     const LEAST: Duration = Duration::from_millis(10);
-
-    #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     /// 1 Mbit/s, on which pictures of a small packet leave each 20 ms, and pings with them; answers take 40 ms, and `jitter` of
     /// the number of the ping more.

@@ -359,6 +359,7 @@ fn is_old(entry: &Entry, packet: &SentPacket) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::origin;
 
     fn packet(seq: u64) -> SentPacket {
         SentPacket {
@@ -373,11 +374,6 @@ mod tests {
             spatial: Spatial(0),
             temporal: Temporal(0),
         }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
     }
 
     #[test]

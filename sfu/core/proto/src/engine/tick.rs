@@ -305,13 +305,9 @@ const CNAME: &str = "callyard";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::origin;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     #[test]
     fn early_ticks_make_neither_more_nor_fewer_turns() {

@@ -175,11 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
+    use crate::testing::origin;
 
     fn bytes_of(history: &History) -> usize {
         history.pieces.iter().map(|piece| piece.bytes.capacity()).sum()

@@ -108,11 +108,7 @@ pub(super) fn sack_bytes(chunk: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin of virtual time")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
+    use crate::testing::origin;
 
     fn chunk(kind: u8, flags: u8, value: &[u8]) -> Vec<u8> {
         let len = (value.len() + CHUNK_HEADER_BYTES) as u16;
