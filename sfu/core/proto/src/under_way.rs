@@ -46,7 +46,7 @@ impl UnderWay {
         }
     }
 
-    /// What is lost by a report, each once; nothing if all is.
+    /// What is lost by a report, each once; nothing in an outage.
     pub fn lost(&mut self, now: Instant, arrivals: &[Arrival]) -> Vec<Left> {
         let mut lost = Vec::new();
         for arrival in arrivals.iter().filter(|arrival| arrival.received.is_none()) {

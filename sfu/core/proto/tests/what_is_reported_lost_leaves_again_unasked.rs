@@ -7,20 +7,17 @@ use std::time::Duration;
 use call::{CAMERA, Call, Camera, VIEWER};
 use callyard_peer::gaps::LIBWEBRTC;
 use callyard_peer::netem::LinkConfig;
-use callyard_peer::twcc::TwccReporter;
 
 const SECOND: Duration = Duration::from_secs(1);
-const ROUND_TRIP: Duration = Duration::from_millis(40);
-/// libwebrtc asks again no sooner.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// Half a minute with a viewer behind a link that has room for all.
 fn call(seed: u64, reports: bool, trouble: impl FnOnce(&mut Call)) -> Call {
     let mut call = Call::new(seed, LinkConfig::default(), vec![Camera::new(1, 1_000)]);
-    let now = call.world.now;
     let viewer = &mut call.world.clients[VIEWER];
     viewer.repair = LIBWEBRTC;
-    viewer.feedback = reports.then(|| TwccReporter::new(now, callyard_peer::media::TWCC_ID));
+    if !reports {
+        viewer.feedback = None;
+    }
     call.run(SECOND * 2);
     trouble(&mut call);
     call.run(SECOND * 30);
@@ -31,8 +28,9 @@ fn call(seed: u64, reports: bool, trouble: impl FnOnce(&mut Call)) -> Call {
 fn late(call: &Call) -> usize {
     let seen = call.world.clients[VIEWER].in_order(CAMERA);
     let captured = |timestamp: u32| Duration::from_secs_f64(f64::from(timestamp) / 90_000.0);
+    let round_trip = LinkConfig::default().delay * 2;
     let quickest = seen.iter().map(|p| p.at - captured(p.timestamp)).min().unwrap();
-    seen.iter().filter(|p| p.at - captured(p.timestamp) - quickest >= AGAIN + ROUND_TRIP).count()
+    seen.iter().filter(|p| p.at - captured(p.timestamp) - quickest >= LIBWEBRTC.again + round_trip).count()
 }
 
 fn compare(trouble: impl Fn(&mut Call) + Copy) {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use super::down::{Downtrack, SentAs};
+use super::down::SentAs;
 use super::kept::KeptPacket;
 use super::up::SenderClock;
 use super::write::{Desk, Kept, write_filling, write_kept};
@@ -71,11 +71,7 @@ impl Engine {
                 if !sent.is_rtx {
                     for seq in nack.seqs().take(*nacks_left) {
                         *nacks_left -= 1;
-                        self.counters.feedback_in.nack += 1;
-                        if let Some(downtrack) = self.downtracks.get_mut(sent.downtrack) {
-                            downtrack.nacks += 1;
-                        }
-                        self.resend(now, slot, sent.downtrack, seq, true);
+                        self.asked_again(now, slot, sent.downtrack, seq);
                     }
                 }
             }
@@ -107,12 +103,8 @@ impl Engine {
                 if self.config.congestion_control {
                     let lost = self.transports[slot].downlink.feedback(now, &feedback);
                     self.estimate_changed(now, slot);
-                    for Left { repairs, seq, times } in lost {
-                        let Some(sent) = self.transports[slot].sent_streams.get(&repairs.0).copied() else { continue };
-                        let is_newest = |d: &Downtrack| d.sent.times(seq) == Some(times);
-                        if self.downtracks.get(sent.downtrack).is_some_and(is_newest) {
-                            self.resend(now, slot, sent.downtrack, seq, false);
-                        }
+                    for left in lost {
+                        self.reported_lost(now, slot, left);
                     }
                 }
             }
@@ -174,6 +166,22 @@ impl Engine {
             self.transports[slot].downlink.trip(now, trip);
             self.counters.breaker_trips += 1;
             self.estimate_changed(now, slot);
+        }
+    }
+
+    fn asked_again(&mut self, now: Instant, slot: usize, index: usize, seq: u16) {
+        self.counters.feedback_in.nack += 1;
+        if let Some(downtrack) = self.downtracks.get_mut(index) {
+            downtrack.nacks += 1;
+        }
+        self.resend(now, slot, index, seq, true);
+    }
+
+    fn reported_lost(&mut self, now: Instant, slot: usize, Left { repairs, seq, times }: Left) {
+        let Some(index) = self.transports[slot].sent_streams.get(&repairs.0).map(|sent| sent.downtrack) else { return };
+        // What has left once more since then may have come.
+        if self.downtracks.get(index).is_some_and(|downtrack| downtrack.sent.times(seq) == Some(times)) {
+            self.resend(now, slot, index, seq, false);
         }
     }
 

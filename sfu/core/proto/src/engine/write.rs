@@ -215,8 +215,9 @@ pub(super) fn remember(
 ) {
     let probe = transport.pacer.probe();
     transport.pacer.spend(len);
-    transport.downlink.sent(now, flow, len, downtrack.extensions.transport_seq.is_some(), probe);
-    if flow == Flow::Video && downtrack.extensions.transport_seq.is_some() {
+    let is_numbered = downtrack.extensions.transport_seq.is_some();
+    transport.downlink.sent(now, flow, len, is_numbered, probe);
+    if flow == Flow::Video && is_numbered {
         transport.downlink.left(|| Some(Left { repairs: downtrack.rtx_ssrc?, seq: rewrite.seq.0 as u16, times: 0 }));
     }
     let sent = SentPacket {
@@ -237,7 +238,7 @@ pub(super) fn remember(
         // A descriptor's payload may be encrypted: that it seems to be a key picture is too little to repair nothing
         // before it. Simpler receivers than those that report transport-wide wait for every packet, whatever has come
         // since.
-        if unit.frame_number.is_none() && downtrack.extensions.transport_seq.is_some() {
+        if unit.frame_number.is_none() && is_numbered {
             downtrack.sent.begin_anew(rewrite.seq, rewrite.timestamp);
         }
     }
